@@ -1,0 +1,35 @@
+"""Memory middleware for local LLMs: erase what an agent should not have read from its KV cache, after it was read.
+
+The public names are imported when they are first used, so that importing the package costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kv_memory.memory import Memory
+    from kv_memory.reply import Reply
+    from kv_memory.report import RetractionReport
+    from kv_memory.session import Session
+    from kv_memory.spans import CharRange, Span, SpanKind, SpanStatus
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "CharRange": "spans",
+    "Memory": "memory",
+    "Reply": "reply",
+    "RetractionReport": "report",
+    "Session": "session",
+    "Span": "spans",
+    "SpanKind": "spans",
+    "SpanStatus": "spans",
+}
+
+__all__ = ["CharRange", "Memory", "Reply", "RetractionReport", "Session", "Span", "SpanKind", "SpanStatus"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'kv_memory' has no attribute {name!r}")
+    return getattr(import_module(f"kv_memory.{_HOME[name]}"), name)

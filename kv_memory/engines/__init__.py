@@ -1,0 +1,1 @@
+"""Model runtimes that hold KV cells, behind one set of cache-edit primitives (see base.py)."""

@@ -1,0 +1,204 @@
+"""What an engine is: sequences of KV cells and the primitives that edit them.
+
+A cell has a position, a token id and a K and a V row in each layer. Cells are addressed by position, never by where the
+engine keeps them: positions are unique within a sequence, need not be contiguous (an erased span leaves a hole), and a
+token attends to the visible cells at positions up to its own. This module knows nothing of messages, spans or erasers.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Interval = tuple[int, int]
+"""A half-open interval [start, end) of token positions."""
+
+SequenceId = int
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What an engine can do with the model that it holds."""
+
+    max_positions: int
+    """Longest context of the model, in tokens."""
+    kv_dtype: str
+    shift: bool = True
+    """Keys can be re-rotated (RoPE of a kind that composes)."""
+    influence: bool = True
+    """The queries that `influence` needs are kept at prefill."""
+    deviation: bool = True
+    adapters: bool = True
+    """A LoRA adapter can be switched on for one call of `reencode`."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to generate. Temperature 0 is greedy."""
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Token:
+    """One generated token; `text` is what became final with it (empty while a character or stop string is incomplete)."""
+
+    id: int
+    text: str
+    finish: Literal["stop", "length", "cancelled"] | None = None
+    """Set on the last token only. That one may have no id (-1): it then only carries `finish` and the rest of the text."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A copy of some cells of a sequence, in position order."""
+
+    positions: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    keys: Tensor
+    """[layers, kv_heads, cells, head_dim]"""
+    values: Tensor
+    """[layers, kv_heads, cells, head_dim]"""
+    queries: Tensor | None = None
+    """[probe layers, heads, cells, head_dim], where the engine keeps queries"""
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back, and the model's own chat template."""
+
+    eos_ids: frozenset[int]
+
+    def encode(self, text: str, *, special: bool) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids and the character interval of each. With `special` false no id that carries structure can come out."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of these ids, special tokens left out, structure tokens such as <tool_call> kept."""
+        ...
+
+    def render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, generate: bool) -> str:
+        """The chat template's text; with `generate`, followed by the head of an assistant turn."""
+        ...
+
+
+class Engine(ABC):
+    """A model and the KV cells of any number of sequences. One call at a time: callers hold `lock`.
+
+    Methods that take positions raise ValueError for a position that holds no cell, and leave the cells as they were.
+    """
+
+    name: str
+    """Path or hub id of the model."""
+    capabilities: Capabilities
+    tokenizer: Tokenizer
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        """Held by callers around each call, and around a whole `generate`; the engine itself never takes it."""
+
+    @abstractmethod
+    def create(self) -> SequenceId:
+        """A new empty sequence."""
+
+    @abstractmethod
+    def free(self, seq: SequenceId) -> None:
+        """Forget a sequence and give its memory back."""
+
+    @abstractmethod
+    def fork(self, seq: SequenceId, end: int | None = None) -> SequenceId:
+        """A copy of the cells at positions below `end` (all without it); later edits of one do not touch the other."""
+
+    @abstractmethod
+    def positions(self, seq: SequenceId) -> list[int]:
+        """The positions of the visible cells, ascending."""
+
+    @abstractmethod
+    def tokens(self, seq: SequenceId) -> list[int]:
+        """The token ids of the visible cells, in the order of their positions."""
+
+    @abstractmethod
+    def next_position(self, seq: SequenceId) -> int:
+        """One past the last cell; 0 when empty. A hole at the end (last cells dropped) does not count."""
+
+    @abstractmethod
+    def prefill(
+        self,
+        seq: SequenceId,
+        ids: Sequence[int],
+        positions: Sequence[int] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        """Append tokens at these positions (default: from `next_position` on), in chunks.
+
+        `progress` is called with the number of tokens done after each chunk. Raises ContextLengthError, with the cells
+        as they were, when a position is beyond the model's context; an exception from `progress` rolls back as well.
+        """
+
+    @abstractmethod
+    def generate(
+        self, seq: SequenceId, sampling: Sampling, cancelled: Callable[[], bool] = lambda: False
+    ) -> Generator[Token]:
+        """Continue the sequence, one token at a time.
+
+        When the iterator is exhausted, the cells hold exactly the tokens of the text that was yielded: the end-of-turn
+        token is neither yielded nor written, and what a stop string cut off is cut from the cells too. A closed
+        iterator leaves cells behind; the caller truncates.
+        """
+
+    @abstractmethod
+    def score(self, seq: SequenceId, ids: Sequence[int]) -> Tensor:
+        """Log-probabilities [len(ids), vocabulary] before each of `ids`, were they appended. Nothing is committed."""
+
+    @abstractmethod
+    def truncate(self, seq: SequenceId, start: int) -> None:
+        """Remove the cells at positions from `start` on."""
+
+    @abstractmethod
+    def drop(self, seq: SequenceId, start: int, end: int) -> None:
+        """Remove the cells at positions [start, end) and wipe their rows; all others stay bit-identical, in place."""
+
+    @abstractmethod
+    def shift(self, seq: SequenceId, start: int, delta: int) -> None:
+        """Move the cells at positions from `start` on by `delta` (negative: down), re-rotating their keys."""
+
+    @abstractmethod
+    def reencode(self, seq: SequenceId, positions: Sequence[int], adapter: str | None = None) -> None:
+        """Run the tokens of these cells again, at their own positions, over what is visible now; overwrite their rows.
+
+        All in one pass: within it a later token sees the new rows of an earlier one. `adapter` names a loaded LoRA
+        that is on for this call alone.
+        """
+
+    @abstractmethod
+    def influence(self, seq: SequenceId, spans: Sequence[Interval]) -> tuple[list[int], Tensor]:
+        """How much each visible cell after the first span's start, outside all spans, attended to the spans' cells.
+
+        Returns those positions, ascending, and their scores: attention mass, the mean over heads and kept layers. Call
+        it before the spans are dropped.
+        """
+
+    @abstractmethod
+    def deviation(self, seq: SequenceId, positions: Sequence[int], layer: int = 1) -> Tensor:
+        """How far K and V of these cells at `layer` are from what they would be if re-encoded now. Changes nothing.
+
+        One number a position: the Euclidean norm over heads and dimensions (CacheBlend, arXiv 2405.16444, section 4).
+        Costs a forward pass of these tokens through the layers up to `layer`.
+        """
+
+    @abstractmethod
+    def read_cells(self, seq: SequenceId, positions: Sequence[int]) -> Cells:
+        """A copy of these cells."""
+
+    @abstractmethod
+    def write_cells(self, seq: SequenceId, cells: Cells) -> None:
+        """Put cells back, bit-identical, whether or not a cell stands at those positions now."""

@@ -1,0 +1,208 @@
+"""Preallocated storage for the cells of one sequence.
+
+This module knows slots (where a row is kept) and positions (where a token stands), not models. A slot that is given
+back is used again by the next cell, so slots need not be in the order of positions: masks go by position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+EMPTY = torch.iinfo(torch.int64).max
+"""Position of a slot that holds no cell: beyond every query, so that a mask by position hides it."""
+
+Slots = slice | Tensor
+"""Where cells are kept: a slice where they lie side by side (written without an index), else int64 [cells]."""
+
+FIRST_CAPACITY = 256
+
+
+@dataclass(frozen=True)
+class CellLayout:
+    """The shape of one cell in this model."""
+
+    kv_heads: int
+    head_dim: int
+    heads: int
+    """Query heads."""
+    dtype: torch.dtype
+    devices: tuple[torch.device, ...]
+    """One a layer."""
+    probe_layers: tuple[int, ...]
+    """Layers whose post-RoPE queries are kept as well."""
+
+    @property
+    def layers(self) -> int:
+        """Number of layers."""
+        return len(self.devices)
+
+
+class CellStore:
+    """The cells of one sequence: K and V [1, kv_heads, capacity, head_dim] for each layer, queries for each probe layer.
+
+    Tensors grow by doubling, at most to `limit` cells; decoding never copies them. Rows that hold no cell are zero:
+    masked attention multiplies them by 0, which must not meet an inf, and no erased content stays in memory.
+    """
+
+    @torch.inference_mode(False)  # else a caller's inference mode makes tensors that cannot be written outside of it
+    def __init__(self, layout: CellLayout, limit: int) -> None:
+        self.layout = layout
+        self.limit = limit
+        self.keys = [_rows(layout, layout.kv_heads, device) for device in layout.devices]
+        self.values = [_rows(layout, layout.kv_heads, device) for device in layout.devices]
+        self.queries = [_rows(layout, layout.heads, layout.devices[i]) for i in layout.probe_layers]
+        self.position = torch.full((0,), EMPTY)
+        self.token = torch.zeros(0, dtype=torch.int64)
+        self.used = 0
+        """Slots from here on hold no cell."""
+        self._order: tuple[Tensor, Tensor] | None = None
+
+    def order(self) -> tuple[Tensor, Tensor]:
+        """Positions, ascending, and their slots: two int64 [visible cells] on the CPU."""
+        if self._order is None:
+            positions, slots = self.position[: self.used].sort()
+            count = int(torch.searchsorted(positions, EMPTY))
+            self._order = positions[:count], slots[:count]
+        return self._order
+
+    @property
+    def next_position(self) -> int:
+        """One past the last cell, 0 when empty."""
+        positions, _ = self.order()
+        return int(positions[-1]) + 1 if len(positions) else 0
+
+    def find(self, positions: Sequence[int]) -> Tensor:
+        """Slots of these positions, in their order. Raises ValueError for a position that holds no cell."""
+        wanted = torch.tensor(list(positions), dtype=torch.int64)
+        held, slots = self.order()
+        at = torch.searchsorted(held, wanted).clamp(max=max(len(held) - 1, 0))
+        missing = wanted if not len(held) else wanted[held[at] != wanted]
+        if len(missing):
+            raise ValueError(f"no cell at position {int(missing[0])}")
+        return slots[at]
+
+    def between(self, start: int, end: int = EMPTY) -> Tensor:
+        """Slots of the cells at positions [start, end), ascending."""
+        positions, slots = self.order()
+        return slots[(positions >= start) & (positions < end)]
+
+    @torch.inference_mode(False)
+    def reserve(self, cells: int) -> None:
+        """Make room for this many further cells."""
+        needed, capacity = self.used + cells, len(self.position)
+        if needed <= capacity:
+            return
+        capacity = max(needed, min(max(2 * capacity, FIRST_CAPACITY), self.limit))
+        # One tensor at a time: the peak is one layer's copy; and an interrupted growth can simply be done again.
+        for rows in (self.keys, self.values, self.queries):
+            for i, old in enumerate(rows):
+                rows[i] = _grown(old, capacity)
+        token = torch.zeros(capacity, dtype=torch.int64)
+        token[: self.used] = self.token[: self.used]
+        position = torch.full((capacity,), EMPTY)
+        position[: self.used] = self.position[: self.used]
+        self.token, self.position = token, position
+
+    def allocate(self, positions: Tensor, tokens: Tensor) -> Slots:
+        """Slots for new cells at these positions (int64 [cells], CPU); their rows are to be written next."""
+        count = len(positions)
+        free = (self.position[: self.used] == EMPTY).nonzero()[:count, 0]
+        fresh = count - len(free)
+        self.reserve(fresh)
+        appended = torch.arange(self.used, self.used + fresh)
+        slots = compact(torch.cat([free, appended]) if len(free) else appended)
+        self.position[slots] = positions
+        self.token[slots] = tokens
+        self.used += fresh
+        self._order = None
+        return slots
+
+    def release(self, slots: Tensor) -> None:
+        """Remove these cells and wipe their rows."""
+        where = compact(slots)
+        self.position[where] = EMPTY
+        self.token[where] = 0
+        held = (self.position[: self.used] != EMPTY).nonzero()
+        self.used = int(held[-1]) + 1 if len(held) else 0
+        self._order = None
+        for rows in (*self.keys, *self.values, *self.queries):
+            rows[:, :, _on(where, rows.device)] = 0
+
+    def put(self, layer: int, slots: Slots, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write rows [1, kv_heads, cells, head_dim]; returns K and V of all slots in use, as views."""
+        where = _on(slots, keys.device)
+        self.keys[layer][:, :, where] = keys
+        self.values[layer][:, :, where] = values
+        return self.keys[layer][:, :, : self.used], self.values[layer][:, :, : self.used]
+
+    def put_queries(self, layer: int, slots: Slots, queries: Tensor) -> None:
+        """Write the queries [1, heads, cells, head_dim] of a probe layer."""
+        self.queries[self.layout.probe_layers.index(layer)][:, :, _on(slots, queries.device)] = queries
+
+    def read(self, slots: Slots, below: int | None = None) -> Rows:
+        """A copy of the rows of these slots in all layers; with `below`, in those before it, without queries."""
+        return Rows(
+            [_taken(rows, slots) for rows in self.keys[:below]],
+            [_taken(rows, slots) for rows in self.values[:below]],
+            [_taken(rows, slots) for rows in self.queries] if below is None else [],
+        )
+
+    def write(self, slots: Slots, rows: Rows) -> None:
+        """Put rows into these slots, in the layers that `rows` has."""
+        for layer, (keys, values) in enumerate(zip(rows.keys, rows.values, strict=True)):
+            self.put(layer, slots, keys, values)
+        for layer, queries in zip(self.layout.probe_layers, rows.queries, strict=False):
+            self.put_queries(layer, slots, queries)
+
+    def move(self, slots: Tensor, delta: int) -> None:
+        """Give these cells positions `delta` further. Their keys are the caller's matter."""
+        self.position[slots] += delta
+        self._order = None
+
+    def copy(self, end: int) -> CellStore:
+        """A store of its own with the cells at positions below `end`, side by side."""
+        slots = self.between(0, end)
+        other = CellStore(self.layout, self.limit)
+        other.write(other.allocate(self.position[slots], self.token[slots]), self.read(compact(slots)))
+        return other
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Copies of the rows of some slots: [1, heads, cells, head_dim] for each layer (queries: for each probe layer)."""
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    queries: list[Tensor]
+
+
+def compact(slots: Tensor) -> Slots:
+    """The same slots as a slice where they lie side by side."""
+    count = len(slots)
+    if count and int(slots[-1]) - int(slots[0]) + 1 == count and bool((slots.diff() == 1).all()):
+        return slice(int(slots[0]), int(slots[0]) + count)
+    return slots
+
+
+def _on(slots: Slots, device: torch.device) -> Slots:
+    return slots if isinstance(slots, slice) else slots.to(device)
+
+
+def _rows(layout: CellLayout, heads: int, device: torch.device) -> Tensor:
+    return torch.zeros(1, heads, 0, layout.head_dim, dtype=layout.dtype, device=device)
+
+
+def _grown(rows: Tensor, capacity: int) -> Tensor:
+    if rows.shape[2] >= capacity:
+        return rows
+    grown = rows.new_zeros(1, rows.shape[1], capacity, rows.shape[3])
+    grown[:, :, : rows.shape[2]] = rows
+    return grown
+
+
+def _taken(rows: Tensor, slots: Slots) -> Tensor:
+    return rows[:, :, slots].clone() if isinstance(slots, slice) else rows[:, :, slots.to(rows.device)]

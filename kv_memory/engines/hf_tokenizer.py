@@ -1,0 +1,63 @@
+"""The Tokenizer of engines whose model comes with a Hugging Face tokenizer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from jinja2 import TemplateError
+from tokenizers import Tokenizer as FastTokenizer
+from transformers import PreTrainedTokenizerBase
+
+from kv_memory.errors import ConversationError, ModelError
+
+
+class HFTokenizer:
+    """Wraps a `PreTrainedTokenizerFast`; keeps a second copy without added tokens for text that is not trusted."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, eos_ids: Sequence[int] = ()) -> None:
+        """`eos_ids`: further ids that end a turn (a generation config's), beside the tokenizer's own."""
+        if not getattr(tokenizer, "is_fast", False):
+            raise ModelError(
+                f"The tokenizer {type(tokenizer).__name__} has no character offsets; load the model with its fast "
+                "tokenizer (tokenizer.json)."
+            )
+        self.hf = tokenizer
+        self._trusted: FastTokenizer = tokenizer.backend_tokenizer
+        self._plain = _without_structure(self._trusted)
+        own = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+        self.eos_ids: frozenset[int] = frozenset([*own, *eos_ids])
+
+    def encode(self, text: str, *, special: bool) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids and the character interval of each; without `special`, text that looks like a special token is text."""
+        try:
+            encoding = (self._trusted if special else self._plain).encode(text, add_special_tokens=False)
+        except UnicodeEncodeError:  # lone surrogates, as json.loads makes them of broken escapes
+            return self.encode(text.encode("utf-8", "replace").decode("utf-8"), special=special)
+        return list(encoding.ids), list(encoding.offsets)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of these ids without special tokens."""
+        return str(self.hf.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, generate: bool) -> str:
+        """The model's own chat template over these messages; ConversationError where the template refuses them."""
+        if not self.hf.chat_template:
+            raise ModelError("The model's tokenizer has no chat template; use an instruction-tuned model.")
+        try:
+            text = self.hf.apply_chat_template(
+                messages, tools=tools or None, add_generation_prompt=generate, tokenize=False
+            )
+        except (TemplateError, TypeError, KeyError, ValueError) as error:
+            raise ConversationError(f"The model's chat template cannot say this conversation: {error}") from error
+        return str(text)
+
+
+def _without_structure(tokenizer: FastTokenizer) -> FastTokenizer:
+    """A copy that knows no added tokens, but for runs of white space, which carry no structure."""
+    state = json.loads(tokenizer.to_str())
+    state["added_tokens"] = [t for t in state["added_tokens"] if not t["special"] and not t["content"].strip()]
+    state["post_processor"] = None
+    state["truncation"] = state["padding"] = None
+    return FastTokenizer.from_str(json.dumps(state))

@@ -1,0 +1,63 @@
+"""A causal language model and its tokenizer from a directory or the Hugging Face hub, with errors that say what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from kv_memory.engines.probe import check_layer_types
+from kv_memory.errors import ModelError
+
+SMALL = 1_000_000_000
+"""Parameters below which float32 on a CPU is worth its memory: most CPUs compute bfloat16 several times slower."""
+
+# What transformers raises for a model that it cannot read: no such file or repository, unknown architecture, broken
+# JSON or weights.
+_READ_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError)
+
+
+def load_model(
+    name: str, device: str | torch.device | None, dtype: torch.dtype | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model on its device, and its tokenizer.
+
+    `device`: CUDA where there is one, else the CPU. `dtype`: on CUDA the checkpoint's if that has 16 bits, else
+    bfloat16; on the CPU float32 for a model of less than a thousand million parameters, else the checkpoint's.
+    Raises ModelError, and UnsupportedModelError for layers that cannot be edited, before the weights are read.
+    """
+    _check_path(name)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        config = AutoConfig.from_pretrained(name)
+        check_layer_types(config)
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype or _choose_dtype(config, place))
+    except _READ_ERRORS as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ModelError(
+            f"Cannot load {name!r} as a causal language model ({reason}); give a directory saved with save_pretrained, "
+            "or the id of a model on the Hugging Face hub that this machine can reach."
+        ) from error
+    return model.to(place), tokenizer
+
+
+def _check_path(name: str) -> None:
+    """Tell a missing or empty directory from a hub id, before the hub is asked for it."""
+    path = Path(name).expanduser()
+    if path.exists():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"{name} is not a model: it has no config.json; give a directory saved with save_pretrained.")
+    elif path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise ModelError(f"{name} does not exist; give a directory saved with save_pretrained, or a hub id.")
+
+
+def _choose_dtype(config: Any, device: torch.device) -> torch.dtype:
+    stored = getattr(config, "dtype", None) or torch.float32
+    if device.type == "cuda":
+        return stored if stored.itemsize == 2 else torch.bfloat16
+    with torch.device("meta"):
+        size = AutoModelForCausalLM.from_config(config).num_parameters()
+    return torch.float32 if size < SMALL else stored

@@ -1,0 +1,39 @@
+"""The errors of kv_memory: each says in one sentence what was wrong and what to do."""
+
+from __future__ import annotations
+
+
+class KVMemoryError(Exception):
+    """Base of every error that kv_memory raises on purpose."""
+
+
+class ConversationError(KVMemoryError):
+    """The messages cannot be read: empty, malformed, or of a kind that the chat template cannot say."""
+
+
+class TargetError(KVMemoryError):
+    """A retraction names something that this session does not hold."""
+
+
+class UnknownTargetError(TargetError):
+    """Nothing in the session has this id."""
+
+
+class AmbiguousTargetError(TargetError):
+    """Several things in the session have this id; the message lists the span ids to choose from."""
+
+
+class ContextLengthError(KVMemoryError):
+    """The conversation does not fit in the model's context or in the memory's token budget."""
+
+
+class ModelError(KVMemoryError):
+    """A model cannot be loaded, or its path is not one."""
+
+
+class UnsupportedModelError(ModelError):
+    """The model has layers whose cache cannot be edited by the cell (sliding window, linear attention, state space)."""
+
+
+class UnsupportedOperationError(KVMemoryError):
+    """The engine lacks a capability that this eraser or call needs."""

@@ -1,0 +1,148 @@
+"""Messages in OpenAI's chat format, read into one shape with an identity and a digest. Knows nothing of tokens."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kv_memory.errors import ConversationError
+
+ROLES = ("system", "user", "assistant", "tool")
+_ROLE_NAMES = {"developer": "system", "function": "tool"}
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """One call in an assistant message; `arguments` is the parsed object, or the text where it is not JSON."""
+
+    id: str | None
+    name: str
+    arguments: Any
+
+
+@dataclass(frozen=True)
+class DocumentPart:
+    """Characters [start, end) of a message's content that are one document."""
+
+    id: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """What is left out of a message: characters of its content, and tool calls by their number."""
+
+    chars: tuple[tuple[int, int], ...] = ()
+    calls: frozenset[int] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.chars or self.calls)
+
+    def __or__(self, other: Cuts) -> Cuts:
+        return Cuts(tuple(sorted({*self.chars, *other.chars})), self.calls | other.calls)
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message as the library sees it."""
+
+    role: str
+    content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    id: str | None = None
+    name: str | None = None
+    documents: tuple[DocumentPart, ...] = ()
+
+    def digest(self, cuts: Cuts | None = None) -> str:
+        """Of what the model reads of it, not of its ids; with `cuts`, of what is left of it."""
+        cuts = cuts or Cuts()
+        calls = [[c.name, c.arguments] for i, c in enumerate(self.tool_calls) if i not in cuts.calls]
+        said = json.dumps([self.role, cut_text(self.content, cuts.chars), calls], sort_keys=True)
+        return hashlib.sha256(said.encode()).hexdigest()
+
+
+def cut_text(text: str, cuts: Iterable[tuple[int, int]]) -> str:
+    """`text` without the characters of these intervals."""
+    kept, at = [], 0
+    for start, end in sorted(cuts):
+        kept.append(text[at:start])
+        at = max(at, end)
+    return "".join([*kept, text[at:]])
+
+
+def parse_messages(messages: Any) -> list[Message]:
+    """Read a conversation; ConversationError names the message and what is wrong with it.
+
+    Content is a string, null, or a list of text parts; a part with a `document_id` is a document of its own. Parts are
+    joined with nothing between them. Tool calls are OpenAI's, or flat with `name` and `args`.
+    """
+    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Iterable):
+        raise ConversationError("A conversation is a list of messages, each an object with role and content.")
+    parsed = [_parse_message(m, i) for i, m in enumerate(messages)]
+    if not parsed:
+        raise ConversationError("The conversation is empty; give at least one message.")
+    return parsed
+
+
+def _parse_message(message: Any, index: int) -> Message:
+    if not isinstance(message, Mapping):
+        raise ConversationError(f"Message {index} is not an object with role and content.")
+    role = _ROLE_NAMES.get(message.get("role", ""), message.get("role"))
+    if role not in ROLES:
+        raise ConversationError(f"Message {index} has the role {message.get('role')!r}; known are {', '.join(ROLES)}.")
+    content, documents = _parse_content(message.get("content"), index)
+    calls = message.get("tool_calls") or ()
+    if not isinstance(calls, (list, tuple)) or (calls and role != "assistant"):
+        raise ConversationError(f"Message {index}: tool_calls is a list and belongs to the assistant.")
+    return Message(
+        role=role,
+        content=content,
+        tool_calls=tuple(_parse_call(call, index) for call in calls),
+        tool_call_id=_text_or_none(message.get("tool_call_id")),
+        id=_text_or_none(message.get("id")),
+        name=_text_or_none(message.get("name")),
+        documents=documents,
+    )
+
+
+def _parse_content(content: Any, index: int) -> tuple[str, tuple[DocumentPart, ...]]:
+    if content is None:
+        return "", ()
+    if isinstance(content, str):
+        return content, ()
+    if not isinstance(content, (list, tuple)):
+        raise ConversationError(f"Message {index}: content is a string or a list of text parts.")
+    text, documents = "", []
+    for given in content:
+        part = {"type": "text", "text": given} if isinstance(given, str) else given
+        if not isinstance(part, Mapping) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+            raise ConversationError(f"Message {index} has a content part of type {kind!r}; only text can be read.")
+        if part.get("document_id") is not None:
+            documents.append(DocumentPart(str(part["document_id"]), len(text), len(text) + len(part["text"])))
+        text += part["text"]
+    return text, tuple(documents)
+
+
+def _parse_call(call: Any, index: int) -> ToolCall:
+    function = call.get("function", call) if isinstance(call, Mapping) else None
+    if isinstance(function, str):
+        function = {"name": function, "arguments": call.get("args")}
+    name = function.get("name") if isinstance(function, Mapping) else None
+    if not isinstance(name, str) or function is None:
+        raise ConversationError(f"Message {index} has a tool call without a function name.")
+    arguments = function.get("arguments", function.get("args"))
+    if isinstance(arguments, str):
+        with contextlib.suppress(ValueError):  # a model's malformed arguments are still what it said
+            arguments = json.loads(arguments)
+    return ToolCall(_text_or_none(call.get("id")), name, {} if arguments is None else arguments)
+
+
+def _text_or_none(value: Any) -> str | None:
+    return None if value is None else str(value)

@@ -1,0 +1,10 @@
+"""The embedded default model: its weights, its world generator and its training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def model_path() -> Path:
+    """The folder of the shipped model: config, weights, tokenizer and model card."""
+    return Path(__file__).parent / "model"

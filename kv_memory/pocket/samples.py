@@ -1,0 +1,109 @@
+"""Training conversations: a draft, in part of them with a span never read, and questions answered by the simulator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from kv_memory.pocket.drafts import Ask, Draft, Drafter, Kind
+from kv_memory.pocket.events import Event, Passage, Turn
+from kv_memory.pocket.facts import Fact, Focus, State
+from kv_memory.pocket.phrases import phrases
+from kv_memory.pocket.values import Values
+
+TOKENS_PER_QUESTION = 32
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A conversation with answered questions."""
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] | None
+    answers: frozenset[int]
+    """Indices of the messages that answer a question."""
+
+
+def make_sample(rng: Random, tokens: int, passage: Passage | None = None) -> Sample:
+    """A training conversation of about `tokens` tokens."""
+    share = rng.uniform(0.15, 0.5) if tokens <= 1024 else rng.uniform(0.08, 0.3)
+    questions = max(2, int(tokens * share / TOKENS_PER_QUESTION))
+    wanted: tuple[tuple[Kind, ...], ...] = (("restore",), ("binding",), ("restore", "binding"), ("injection",), ())
+    kinds = rng.choices(wanted, (2, 3, 3, 1.2, 1))[0]
+    if tokens >= 900 and "injection" not in kinds and rng.random() < 0.6:
+        kinds += ("restore", "binding")
+    drafter = Drafter(Values(rng, "train"), phrases("train"), tokens - questions * TOKENS_PER_QUESTION, passage)
+    draft = drafter.write(kinds)
+    if rng.random() < 0.45:
+        _erase(draft)
+    return _Interview(draft, questions).hold()
+
+
+def _erase(draft: Draft) -> None:
+    """One turn is never read: a span that matters to a question, or any that says something."""
+    rng = draft.values.rng
+    spans = [special.turn for special in draft.specials]
+    if not spans or rng.random() < 0.3:
+        spans = [turn for turn in draft.turns if turn.effects]
+    if not spans:
+        return
+    turn = rng.choice(spans)
+    turn.effects = ()
+    turn.message["content"] = ""
+    if turn.message["role"] == "user" and rng.random() < 0.6:
+        draft.events = [[item for item in event if item is not turn] for event in draft.events]
+
+
+class _Interview:
+    """Puts questions between the events of a draft and after them; each answer is right where it stands."""
+
+    def __init__(self, draft: Draft, questions: int) -> None:
+        self.draft = draft
+        self.rng = draft.values.rng
+        self.questions = questions
+        self.state = State()
+        self.turns: list[Turn] = []
+        self.answers: set[int] = set()
+        self.seen: set[str] = set()
+        self.asks = draft.asks()
+        self.special = [special.ask for special in draft.specials]
+
+    def hold(self) -> Sample:
+        """The finished conversation."""
+        count = len(self.draft.events)
+        early = 0 if self.rng.random() < 0.3 else self.questions // 2
+        after = [self.rng.randrange(count) for _ in range(early)]
+        for index, event in enumerate(self.draft.events):
+            self._read(event)
+            for _ in range(after.count(index)):
+                self._ask(self._choose(early=True))
+        for ask in self.special:
+            self._ask(ask)
+        for _ in range(max(1, self.questions - early - len(self.special))):
+            self._ask(self._choose(early=False))
+        return Sample([turn.message for turn in self.turns], self.draft.tools, frozenset(self.answers))
+
+    def _read(self, event: Event) -> None:
+        for turn in event:
+            self.state.apply(turn.effects)
+            self.seen.update(effect.id for effect in turn.effects if isinstance(effect, Fact))
+            self.turns.append(turn)
+
+    def _choose(self, early: bool) -> Ask:
+        draw = self.rng.random()
+        if draw < 0.12 or not self.asks:
+            return self.draft.missing()
+        if draw < 0.25 and self.special:
+            return self.rng.choice(self.special)
+        # Before the end, mostly what was told by then: the rest would all be unknown.
+        told = [ask for ask in self.rng.choices(self.asks, k=6) if not early or ask.record.id in self.seen]
+        return told[0] if told else self.rng.choice(self.asks)
+
+    def _ask(self, ask: Ask) -> None:
+        answer = self.state.answer(ask.question)
+        if answer is None:
+            return
+        question = Turn({"role": "user", "content": self.draft.wording(ask)}, (Focus(None),))
+        self._read([question, Turn({"role": "assistant", "content": answer})])
+        self.answers.add(len(self.turns) - 1)

@@ -1,0 +1,82 @@
+"""What the model said: the text, tool calls read from it, and what the turn cost."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class FinishReason(StrEnum):
+    """Why an answer ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+
+
+_TOOL_CALL = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|$)", re.DOTALL)
+
+
+class Usage(BaseModel):
+    """Tokens of one turn."""
+
+    model_config = ConfigDict(frozen=True)
+
+    reused: int
+    """Cells of the conversation that were already there."""
+    prefilled: int
+    """Tokens that went through the model before the answer."""
+    erased: int
+    """Cells erased because their messages had vanished from the conversation."""
+    generated: int
+
+
+class Reply(BaseModel):
+    """One answer."""
+
+    model_config = ConfigDict(frozen=True)
+
+    message: dict[str, Any]
+    """The assistant's message in OpenAI's format: append it to the conversation as it is."""
+    text: str
+    """All that the model wrote, tool calls as it wrote them."""
+    finish_reason: FinishReason
+    usage: Usage
+
+
+def read_message(text: str) -> dict[str, Any]:
+    """The assistant message that this text is: content, and tool calls in the Hermes form that Qwen and others use.
+
+    A call that is not JSON with a name stays part of the content: nothing that the model wrote is lost.
+    """
+    calls = []
+    start = len(text)
+    for match in _TOOL_CALL.finditer(text):
+        call = _read_call(match[1])
+        if call is None:
+            return {"role": "assistant", "content": text}
+        calls.append(call)
+        start = min(start, match.start())
+    message: dict[str, Any] = {"role": "assistant", "content": text[:start].rstrip() if calls else text}
+    return {**message, "tool_calls": calls} if calls else message
+
+
+def call_starts(text: str) -> list[int]:
+    """Where each tool call begins in a text."""
+    return [match.start() for match in _TOOL_CALL.finditer(text)]
+
+
+def _read_call(text: str) -> dict[str, Any] | None:
+    try:
+        call = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
+        return None
+    function = {"name": call["name"], "arguments": json.dumps(call.get("arguments") or {}, ensure_ascii=False)}
+    return {"id": f"call_{uuid.uuid4().hex[:12]}", "type": "function", "function": function}

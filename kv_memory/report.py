@@ -1,0 +1,40 @@
+"""What a retraction did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from kv_memory.edits import Edit, tombstones
+from kv_memory.spans import Span
+
+
+class RetractionReport(BaseModel):
+    """The record of one retraction; never holds retracted text."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    session: str
+    targets: tuple[str, ...]
+    reason: str
+    eraser: str
+    status: Literal["exact", "approximate", "queued", "nothing to erase"]
+    """`queued`: an answer is being generated; the retraction is applied when it ends, before the next prefill."""
+    spans: tuple[Span, ...]
+    """What was named, as it stands afterwards."""
+    edits: tuple[Edit, ...]
+    tokens_erased: int
+    tokens_recomputed: int
+    tokens_reused: int
+    """Cells that were kept as they were."""
+    seconds: float
+
+    def tombstones(self, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The messages with what was retracted cut out of them, ids and order as they were.
+
+        Give these to the session from now on, or store them: the session takes them for the same conversation.
+        """
+        return tombstones(messages, self.edits)

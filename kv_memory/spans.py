@@ -1,0 +1,76 @@
+"""Spans: which stretch of the conversation occupies which cells, and what a retraction can point at."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class SpanKind(StrEnum):
+    """Where the text of a span came from."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL_CALL = "tool_call"
+    TOOL_RESULT = "tool_result"
+    DOCUMENT = "document"
+    RANGE = "range"
+
+
+class SpanStatus(StrEnum):
+    """What has become of a span."""
+
+    LIVE = "live"
+    APPROXIMATE = "approximate"
+    """Erased; the cells after it may still carry some of its influence."""
+    EXACT = "exact"
+    """Erased, and the cache equals that of a conversation that never had it."""
+
+
+class Span(BaseModel):
+    """A half-open interval [start, end) of token positions in one session, with its provenance."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    kind: SpanKind
+    start: int
+    end: int
+    tokens: int
+    """Cells that it occupies; an erased span occupies none."""
+    message: int
+    """Index of its message in the conversation."""
+    message_id: str | None = None
+    tool_call_id: str | None = None
+    document_id: str | None = None
+    name: str | None = None
+    """Tool name, for calls and results that have one."""
+    chars: tuple[int, int] | None = None
+    """Character interval within the message's content, for documents and ranges."""
+    status: SpanStatus = SpanStatus.LIVE
+
+
+class CharRange(BaseModel):
+    """Characters [start, end) of a message's text content, as a retraction target.
+
+    Widened to whole tokens when it is erased; the report says to what.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    message: str
+    """Id of the message, its tool_call_id, or its span id."""
+    start: int = Field(ge=0)
+    end: int
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> CharRange:
+        if self.end <= self.start:
+            raise ValueError(f"a character range needs start < end, got [{self.start}, {self.end})")
+        return self
+
+
+Target = str | CharRange
+"""A span id, tool call id, message id or document id; or characters of a message."""
