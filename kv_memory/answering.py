@@ -97,11 +97,14 @@ class Answering:
             with self.engine.lock:
                 if tokens is not None:
                     tokens.close()
-                message = read_message(text)
-                if not (complete and self._enter(branch, start, message, text)):
-                    self.engine.truncate(branch.seq, start)
-                branch.busy = False
-                afterwards()
+                message, entered = read_message(text), False
+                try:
+                    entered = complete and self._enter(branch, start, message, text)
+                finally:
+                    if not entered:
+                        self.engine.truncate(branch.seq, start)
+                    branch.busy = False
+                    afterwards()
         usage = usage.model_copy(update={"prefilled": usage.prefilled + len(self.head.ids), "generated": generated})
         yield Reply(message=message, text=text, finish_reason=finish, usage=usage)
 

@@ -56,7 +56,8 @@ class ChatFormat:
     ) -> list[list[Piece]]:
         """The pieces of `messages[start:]`, one list a message; their ids in order are what to prefill.
 
-        `cuts` leaves parts of messages out, as if they had never been written, by message index. Raises ConversationError where the template cannot say the conversation.
+        `cuts` leaves parts of messages out, as if they had never been written, by message index. Raises
+        ConversationError where the template cannot say the conversation.
         """
         marks, text = self._render(messages, tools, generate=False)
         bounds = self._bounds(marks, text, messages, tools)

@@ -10,7 +10,8 @@ from kv_memory.chat import ChatFormat
 from kv_memory.engines.base import Engine
 from kv_memory.erasers import get_eraser
 from kv_memory.erasers.base import Eraser
-from kv_memory.errors import ConversationError, ContextLengthError, UnknownTargetError
+from kv_memory.errors import ContextLengthError, ConversationError, TargetError, UnknownTargetError
+from kv_memory.messages import parse_messages
 from kv_memory.session import Session
 from kv_memory.spans import Target
 from kv_memory.targets import find
@@ -76,6 +77,10 @@ class Memory:
             if session is not None:
                 session.forget()
 
+    def count_tokens(self, messages: Any, tools: list[dict[str, Any]] | None = None) -> int:
+        """How many cells a conversation needs."""
+        return sum(len(piece.ids) for pieces in self.format.encode(parse_messages(messages), tools) for piece in pieces)
+
     def make_room(self, tokens: int, keep: Branch) -> None:
         """Evict the branches used least recently until `tokens` more cells fit beside those of `keep`."""
         branches = [branch for session in self._sessions.values() for branch in session.branches if branch.resident]
@@ -99,10 +104,10 @@ class Memory:
             for branch in other.branches if other is not session else ():
                 try:
                     find(branch.ledger, target)
-                except Exception:
+                except TargetError:
                     continue
                 return UnknownTargetError(
-                    f"Nothing in session {session.id!r} has the id {name!r}; session {other.id!r} has it: retract there."
+                    f"Nothing in session {session.id!r} has the id {name!r}; session {other.id!r} does: retract there."
                 )
         return UnknownTargetError(f"Nothing in session {session.id!r} has the id {name!r}; spans() lists the ids.")
 

@@ -101,7 +101,7 @@ class Session:
         return ReplyStream(answering.run(hold, cancelled or (lambda: False), self._apply_queued))
 
     def score(self, messages: Any, answer: str, tools: Tools = None) -> Tensor:
-        """Log-probabilities [tokens, vocabulary] before each token of `answer`, were it the next turn."""
+        """Log-probabilities [tokens + 1, vocabulary] before each token of `answer` and its end, as the next turn."""
         with self._engine.lock:
             parsed = parse_messages(messages)
             head = self._memory.format.generation_prompt(parsed, tools)
@@ -109,7 +109,8 @@ class Session:
             start = self._engine.next_position(branch.seq)
             try:
                 self._engine.prefill(branch.seq, head.ids)
-                return self._engine.score(branch.seq, self._engine.tokenizer.encode(answer, special=False)[0])
+                ids, _ = self._engine.tokenizer.encode(answer, special=False)
+                return self._engine.score(branch.seq, [*ids, min(self._engine.tokenizer.eos_ids)])
             finally:
                 self._engine.truncate(branch.seq, start)
 

@@ -5,37 +5,32 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kv_memory.engines.cells import CellStore
+
 SCORES_AT_ONCE = 2**24
 """Attention scores held in memory at a time (64 MiB in float32)."""
 
 
 @torch.inference_mode()
-def attention_mass(
-    queries: Tensor,
-    keys: Tensor,
-    query_positions: Tensor,
-    key_positions: Tensor,
-    target: Tensor,
-    scaling: float,
-) -> Tensor:
-    """Softmax attention of each query on the target keys together, the mean over heads: [queries], in [0, 1].
+def attention_mass(store: CellStore, layer: int, asking: Tensor, target: Tensor, scaling: float) -> Tensor:
+    """Softmax attention of each asking cell on the target cells together, the mean over heads: float32 [asking].
 
-    `queries` [heads, queries, head_dim] and `keys` [kv_heads, keys, head_dim] as the attention saw them (post-RoPE);
-    `query_positions` [queries] and `key_positions` [keys]: a query sees the keys at positions up to its own; `target`
-    bool [keys]; `scaling` of the scores. Computed in float32 from the log-sum-exp over all visible keys.
+    `asking` and `target` are slots; `layer` is a probe layer and `scaling` that of its scores. Each query sees the
+    cells at positions up to its own. From the log-sum-exp over all that it sees, in passes of bounded memory.
     """
-    heads, count, width = queries.shape
-    kv_heads, seen, _ = keys.shape
-    keys = keys.float().transpose(1, 2)
-    parts = []
-    step = max(1, SCORES_AT_ONCE // (heads * seen))
-    for start in range(0, count, step):
-        part = queries[:, start : start + step].float() * scaling
-        # Query heads share a key head in groups of consecutive heads, so the group becomes rows of one matrix.
-        rows = part.reshape(kv_heads, -1, width)
-        scores = (rows @ keys).view(heads, -1, seen)
-        hidden = key_positions[None, :] > query_positions[start : start + step, None]
-        scores = scores.masked_fill_(hidden, float("-inf"))
-        mass = scores[..., target].logsumexp(-1) - scores.logsumexp(-1)
-        parts.append(mass.exp().mean(0))
-    return torch.cat(parts)
+    queries = store.queries[store.layout.probe_layers.index(layer)][0]
+    keys = store.keys[layer][0, :, : store.used].float().transpose(1, 2)
+    position = store.position[: store.used].to(queries.device)
+    is_target = torch.zeros(store.used, dtype=torch.bool, device=queries.device)
+    is_target[target] = True
+    step = max(1, SCORES_AT_ONCE // (store.layout.heads * store.used))
+    masses = [queries.new_zeros(0, dtype=torch.float32)]
+    for part in torch.split(asking, step):
+        where = part.to(queries.device)
+        # Consecutive query heads share a key head, so that a group of heads becomes rows of one matrix.
+        rows = (queries[:, where].float() * scaling).reshape(store.layout.kv_heads, -1, store.layout.head_dim)
+        scores = (rows @ keys).view(store.layout.heads, len(part), store.used)
+        scores.masked_fill_(position[None, :] > position[where, None], float("-inf"))
+        mass = (scores[..., is_target].logsumexp(-1) - scores.logsumexp(-1)).exp()
+        masses.append(mass.mean(0))
+    return torch.cat(masses)

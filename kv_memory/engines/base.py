@@ -48,15 +48,24 @@ class Sampling:
     stop: tuple[str, ...] = ()
     seed: int | None = None
 
+    def __post_init__(self) -> None:
+        if isinstance(self.stop, str) or not all(self.stop):
+            raise ValueError("stop is a tuple of strings that are not empty.")
+        if self.max_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(
+                "Sampling needs max_tokens >= 1, temperature >= 0 and 0 < top_p <= 1; got "
+                f"{self.max_tokens}, {self.temperature} and {self.top_p}."
+            )
+
 
 @dataclass(frozen=True)
 class Token:
-    """One generated token; `text` is what became final with it (empty while a character or stop string is incomplete)."""
+    """One generated token; `text` became final with it (empty while a character or stop string is incomplete)."""
 
     id: int
     text: str
     finish: Literal["stop", "length", "cancelled"] | None = None
-    """Set on the last token only. That one may have no id (-1): it then only carries `finish` and the rest of the text."""
+    """Set on the last token only. That one may have no id (-1): it then carries `finish` and the rest of the text."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +113,7 @@ class Engine(ABC):
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        """Held by callers around each call, and around a whole `generate`; the engine itself never takes it."""
+        """Held by callers around each call and each step of a `generate`; the engine itself never takes it."""
 
     @abstractmethod
     def create(self) -> SequenceId:

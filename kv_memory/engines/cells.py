@@ -42,7 +42,7 @@ class CellLayout:
 
 
 class CellStore:
-    """The cells of one sequence: K and V [1, kv_heads, capacity, head_dim] for each layer, queries for each probe layer.
+    """The cells of one sequence: K and V [1, kv_heads, capacity, head_dim] a layer, and the probe layers' queries.
 
     Tensors grow by doubling, at most to `limit` cells; decoding never copies them. Rows that hold no cell are zero:
     masked attention multiplies them by 0, which must not meet an inf, and no erased content stays in memory.
@@ -130,18 +130,18 @@ class CellStore:
         self.used = int(held[-1]) + 1 if len(held) else 0
         self._order = None
         for rows in (*self.keys, *self.values, *self.queries):
-            rows[:, :, _on(where, rows.device)] = 0
+            rows[:, :, on_device(where, rows.device)] = 0
 
     def put(self, layer: int, slots: Slots, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write rows [1, kv_heads, cells, head_dim]; returns K and V of all slots in use, as views."""
-        where = _on(slots, keys.device)
+        where = on_device(slots, keys.device)
         self.keys[layer][:, :, where] = keys
         self.values[layer][:, :, where] = values
         return self.keys[layer][:, :, : self.used], self.values[layer][:, :, : self.used]
 
     def put_queries(self, layer: int, slots: Slots, queries: Tensor) -> None:
         """Write the queries [1, heads, cells, head_dim] of a probe layer."""
-        self.queries[self.layout.probe_layers.index(layer)][:, :, _on(slots, queries.device)] = queries
+        self.queries[self.layout.probe_layers.index(layer)][:, :, on_device(slots, queries.device)] = queries
 
     def read(self, slots: Slots, below: int | None = None) -> Rows:
         """A copy of the rows of these slots in all layers; with `below`, in those before it, without queries."""
@@ -188,7 +188,8 @@ def compact(slots: Tensor) -> Slots:
     return slots
 
 
-def _on(slots: Slots, device: torch.device) -> Slots:
+def on_device(slots: Slots, device: torch.device) -> Slots:
+    """The slots as an index for tensors on this device."""
     return slots if isinstance(slots, slice) else slots.to(device)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
 from kv_memory.engines.attention import recorded
-from kv_memory.engines.cells import CellStore, Slots
+from kv_memory.engines.cells import CellStore, Slots, compact, on_device
 
 
 class PassCache(Cache):  # type: ignore[misc]  # transformers is untyped
@@ -32,14 +34,29 @@ class PassCache(Cache):  # type: ignore[misc]  # transformers is untyped
             raise PassStopped
         return self.store.put(layer_idx, self.slots, key_states, value_states)
 
+    def distance(self) -> Tensor:
+        """[tokens]: how far the rows of the layer where the pass stopped are from those in the store."""
+        assert self.stop_at is not None and self.stopped_with is not None
+        where = on_device(self.slots, self.stopped_with[0].device)
+        pairs = zip(self.stopped_with, (self.store.keys, self.store.values), strict=True)
+        parts = [(new - rows[self.stop_at][:, :, where]).float() for new, rows in pairs]
+        return torch.cat(parts, dim=-1).square().sum((0, 1, 3)).sqrt()
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Slots in use."""
         return self.store.used
 
     def record(self, module: nn.Module, query: Tensor, options: dict[str, Any]) -> None:
         """Keep the query of a probe layer."""
-        if module.layer_idx in self.store.layout.probe_layers and self.stop_at is None:
-            self.store.put_queries(int(module.layer_idx), self.slots, query)
+        layer = layer_of(module)
+        if layer in self.store.layout.probe_layers and self.stop_at is None:
+            self.store.put_queries(layer, self.slots, query)
+
+
+def layer_of(attention: nn.Module) -> int:
+    """The index of the layer that this attention module is in."""
+    layer: Any = attention.layer_idx
+    return int(layer)
 
 
 class PassStopped(Exception):  # noqa: N818  # not an error: it ends a pass early, on purpose
@@ -54,6 +71,8 @@ class Forward:
         self.config = model.config.get_text_config(decoder=True)
         self.device: torch.device = model.get_input_embeddings().weight.device
         self.vocabulary: int = model.get_input_embeddings().num_embeddings
+        self.chunk = 2048 if self.device.type == "cuda" else 512
+        """Tokens in one pass. The mask has a row for each: short passes keep it small."""
 
     @torch.inference_mode()
     def __call__(self, cache: Any, tokens: Tensor, positions: Tensor, mask: Tensor | None, keep: int) -> Tensor:
@@ -75,9 +94,76 @@ class Forward:
         store, slots = cache.store, cache.slots
         positions = store.position[slots]
         mask = _mask(store, slots, positions)
-        if mask is not None:
-            mask = mask.to(self.device)
-        return self(cache, store.token[slots], positions, mask, keep)
+        return self(cache, store.token[slots], positions, None if mask is None else mask.to(self.device), keep)
+
+    def append(
+        self,
+        store: CellStore,
+        ids: Sequence[int],
+        positions: Sequence[int],
+        keep: int = 1,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Tensor]:
+        """Write new cells after the last one, in passes; the logits of each. On an exception none of them stay."""
+        end = store.next_position
+        new_positions, new_ids = torch.tensor(positions), torch.tensor(ids)
+        logits = []
+        try:
+            store.reserve(len(ids))
+            for start in range(0, len(ids), self.chunk):
+                part = slice(start, start + self.chunk)
+                slots = store.allocate(new_positions[part], new_ids[part])
+                logits.append(self.over(PassCache(store, slots), keep))
+                if progress is not None:
+                    progress(min(start + self.chunk, len(ids)))
+        except BaseException:
+            store.release(store.between(end))
+            raise
+        return logits
+
+    def rerun(self, store: CellStore, slots: Tensor) -> Tensor:
+        """Overwrite the rows of cells (slots in position order) by new ones; logits [vocabulary] after the last.
+
+        In passes, which is the same as one: a token sees only earlier ones. On an exception all rows are as before.
+        """
+        with restored_on_error(store, slots):
+            for part in torch.split(slots, self.chunk):
+                logits = self.over(PassCache(store, compact(part)))
+        return logits[-1]
+
+    def deviation(self, store: CellStore, slots: Tensor, layer: int) -> Tensor:
+        """[cells]: the Euclidean norm of what `rerun` would change in K and V at `layer`. Changes nothing."""
+        norms = []
+        with restored(store, slots, below=layer):
+            for part in torch.split(slots, self.chunk):
+                cache = PassCache(store, compact(part), stop_at=layer)
+                with suppress(PassStopped):
+                    self.over(cache)
+                norms.append(cache.distance())
+        return torch.cat(norms)
+
+
+@contextmanager
+def restored(store: CellStore, slots: Tensor, below: int | None = None) -> Iterator[None]:
+    """Put the rows of these slots back after the block; with `below`, those of the layers before it."""
+    where = compact(slots)
+    before = store.read(where, below)
+    try:
+        yield
+    finally:
+        store.write(where, before)
+
+
+@contextmanager
+def restored_on_error(store: CellStore, slots: Tensor) -> Iterator[None]:
+    """Put the rows of these slots back if the block raises."""
+    where = compact(slots)
+    before = store.read(where)
+    try:
+        yield
+    except BaseException:
+        store.write(where, before)
+        raise
 
 
 def _mask(store: CellStore, slots: Slots, positions: Tensor) -> Tensor | None:

@@ -7,7 +7,7 @@ where in the last token the stop string begins, and analyses the whole vocabular
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 import torch
 from torch import Tensor
@@ -50,13 +50,19 @@ def generate(
     next_logits: Callable[[SequenceId], Tensor],
     sampling: Sampling,
     cancelled: Callable[[], bool],
-) -> Iterator[Token]:
+) -> Generator[Token]:
     """The tokens of one continuation; see Engine.generate for what the cells hold afterwards.
 
-    `next_logits` gives [vocabulary] after the sequence's last cell. A token's cell is written before it is yielded, so
-    that a caller who stops early finds a cell for all that it saw.
+    `next_logits` gives [vocabulary] after the sequence's last cell. Raises ValueError at once, not at the first token.
     """
     sampler = Sampler(sampling, next_logits(seq).device)
+    return _tokens(engine, seq, lambda: sampler(next_logits(seq)), sampling, cancelled)
+
+
+def _tokens(
+    engine: Engine, seq: SequenceId, draw: Callable[[], int], sampling: Sampling, cancelled: Callable[[], bool]
+) -> Generator[Token]:
+    """A token's cell is written before it is yielded, so that a caller who stops early has a cell for all it saw."""
     stream = TextStream(engine.tokenizer.decode, sampling.stop)
     ends = EosTokenCriteria(sorted(engine.tokenizer.eos_ids))
     start = engine.next_position(seq)
@@ -72,7 +78,7 @@ def generate(
         if cancelled():
             yield last(Token(-1, "", "cancelled"))
             return
-        token = sampler(next_logits(seq))
+        token = draw()
         if bool(ends(torch.tensor([[token]]), None)):
             yield last(Token(-1, "", "stop"))
             return

@@ -31,10 +31,8 @@ class HFTokenizer:
 
     def encode(self, text: str, *, special: bool) -> tuple[list[int], list[tuple[int, int]]]:
         """Ids and the character interval of each; without `special`, text that looks like a special token is text."""
-        try:
-            encoding = (self._trusted if special else self._plain).encode(text, add_special_tokens=False)
-        except UnicodeEncodeError:  # lone surrogates, as json.loads makes them of broken escapes
-            return self.encode(text.encode("utf-8", "replace").decode("utf-8"), special=special)
+        sound = text.encode("utf-8", "replace").decode()  # json.loads makes lone surrogates of broken escapes
+        encoding = (self._trusted if special else self._plain).encode(sound, add_special_tokens=False)
         return list(encoding.ids), list(encoding.offsets)
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""A causal language model and its tokenizer from a directory or the Hugging Face hub, with errors that say what to do."""
+"""A causal language model and its tokenizer, from a directory or the hub, with errors that say what to do."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _READ_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportEr
 
 
 def load_model(
-    name: str, device: str | torch.device | None, dtype: torch.dtype | None
+    name: str, device: str | torch.device | None, dtype: str | torch.dtype | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model on its device, and its tokenizer.
 
@@ -49,7 +49,9 @@ def _check_path(name: str) -> None:
     path = Path(name).expanduser()
     if path.exists():
         if not (path / "config.json").is_file():
-            raise ModelError(f"{name} is not a model: it has no config.json; give a directory saved with save_pretrained.")
+            raise ModelError(
+                f"{name} is not a model: it has no config.json; give a directory saved with save_pretrained."
+            )
     elif path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise ModelError(f"{name} does not exist; give a directory saved with save_pretrained, or a hub id.")
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, PreTrainedModel
+from transformers import Cache
 
 from kv_memory.engines.cells import CellLayout
-from kv_memory.engines.forward import Forward
+from kv_memory.engines.forward import Forward, layer_of
 from kv_memory.errors import UnsupportedModelError
 
 INSTEAD = "use a model with full attention in every layer, such as Qwen3, Qwen2.5, Llama 3 or Mistral without a window"
@@ -45,7 +45,7 @@ class LayoutProbe(Cache):  # type: ignore[misc]  # transformers is untyped
 
     def record(self, module: nn.Module, query: Tensor, options: dict[str, Any]) -> None:
         """Called by the attention function."""
-        layer = int(module.layer_idx)
+        layer = layer_of(module)
         for name in _SOFTMAX_CHANGES:
             if options.get(name) is not None:
                 raise UnsupportedModelError(f"Layer {layer} changes its attention scores ({name}); {INSTEAD}.")
@@ -82,7 +82,9 @@ def run_probe(forward: Forward, position: int) -> LayoutProbe:
     try:
         forward(probe, torch.tensor([0]), torch.tensor([position]), None, 1)
     except (AttributeError, TypeError, ValueError, KeyError, IndexError) as error:
-        raise UnsupportedModelError(f"This {kind} model does not run on an editable cache ({error}); {INSTEAD}.") from error
+        raise UnsupportedModelError(
+            f"This {kind} model does not run on an editable cache ({error}); {INSTEAD}."
+        ) from error
     for layer in range(forward.config.num_hidden_layers):
         if layer not in probe.rows:
             raise UnsupportedModelError(f"Layer {layer} of this {kind} model keeps no K and V of its own; {INSTEAD}.")
@@ -100,7 +102,7 @@ def layout_of(probe: LayoutProbe, probe_layers: tuple[int, ...]) -> CellLayout:
     for layer, (keys, values) in sorted(probe.rows.items()):
         if keys.shape != first.shape or values.shape != first.shape:
             raise UnsupportedModelError(
-                f"Layer {layer} caches keys {list(keys.shape[1:])} and values {list(values.shape[1:])}, and not the same "
+                f"Layer {layer} caches keys {list(keys.shape[1:])} and values {list(values.shape[1:])}, not the same "
                 f"[kv_heads, tokens, head_dim] for both in every layer; {INSTEAD}."
             )
     return CellLayout(

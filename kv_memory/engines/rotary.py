@@ -63,7 +63,9 @@ def rotation_of(model: nn.Module, near: LayoutProbe, far: LayoutProbe, delta: in
         if not _same(values, far_values):
             return None
         try:
-            if rotary and not (_same(rotation.turn(keys, delta), far_keys) and _same(rotation.turn(far_keys, -delta), keys)):
+            if rotary and not (
+                _same(rotation.turn(keys, delta), far_keys) and _same(rotation.turn(far_keys, -delta), keys)
+            ):
                 return None
         except (TypeError, RuntimeError, KeyError):  # an embedding that is called in another way
             return None

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.generation import EosTokenCriteria
 
 from kv_memory.engines.adapters import Adapters
 from kv_memory.engines.attention_mass import attention_mass
 from kv_memory.engines.base import Capabilities, Cells, Engine, Interval, Sampling, SequenceId, Token
-from kv_memory.engines.cells import CellStore, Rows, Slots, compact
-from kv_memory.engines.forward import Forward, PassCache, PassStopped
-from kv_memory.engines.generation import Sampler, generate
+from kv_memory.engines.cells import CellStore
+from kv_memory.engines.forward import Forward, restored, restored_on_error
+from kv_memory.engines.generation import generate
 from kv_memory.engines.hf_tokenizer import HFTokenizer
 from kv_memory.engines.loading import load_model
 from kv_memory.engines.probe import check_layer_types, context_limit, layout_of, run_probe
 from kv_memory.engines.rotary import rotation_of
-from kv_memory.engines.text_stream import TextStream
+from kv_memory.engines.snapshot import read_cells, write_cells
 from kv_memory.errors import ContextLengthError, UnsupportedOperationError
 
 _PROBE_POSITIONS = 3, 29
@@ -68,8 +69,6 @@ class TransformersEngine(Engine):
         self._layout = layout_of(near, (depth * 3 // 8,) if probe_layers is None else tuple(sorted(set(probe_layers))))
         self._scaling = near.scaling
         self._rotation = rotation_of(base, near, far, _PROBE_POSITIONS[1] - _PROBE_POSITIONS[0])
-        # The mask of a pass has a row for each of its tokens: short passes keep it small.
-        self._chunk = 2048 if self._forward.device.type == "cuda" else 512
         self._sequences: dict[SequenceId, _Sequence] = {}
         self._created = 0
 
@@ -86,17 +85,17 @@ class TransformersEngine(Engine):
     @classmethod
     def load(
         cls,
-        name: str,
+        name: str | Path,
         device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: str | torch.dtype | None = None,
         probe_layers: tuple[int, ...] | None = None,
     ) -> TransformersEngine:
         """An engine for a model directory or hub id; see loading.py for the choice of device and dtype.
 
         Raises ModelError where it is not a model or cannot be reached, UnsupportedModelError as the class says.
         """
-        model, tokenizer = load_model(name, device, dtype)
-        return cls(model, tokenizer, name=name, probe_layers=probe_layers)
+        model, tokenizer = load_model(str(name), device, dtype)
+        return cls(model, tokenizer, name=str(name), probe_layers=probe_layers)
 
     def load_adapter(self, path: str, name: str) -> None:
         """Load a LoRA saved by PEFT, for `reencode(adapter=name)`; it stays off otherwise. Raises ModelError."""
@@ -142,10 +141,147 @@ class TransformersEngine(Engine):
         if not ids:
             return
         state = self._get(seq)
-        state.logits = self._append(state.store, ids, positions, 1, progress)[-1][-1]
+        start = state.store.next_position
+        at = range(start, start + len(ids)) if positions is None else positions
+        self._check_appended(ids, at, start)
+        state.logits = self._forward.append(state.store, ids, at, progress=progress)[-1][-1]
 
     def generate(
         self, seq: SequenceId, sampling: Sampling, cancelled: Callable[[], bool] = lambda: False
-    ) -> Iterator[Token]:
+    ) -> Generator[Token]:
         """Continue the sequence. Raises ValueError for an empty one, and for settings that are out of range."""
-        return generate(self, seq, self.next_logits(seq), sampling, cancelled)
+        self.next_logits(seq)
+        return generate(self, seq, self.next_logits, sampling, cancelled)
+
+    def next_logits(self, seq: SequenceId) -> Tensor:
+        """[vocabulary] after the last cell. After an edit the last token is run again, its cell left as it is."""
+        state = self._get(seq)
+        if state.logits is None:
+            slots = state.store.order()[1][-1:]
+            if not len(slots):
+                raise ValueError("an empty sequence has no next token; prefill it first")
+            with restored(state.store, slots):
+                state.logits = self._forward.rerun(state.store, slots)
+        return state.logits
+
+    def score(self, seq: SequenceId, ids: Sequence[int]) -> Tensor:
+        """Log-probabilities [len(ids), vocabulary] before each of `ids`, float32."""
+        store = self._get(seq).store
+        first, end = self.next_logits(seq), store.next_position
+        at = range(end, end + len(ids))
+        self._check_appended(ids, at, end)
+        try:
+            rest = self._forward.append(store, ids[:-1], at[:-1], keep=0)
+        finally:
+            store.release(store.between(end))
+        return torch.cat([first[None], *rest]).float().log_softmax(-1)[: len(ids)]
+
+    def truncate(self, seq: SequenceId, start: int) -> None:
+        """Remove the cells at positions from `start` on."""
+        self._remove(self._get(seq), self._get(seq).store.between(start))
+
+    def drop(self, seq: SequenceId, start: int, end: int) -> None:
+        """Remove the cells at positions [start, end) and wipe their rows, kept queries included."""
+        self._remove(self._get(seq), self._get(seq).store.find(range(start, end)))
+
+    def shift(self, seq: SequenceId, start: int, delta: int) -> None:
+        """Move the cells from `start` on by `delta`, re-rotating their keys and kept queries.
+
+        Raises ValueError where they would run into the cells before `start`, ContextLengthError beyond the context.
+        """
+        if self._rotation is None:
+            raise UnsupportedOperationError(f"The keys of {self.name} cannot be moved: it has no rotary embedding.")
+        state = self._get(seq)
+        store, slots = state.store, state.store.between(start)
+        if not len(slots) or delta == 0:
+            return
+        below = store.between(0, start)
+        free_from = int(store.position[below[-1]]) + 1 if len(below) else 0
+        if int(store.position[slots[0]]) + delta < free_from:
+            raise ValueError(f"cells from position {start} on cannot move by {delta}: cells end at {free_from}")
+        self._check_fits(store.next_position + delta)
+        with restored_on_error(store, slots):
+            self._rotation.move(store, slots, delta)
+        store.move(slots, delta)
+        state.logits = None
+
+    def reencode(self, seq: SequenceId, positions: Sequence[int], adapter: str | None = None) -> None:
+        """Run the tokens of these cells again and overwrite their rows."""
+        state = self._get(seq)
+        slots = state.store.find(sorted(set(positions)))
+        if not len(slots):
+            return
+        with self._adapters.on(adapter) if adapter else nullcontext():
+            logits = self._forward.rerun(state.store, slots)
+        at_end = int(state.store.position[slots[-1]]) == state.store.next_position - 1
+        state.logits = logits if at_end and adapter is None else None
+
+    def influence(self, seq: SequenceId, spans: Sequence[Interval]) -> tuple[list[int], Tensor]:
+        """Softmax attention mass of the later cells on the spans' cells, in [0, 1], float32 [cells]."""
+        if not self._layout.probe_layers:
+            raise UnsupportedOperationError("This engine keeps no queries; construct it with probe_layers.")
+        store = self._get(seq).store
+        erased = store.find([position for start, end in spans for position in range(start, end)])
+        later = store.between(min((start for start, _ in spans), default=store.next_position))
+        later = later[~torch.isin(later, erased)]
+        masses = [attention_mass(store, i, later, erased, self._scaling[i]) for i in self._layout.probe_layers]
+        device = self._layout.devices[0]
+        return _integers(store.position[later]), torch.stack([mass.to(device) for mass in masses]).mean(0)
+
+    def deviation(self, seq: SequenceId, positions: Sequence[int], layer: int = 1) -> Tensor:
+        """How far K and V together, at `layer`, are from what re-encoding would write: float32 [positions]."""
+        if not 0 <= layer < self._layout.layers:
+            raise ValueError(f"layer {layer} is not one of the model's {self._layout.layers}")
+        store = self._get(seq).store
+        wanted, inverse = torch.unique(torch.tensor(list(positions), dtype=torch.int64), return_inverse=True)
+        if not len(wanted):
+            return torch.zeros(0)
+        norms = self._forward.deviation(store, store.find(_integers(wanted)), layer)
+        return norms[inverse.to(norms.device)]
+
+    def read_cells(self, seq: SequenceId, positions: Sequence[int]) -> Cells:
+        """A copy of these cells, in position order."""
+        return read_cells(self._get(seq).store, positions)
+
+    def write_cells(self, seq: SequenceId, cells: Cells) -> None:
+        """Put cells back. Raises ValueError for another model's cells, ContextLengthError beyond the context."""
+        state = self._get(seq)
+        self._check_fits(max(cells.positions, default=-1) + 1)
+        write_cells(state.store, cells)
+        state.logits = None
+
+    def _add(self, state: _Sequence) -> SequenceId:
+        self._created += 1
+        self._sequences[self._created] = state
+        return self._created
+
+    def _get(self, seq: SequenceId) -> _Sequence:
+        if seq not in self._sequences:
+            raise ValueError(f"there is no sequence {seq}")
+        return self._sequences[seq]
+
+    def _remove(self, state: _Sequence, slots: Tensor) -> None:
+        if len(slots):
+            state.store.release(slots)
+            state.logits = None
+
+    def _check_appended(self, ids: Sequence[int], positions: Sequence[int], start: int) -> None:
+        if len(ids) != len(positions):
+            raise ValueError(f"{len(ids)} tokens and {len(positions)} positions")
+        if not all(0 <= token < self._forward.vocabulary for token in ids):
+            raise ValueError(f"a token id is not in the model's vocabulary of {self._forward.vocabulary}")
+        if any(after <= before for before, after in pairwise((start - 1, *positions))):
+            raise ValueError(f"positions must ascend from {start}, where the sequence ends, or later")
+        self._check_fits(positions[-1] + 1)
+
+    def _check_fits(self, end: int) -> None:
+        if end > self.capabilities.max_positions:
+            raise ContextLengthError(
+                f"{end} positions do not fit in the context of {self.name} ({self.capabilities.max_positions}); "
+                "shorten the conversation."
+            )
+
+
+def _integers(values: Tensor) -> list[int]:
+    integers: list[int] = values.tolist()
+    return integers

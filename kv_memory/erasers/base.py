@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kv_memory.engines.base import Engine, Interval, SequenceId
+from kv_memory.errors import UnsupportedOperationError
 
 
 @dataclass(frozen=True)
@@ -39,3 +40,24 @@ class Eraser(ABC):
         `approximate_from`: the first position that an earlier, approximate erasure may have left its mark on; an exact
         eraser starts there if that is before the spans.
         """
+
+    def check(self, engine: Engine) -> None:
+        """Raise UnsupportedOperationError, before anything is erased, where the engine lacks what this eraser needs."""
+        lacking = sorted(need for need in self.needs if not getattr(engine.capabilities, need))
+        if lacking:
+            raise UnsupportedOperationError(
+                f"The eraser {self.name!r} needs {' and '.join(lacking)}, which the engine of {engine.name} lacks; use "
+                "'drop' or 'recompute'."
+            )
+
+
+def kept_after(engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> list[int]:
+    """The positions after the first span's start that no span holds: those that a span can have influenced."""
+    erased = {position for start, end in spans for position in range(start, end)}
+    return [p for p in engine.positions(seq) if p >= spans[0][0] and p not in erased]
+
+
+def drop_all(engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> None:
+    """Remove the cells of all spans."""
+    for start, end in spans:
+        engine.drop(seq, start, end)

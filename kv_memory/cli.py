@@ -1,0 +1,138 @@
+"""The command line: `kv-memory demo`, `kv-memory replay`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kv_memory.errors import KVMemoryError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+Model = Annotated[
+    str | None, typer.Option(help="Path or hub id of a Hugging Face causal LM; default: the pocket model.")
+]
+EraserName = Annotated[str | None, typer.Option("--eraser", help="How to erase; default: influence.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+@app.callback()
+def _root() -> None:
+    """Erase what a local LLM should not have read from its KV cache, after it was read."""
+
+
+@app.command()
+def demo(eraser: EraserName = None, model: Model = None, as_json: AsJson = False) -> None:
+    """An agent conversation in which a tool result is retracted after the model has read it."""
+    from kv_memory.demo import MESSAGES, QUESTION, TARGET, TOOLS
+
+    _compare(MESSAGES, TOOLS, TARGET, question=QUESTION, eraser=eraser, model=model, as_json=as_json)
+
+
+@app.command()
+def replay(
+    file: Annotated[
+        Path, typer.Argument(help="Messages in OpenAI format: a JSON list, or JSONL with `messages`; gzip or not.")
+    ],
+    *,
+    retract: Annotated[
+        str | None, typer.Option(help="Id of a message, tool call, document or span. Without it the ids are listed.")
+    ] = None,
+    ask: Annotated[str | None, typer.Option(help="A question to ask; default: the assistant's next turn.")] = None,
+    eraser: EraserName = None,
+    model: Model = None,
+    index: Annotated[int, typer.Option(help="Which conversation of the file, from 0.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Retract something from your own conversation; print the answers before, after, and had it never been seen."""
+    from kv_memory.conversations import load_conversation
+
+    messages, tools = load_conversation(file, index)
+    if retract is None:
+        _list_ids(messages)
+    else:
+        _compare(messages, tools, retract, question=ask, eraser=eraser, model=model, as_json=as_json)
+
+
+def _list_ids(messages: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from kv_memory.messages import parse_messages
+
+    parsed = parse_messages(messages)
+    table = Table(box=None, title="Choose one with --retract", title_justify="left", expand=True)
+    ids = {"message id": [m.id for m in parsed], "tool call id": [m.tool_call_id for m in parsed]}
+    ids = {column: values for column, values in ids.items() if any(values)}
+    for column, values in {"span": [f"s{len(parsed)}"], "role": ["assistant"], **ids}.items():
+        table.add_column(column, no_wrap=True, min_width=max(len(value or "") for value in values))
+    table.add_column("text", no_wrap=True, ratio=1)
+    for i, message in enumerate(parsed):
+        calls = ", ".join(call.name for call in message.tool_calls)
+        said = message.content or (f"calls {calls}" if calls else "")
+        table.add_row(f"s{i}", message.role, *(values[i] for values in ids.values()), Text(repr(said[:200])[1:-1]))
+    Console().print(table)
+
+
+def _compare(
+    messages: list[dict[str, Any]],
+    tools: list[dict[str, Any]] | None,
+    target: str,
+    *,
+    question: str | None,
+    eraser: str | None,
+    model: str | None,
+    as_json: bool,
+) -> None:
+    from rich.console import Console
+
+    from kv_memory.erasers import get_eraser
+    from kv_memory.messages import parse_messages
+
+    parse_messages(messages)
+    if eraser is not None:
+        get_eraser(eraser)  # a wrong name is said before a model is loaded
+    with _progress(Console(stderr=True)) as progress:
+        progress("Loading the model", 0, 0)
+        from kv_memory.evaluation.compare import compare
+        from kv_memory.evaluation.show import show
+        from kv_memory.memory import Memory
+
+        memory = Memory(model)
+        memory.max_tokens = 16 * memory.engine.capabilities.max_positions  # the same conversation several times over
+        result = compare(memory, messages, [target], tools=tools, question=question, eraser=eraser, progress=progress)
+    if as_json:
+        print(result.model_dump_json(indent=2))
+    else:
+        show(result, Console())
+
+
+@contextmanager
+def _progress(console: Any) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on standard error, gone when it is done; a total of 0 means that nobody knows how long it takes."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=None, count="")
+
+        def update(what: str, done: int, total: int) -> None:
+            count = f"{done:,} of {total:,} tokens" if total else ""
+            bar.update(task, description=what, completed=done, total=total or None, count=count)
+
+        yield update
+
+
+def main() -> None:
+    """Entry point: an error of the library is one line on standard error and exit code 2."""
+    try:
+        app()
+    except KVMemoryError as error:
+        print(f"kv-memory: {error}", file=sys.stderr)
+        sys.exit(2)

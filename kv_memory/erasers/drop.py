@@ -1,0 +1,26 @@
+"""Erasing by leaving a hole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from kv_memory.engines.base import Engine, Interval, SequenceId
+from kv_memory.erasers.base import Eraser, Erasure, drop_all
+
+
+class Drop(Eraser):
+    """Remove the spans' cells; everything else stays bit-identical, at its position.
+
+    A baseline of KVEraser (arXiv 2606.17034), and a strong one on facts that the suffix does not refer back to. Cost:
+    no forward pass. Undone exactly by writing the cells back.
+    """
+
+    name: ClassVar[str] = "drop"
+
+    def erase(
+        self, engine: Engine, seq: SequenceId, spans: Sequence[Interval], approximate_from: int | None = None
+    ) -> Erasure:
+        """See Eraser.erase."""
+        drop_all(engine, seq, spans)
+        return Erasure(recomputed=0)

@@ -1,0 +1,46 @@
+"""Exact erasing: forget everything from the span on, and read the rest again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from kv_memory.engines.base import Engine, Interval, SequenceId
+from kv_memory.erasers.base import Eraser, Erasure
+
+
+class Recompute(Eraser):
+    """Truncate at the first span and prefill the kept tokens after it again, at contiguous positions.
+
+    The reference that the others are measured against ("full recompute" in KVEraser, arXiv 2606.17034). Cost: a
+    prefill of all kept tokens after the first span, whatever the spans' length.
+    """
+
+    name: ClassVar[str] = "recompute"
+    exact: ClassVar[bool] = True
+
+    def erase(
+        self, engine: Engine, seq: SequenceId, spans: Sequence[Interval], approximate_from: int | None = None
+    ) -> Erasure:
+        """See Eraser.erase. Closes all holes after the start; without spans, makes an earlier erasure exact."""
+        starts = [start for start, _ in spans[:1]] + [p for p in (approximate_from,) if p is not None]
+        if not starts:
+            return Erasure(recomputed=0)
+        start = min(starts)
+        erased = {position for first, end in spans for position in range(first, end)}
+        cells = zip(engine.positions(seq), engine.tokens(seq), strict=True)
+        kept = [(position, token) for position, token in cells if position >= start and position not in erased]
+
+        engine.truncate(seq, start)
+        new_start = engine.next_position(seq)
+        engine.prefill(seq, [token for _, token in kept])
+        return Erasure(recomputed=len(kept), moves=_moves([position for position, _ in kept], new_start))
+
+
+def _moves(old: Sequence[int], new_start: int) -> tuple[tuple[int, int], ...]:
+    """The moves that take positions `old`, ascending, to contiguous ones from `new_start` on."""
+    moves: list[tuple[int, int]] = []
+    for new, position in enumerate(old, new_start):
+        if new - position != (moves[-1][1] if moves else 0):
+            moves.append((position, new - position))
+    return tuple(moves)

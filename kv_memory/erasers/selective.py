@@ -1,0 +1,38 @@
+"""Erasing by a hole, and reading again the tokens whose cells differ most without it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+from kv_memory.engines.base import Engine, Interval, SequenceId
+from kv_memory.erasers.base import Eraser, Erasure, drop_all, kept_after
+
+
+class Selective(Eraser):
+    """Drop the spans, then re-encode the share `ratio` of the kept tokens after them that deviate most in layer 1.
+
+    The choice of tokens is CacheBlend's (arXiv 2405.16444, section 4.3: high KV deviation tokens, found in the first
+    layers); there it blends chunks that were cached apart. Cost: a forward pass of all tokens after the first span
+    through two layers, and of the chosen ones through all.
+    """
+
+    name: ClassVar[str] = "selective"
+    needs: ClassVar[frozenset[str]] = frozenset({"deviation"})
+
+    def __init__(self, ratio: float = 0.15) -> None:
+        self.ratio = ratio
+
+    def erase(
+        self, engine: Engine, seq: SequenceId, spans: Sequence[Interval], approximate_from: int | None = None
+    ) -> Erasure:
+        """See Eraser.erase."""
+        self.check(engine)
+        suffix = kept_after(engine, seq, spans) if spans else []
+        drop_all(engine, seq, spans)
+        if not suffix:
+            return Erasure(recomputed=0)
+        best = engine.deviation(seq, suffix).topk(math.ceil(self.ratio * len(suffix))).indices.tolist()
+        engine.reencode(seq, sorted(suffix[i] for i in best))
+        return Erasure(recomputed=len(suffix))

@@ -1,0 +1,1 @@
+"""Measuring erasers against never-saw: comparisons, metrics, tables."""

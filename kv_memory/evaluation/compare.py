@@ -1,0 +1,122 @@
+"""One retraction beside its oracle: the same question before, after, and had the model never seen the span."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from kv_memory.errors import ConversationError
+from kv_memory.evaluation.metrics import mean_kl
+from kv_memory.memory import Memory
+from kv_memory.report import RetractionReport
+from kv_memory.session import Session
+from kv_memory.spans import Span, Target
+
+MAX_ANSWER_TOKENS = 128
+
+
+class Answers(BaseModel):
+    """What the model said to the same conversation."""
+
+    before: str
+    after: str
+    never_saw: str
+
+
+class Divergence(BaseModel):
+    """Mean next-token KL from never-saw over never-saw's answer and its end of turn, in nats."""
+
+    no_erase: float
+    erased: float
+
+
+class Seconds(BaseModel):
+    """Wall-clock times of one run."""
+
+    prefill: float
+    """Reading the whole conversation."""
+    erase: float
+    """The retraction."""
+    recompute: float
+    """The same retraction by full recompute of what follows."""
+
+
+class Comparison(BaseModel):
+    """The result; `--json` prints it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model: str
+    tokens: int
+    spans: list[Span]
+    """Before the retraction."""
+    retracted: RetractionReport
+    eraser: str
+    question: str | None
+    answers: Answers
+    kl: Divergence
+    seconds: Seconds
+
+
+def compare(
+    memory: Memory,
+    messages: Sequence[dict[str, Any]],
+    targets: Sequence[Target],
+    *,
+    tools: list[dict[str, Any]] | None = None,
+    question: str | None = None,
+    eraser: str | None = None,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Comparison:
+    """Read, ask, retract, ask again; and ask a model that never saw it.
+
+    Without a question the assistant's next turn is compared: trailing assistant turns are left off. `progress` hears
+    (what is being done, tokens done, tokens in all).
+    """
+    context = list(messages)
+    while question is None and context and context[-1].get("role") == "assistant":
+        context.pop()
+    if not context:
+        raise ConversationError("Nothing is left to answer once trailing assistant turns are off; ask a question.")
+    asked = context if question is None else [*context, {"role": "user", "content": question}]
+    name = f"compare-{len(memory.sessions())}"
+
+    read = memory.session(name)
+    total = memory.count_tokens(context, tools)
+    started = time.perf_counter()
+    read.prefill(context, tools, progress=lambda done: progress("Reading the conversation", done, total))
+    prefill_seconds = time.perf_counter() - started
+    spans = read.spans()
+
+    before, again = read.fork(f"{name}/before"), read.fork(f"{name}/recompute")
+    report = read.retract(*targets, reason="comparison", eraser=eraser)
+    recompute = again.retract(*targets, eraser="recompute")
+    never = memory.session(f"{name}/never-saw")
+    never.prefill(
+        context, tools, without=targets, progress=lambda done: progress("Reading it without the span", done, total)
+    )
+
+    def answer(session: Session, what: str) -> str:
+        progress(what, 0, 0)
+        return session.fork().chat(asked, tools, max_tokens=MAX_ANSWER_TOKENS).text
+
+    answers = Answers(
+        before=answer(before, "Answering before"),
+        after=answer(read, "Answering after"),
+        never_saw=answer(never, "Answering as never-saw"),
+    )
+    oracle, kept, erased = (s.score(asked, answers.never_saw, tools) for s in (never, before, read))
+    return Comparison(
+        model=memory.engine.name,
+        tokens=total,
+        spans=spans,
+        retracted=report,
+        eraser=report.eraser,
+        question=question,
+        answers=answers,
+        kl=Divergence(no_erase=mean_kl(oracle, kept), erased=mean_kl(oracle, erased)),
+        seconds=Seconds(prefill=prefill_seconds, erase=report.seconds, recompute=recompute.seconds),
+    )

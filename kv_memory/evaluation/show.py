@@ -1,0 +1,99 @@
+"""A comparison for people: the span map, the answers side by side, what it cost."""
+
+from __future__ import annotations
+
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from kv_memory.evaluation.compare import Comparison
+from kv_memory.spans import Span, SpanKind, SpanStatus
+
+_COLOURS = {
+    SpanKind.SYSTEM: "magenta",
+    SpanKind.USER: "cyan",
+    SpanKind.ASSISTANT: "green",
+    SpanKind.TOOL_RESULT: "yellow",
+}
+_BAR = 44
+
+
+def show(result: Comparison, console: Console) -> None:
+    """Print a comparison."""
+    console.print(f"[bold]{result.model}[/], {result.tokens:,} cells", highlight=False)
+    console.print(span_map(result))
+    console.print(_answers(result))
+    console.print(_cost(result))
+
+
+def span_map(result: Comparison) -> Table:
+    """Which message holds which cells, one row a message; what was retracted is hatched."""
+    retracted = {span.id: span for span in result.retracted.spans}
+    table = Table(title="Span map", title_justify="left", box=None, padding=(0, 1), title_style="bold")
+    table.add_column("span", style="dim")
+    table.add_column("message")
+    table.add_column("cells", justify="right", style="dim")
+    table.add_column("where in the cache")
+    for span in result.spans:
+        inside = [r for r in retracted.values() if r.message == span.message]
+        if span.kind in _COLOURS and (span.tokens or inside):
+            table.add_row(span.id, _label(span), f"{span.start}-{span.end}", _bar(span, inside, result.tokens))
+    return table
+
+
+def _label(span: Span) -> Text:
+    name = f" {span.name}" if span.name else ""
+    ids = span.tool_call_id or span.message_id
+    return Text(f"{span.kind.value.replace('_', ' ')}{name}", style=_COLOURS[span.kind]) + Text(
+        f" {ids}" if ids else "", style="dim"
+    )
+
+
+def _bar(span: Span, retracted: list[Span], cells: int) -> Text:
+    def column(position: int) -> int:
+        return position * _BAR // max(cells, 1)
+
+    first, last = column(span.start), max(column(span.start) + 1, column(span.end))
+    whole = any(r.id == span.id for r in retracted)
+    bar = Text("·" * first, style="bright_black")
+    bar.append(("░" if whole else "█") * (last - first), style="red" if whole else _COLOURS[span.kind])
+    bar.append("·" * max(0, _BAR - last), style="bright_black")
+    if retracted:
+        status = retracted[0].status
+        bar.append(
+            f"  retracted ({status.value})" if status is not SpanStatus.LIVE else "  nothing to erase", style="red"
+        )
+    return bar
+
+
+def _answers(result: Comparison) -> Panel:
+    same = result.answers.after.strip() == result.answers.never_saw.strip()
+    table = Table(box=None, padding=(0, 1), show_header=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    table.add_row("before", Text(result.answers.before.strip()))
+    table.add_row("after", Text(result.answers.after.strip(), style="bold green" if same else "bold red"))
+    table.add_row("never saw it", Text(result.answers.never_saw.strip()))
+    asked = Text(result.question or "The assistant's next turn", style="bold")
+    return Panel(Group(asked, table), title="Answers", title_align="left", border_style="bright_black")
+
+
+def _cost(result: Comparison) -> Table:
+    report, seconds = result.retracted, result.seconds
+    table = Table(box=None, padding=(0, 1), show_header=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    table.add_row("eraser", f"{result.eraser}: {report.status}")
+    table.add_row(
+        "cells",
+        f"{report.tokens_erased:,} erased, {report.tokens_recomputed:,} recomputed, {report.tokens_reused:,} reused",
+    )
+    ratio = f" ({seconds.recompute / seconds.erase:.1f} times the erasure)" if seconds.erase > 0 else ""
+    table.add_row(
+        "time",
+        f"{seconds.erase * 1e3:,.1f} ms to erase; {seconds.recompute * 1e3:,.1f} ms for a full recompute{ratio}; "
+        f"{seconds.prefill * 1e3:,.0f} ms to read it all",
+    )
+    table.add_row("KL from never-saw", f"{result.kl.no_erase:.4f} without erasing, {result.kl.erased:.4f} erased")
+    return table
