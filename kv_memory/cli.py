@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -100,10 +101,13 @@ def _compare(
         get_eraser(eraser)  # a wrong name is said before a model is loaded
     with _progress(Console(stderr=True)) as progress:
         progress("Loading the model", 0, 0)
+        from transformers.utils.logging import disable_progress_bar
+
         from kv_memory.evaluation.compare import compare
         from kv_memory.evaluation.show import show
         from kv_memory.memory import Memory
 
+        disable_progress_bar()  # there is one already
         memory = Memory(model)
         memory.max_tokens = 16 * memory.engine.capabilities.max_positions  # the same conversation several times over
         result = compare(memory, messages, [target], tools=tools, question=question, eraser=eraser, progress=progress)
@@ -119,7 +123,7 @@ def _progress(console: Any) -> Iterator[Callable[[str, int, int], None]]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=None, count="")
 
         def update(what: str, done: int, total: int) -> None:
@@ -131,6 +135,8 @@ def _progress(console: Any) -> Iterator[Callable[[str, int, int], None]]:
 
 def main() -> None:
     """Entry point: an error of the library is one line on standard error and exit code 2."""
+    # Before torch is imported: threads that wait by spinning make it tens of times slower on a machine that is busy.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except KVMemoryError as error:

@@ -79,5 +79,8 @@ def test_a_path_that_is_not_a_model_is_one_sentence(tmp_path: Path, what: str) -
 
 
 def test_importing_the_package_is_quick() -> None:
-    code = "import time; t = time.perf_counter(); import kv_memory; assert time.perf_counter() - t < 0.5; import sys; assert 'torch' not in sys.modules"
+    code = (
+        "import time; t = time.perf_counter(); import kv_memory; assert time.perf_counter() - t < 0.5; "
+        "import sys; assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

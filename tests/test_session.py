@@ -232,7 +232,7 @@ def test_a_document_is_erased_wherever_it_stands(session: Session) -> None:
     session.prefill(history)
     report = session.retract("d1")
     assert report.tokens_erased == 2 * len("alpha ")
-    assert [m["content"] for m in report.tombstones(history)][0][0]["text"] == ""
+    assert report.tombstones(history)[0]["content"][0]["text"] == ""
     assert session.prefill(report.tombstones(history)).prefilled == 0
     text = session._engine.tokenizer.decode(latest_ids(session))
     assert "alpha" not in text

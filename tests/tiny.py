@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from kv_memory.engines.transformers import TransformersEngine
 
+# ruff: noqa: E501 (a template's lines are as long as what they write)
 CHATML = """{%- if tools %}<|im_start|>system
 {% if messages[0].role == 'system' %}{{ messages[0].content }}
 

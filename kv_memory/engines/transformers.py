@@ -168,10 +168,11 @@ class TransformersEngine(Engine):
         """Log-probabilities [len(ids), vocabulary] before each of `ids`, float32."""
         store = self._get(seq).store
         first, end = self.next_logits(seq), store.next_position
-        at = range(end, end + len(ids))
-        self._check_appended(ids, at, end)
+        seen = ids[:-1]  # nothing is asked about what follows the last
+        at = range(end, end + len(seen))
+        self._check_appended(seen, at, end)
         try:
-            rest = self._forward.append(store, ids[:-1], at[:-1], keep=0)
+            rest = self._forward.append(store, seen, at, keep=0)
         finally:
             store.release(store.between(end))
         return torch.cat([first[None], *rest]).float().log_softmax(-1)[: len(ids)]
@@ -272,7 +273,7 @@ class TransformersEngine(Engine):
             raise ValueError(f"a token id is not in the model's vocabulary of {self._forward.vocabulary}")
         if any(after <= before for before, after in pairwise((start - 1, *positions))):
             raise ValueError(f"positions must ascend from {start}, where the sequence ends, or later")
-        self._check_fits(positions[-1] + 1)
+        self._check_fits(max(positions, default=start - 1) + 1)
 
     def _check_fits(self, end: int) -> None:
         if end > self.capabilities.max_positions:

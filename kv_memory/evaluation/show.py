@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kv_memory.evaluation.compare import Comparison
-from kv_memory.spans import Span, SpanKind, SpanStatus
+from kv_memory.spans import Span, SpanKind
 
 _COLOURS = {
     SpanKind.SYSTEM: "magenta",
@@ -16,7 +16,7 @@ _COLOURS = {
     SpanKind.ASSISTANT: "green",
     SpanKind.TOOL_RESULT: "yellow",
 }
-_BAR = 44
+_BAR = 32
 
 
 def show(result: Comparison, console: Console) -> None:
@@ -29,41 +29,42 @@ def show(result: Comparison, console: Console) -> None:
 
 def span_map(result: Comparison) -> Table:
     """Which message holds which cells, one row a message; what was retracted is hatched."""
-    retracted = {span.id: span for span in result.retracted.spans}
+    before = {span.id: span for span in result.spans}
+    retracted = [before.get(span.id, span) for span in result.retracted.spans]
     table = Table(title="Span map", title_justify="left", box=None, padding=(0, 1), title_style="bold")
     table.add_column("span", style="dim")
     table.add_column("message")
-    table.add_column("cells", justify="right", style="dim")
-    table.add_column("where in the cache")
+    table.add_column("cells", justify="right", style="dim", no_wrap=True)
+    table.add_column("where in the cache", no_wrap=True)
     for span in result.spans:
-        inside = [r for r in retracted.values() if r.message == span.message]
-        if span.kind in _COLOURS and (span.tokens or inside):
-            table.add_row(span.id, _label(span), f"{span.start}-{span.end}", _bar(span, inside, result.tokens))
+        if span.kind in _COLOURS and span.tokens:
+            inside = [r for r in retracted if r.message == span.message]
+            bar = _bar(span, inside, result.tokens)
+            table.add_row(span.id, _label(span, bool(inside)), f"{span.start}-{span.end}", bar)
     return table
 
 
-def _label(span: Span) -> Text:
-    name = f" {span.name}" if span.name else ""
-    ids = span.tool_call_id or span.message_id
-    return Text(f"{span.kind.value.replace('_', ' ')}{name}", style=_COLOURS[span.kind]) + Text(
-        f" {ids}" if ids else "", style="dim"
-    )
+def _label(span: Span, retracted: bool) -> Text:
+    label = Text(span.kind.value.replace("_", " "), style=_COLOURS[span.kind])
+    label.append(f" {span.name}" if span.name else "")
+    label.append(f" {span.tool_call_id or span.message_id or ''}", style="dim")
+    return label.append(" retracted" if retracted else "", style="bold red")
 
 
 def _bar(span: Span, retracted: list[Span], cells: int) -> Text:
-    def column(position: int) -> int:
-        return position * _BAR // max(cells, 1)
+    def columns(start: int, end: int) -> range:
+        first = start * _BAR // max(cells, 1)
+        return range(first, max(first + 1, end * _BAR // max(cells, 1)))
 
-    first, last = column(span.start), max(column(span.start) + 1, column(span.end))
-    whole = any(r.id == span.id for r in retracted)
-    bar = Text("·" * first, style="bright_black")
-    bar.append(("░" if whole else "█") * (last - first), style="red" if whole else _COLOURS[span.kind])
-    bar.append("·" * max(0, _BAR - last), style="bright_black")
-    if retracted:
-        status = retracted[0].status
-        bar.append(
-            f"  retracted ({status.value})" if status is not SpanStatus.LIVE else "  nothing to erase", style="red"
-        )
+    hatched = {column for r in retracted for column in columns(r.start, r.end)}
+    bar = Text()
+    for column in range(_BAR):
+        if column not in columns(span.start, span.end):
+            bar.append("·", style="bright_black")
+        elif column in hatched:
+            bar.append("░", style="red")
+        else:
+            bar.append("█", style=_COLOURS[span.kind])
     return bar
 
 

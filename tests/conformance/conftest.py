@@ -1,0 +1,68 @@
+"""The engines and models that the suite runs on. A new engine adds one entry to ENGINES."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from kv_memory.engines.base import Engine, SequenceId
+from kv_memory.engines.transformers import TransformersEngine
+from tests.conformance.models import CONFIGS, save_model
+
+ENGINES: dict[str, Callable[[Path], Engine]] = {
+    "transformers": lambda path: TransformersEngine.load(path, device="cpu", dtype="float32"),
+}
+"""How to make an engine, in float32 on the CPU, of a model directory."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """An engine, and the same weights as a plain transformers model."""
+
+    engine: Engine
+    model: PreTrainedModel
+    path: Path
+
+    def sequence(self, ids: list[int]) -> SequenceId:
+        """A new sequence of these tokens."""
+        seq = self.engine.create()
+        self.engine.prefill(seq, ids)
+        return seq
+
+
+@pytest.fixture(scope="session")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Case]:
+    made: dict[tuple[str, str], Case] = {}
+
+    def case(engine: str, model: str) -> Case:
+        if (engine, model) not in made:
+            path = save_model(model, tmp_path_factory.mktemp(model))
+            plain = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+            made[engine, model] = Case(ENGINES[engine](path), plain, path)
+        return made[engine, model]
+
+    return case
+
+
+@pytest.fixture(params=[(engine, model) for engine in ENGINES for model in CONFIGS], ids="/".join)
+def case(request: pytest.FixtureRequest, cases: Callable[[str, str], Case]) -> Case:
+    """Every engine on every model."""
+    return cases(*request.param)
+
+
+@pytest.fixture(params=ENGINES)
+def one_case(request: pytest.FixtureRequest, cases: Callable[[str, str], Case]) -> Case:
+    """Every engine on one model, for what does not depend on the architecture."""
+    return cases(request.param, "qwen3")
+
+
+@pytest.fixture(scope="session")
+def ids() -> list[int]:
+    """60 tokens."""
+    generator = torch.Generator().manual_seed(7)
+    return torch.randint(0, 400, (60,), generator=generator).tolist()

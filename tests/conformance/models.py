@@ -1,0 +1,93 @@
+"""Tiny random models of several architectures, and a tokenizer with tokens of one and two characters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    GemmaConfig,
+    LlamaConfig,
+    MistralConfig,
+    Phi3Config,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+VOCABULARY = 416
+CONTEXT = 256
+
+
+def _rope(kind: str, **parameters: float) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": 10_000.0, **parameters}}
+
+
+def _config(kind: Callable[..., PreTrainedConfig], **settings: Any) -> Callable[[], PreTrainedConfig]:
+    """3 layers of width 32; weights large enough for tokens to matter to each other."""
+    shape = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": CONTEXT,
+        "initializer_range": 0.25,
+        "bos_token_id": None,
+        "eos_token_id": 400,
+        "pad_token_id": None,
+    }
+    return lambda: kind(**(shape | settings))
+
+
+CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
+    "llama": _config(LlamaConfig),
+    "llama-mha-llama3": _config(
+        LlamaConfig,
+        num_key_value_heads=4,
+        **_rope(
+            "llama3",
+            factor=4.0,
+            low_freq_factor=1.0,
+            high_freq_factor=4.0,
+            original_max_position_embeddings=CONTEXT // 4,
+        ),
+    ),
+    "llama-linear": _config(LlamaConfig, **_rope("linear", factor=2.0)),
+    "qwen2": _config(Qwen2Config),
+    "qwen3": _config(Qwen3Config, head_dim=16),
+    "qwen3-yarn": _config(
+        Qwen3Config, head_dim=16, **_rope("yarn", factor=4.0, original_max_position_embeddings=CONTEXT // 4)
+    ),
+    "mistral": _config(MistralConfig, sliding_window=None),
+    "gemma-mqa": _config(GemmaConfig, head_dim=16, num_key_value_heads=1),
+    "phi3-partial": _config(Phi3Config, **_rope("default", partial_rotary_factor=0.5)),
+}
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Byte level; each pair of two of the letters a to l is a token too. 400 ends a turn."""
+    letters = "abcdefghijkl"
+    pairs = [(one, other) for one in letters for other in letters]
+    vocabulary = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    vocabulary |= {one + other: 256 + i for i, (one, other) in enumerate(pairs)}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken("<|end|>", special=True, normalized=False)])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>")
+
+
+def save_model(name: str, folder: Path) -> Path:
+    """Write the model of this name, and the tokenizer, as a directory that `from_pretrained` reads."""
+    torch.manual_seed(sorted(CONFIGS).index(name))
+    model = AutoModelForCausalLM.from_config(CONFIGS[name]())
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder

@@ -1,0 +1,117 @@
+"""Random histories of primitive operations against a model of positions and tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kv_memory.engines.base import Engine, SequenceId
+from tests.conformance.conftest import ENGINES, Case
+from tests.conformance.models import CONTEXT
+from tests.conformance.reference import all_cells, assert_close, assert_same_cells, next_log_probs, plain_logits
+
+Numbers = tuple[int, int, int]
+Cells = dict[int, int]
+"""Token by position: all that a sequence is, but for its rows."""
+
+
+def prefill(engine: Engine, seq: SequenceId, cells: Cells, n: Numbers) -> None:
+    start = engine.next_position(seq) + (n[0] % 3 if cells else 0)
+    new = {start + i: (n[1] + 7 * i) % 400 for i in range(1 + n[2] % 12) if start + i < CONTEXT}
+    engine.prefill(seq, list(new.values()), list(new))
+    cells |= new
+
+
+def drop(engine: Engine, seq: SequenceId, cells: Cells, n: Numbers) -> None:
+    if cells:
+        start = sorted(cells)[n[0] % len(cells)]
+        end = start
+        while end in cells and end - start < 1 + n[1] % 8:
+            del cells[end]
+            end += 1
+        engine.drop(seq, start, end)
+
+
+def truncate(engine: Engine, seq: SequenceId, cells: Cells, n: Numbers) -> None:
+    start = engine.next_position(seq) - n[0] % 6
+    engine.truncate(seq, max(start, 0))
+    for position in [p for p in cells if p >= start]:
+        del cells[position]
+
+
+def shift(engine: Engine, seq: SequenceId, cells: Cells, n: Numbers) -> None:
+    if cells:
+        start = sorted(cells)[n[0] % len(cells)]
+        free_from = max((p for p in cells if p < start), default=-1) + 1
+        delta = free_from - start if n[1] % 2 else min(n[2] % 5, CONTEXT - 1 - max(cells))
+        engine.shift(seq, start, delta)
+        moved = {p + delta if p >= start else p: token for p, token in cells.items()}
+        cells.clear()
+        cells |= moved
+
+
+def reencode(engine: Engine, seq: SequenceId, cells: Cells, n: Numbers) -> None:
+    engine.reencode(seq, sorted(cells)[n[0] % 4 :: 1 + n[1] % 4])
+
+
+def undo(engine: Engine, seq: SequenceId, cells: Cells, n: Numbers) -> None:
+    before = all_cells(engine, seq)
+    changed = dict(cells)
+    for edit in (drop, reencode):
+        edit(engine, seq, changed, n)
+    engine.write_cells(seq, before)
+    assert_same_cells(all_cells(engine, seq), before)
+
+
+def score(engine: Engine, seq: SequenceId, cells: Cells, n: Numbers) -> None:
+    if cells and max(cells) + 3 < CONTEXT:
+        before = all_cells(engine, seq)
+        engine.score(seq, [1, 2, 3])
+        assert_same_cells(all_cells(engine, seq), before)
+
+
+OPERATIONS: list[Callable[[Engine, SequenceId, Cells, Numbers], None]] = [
+    prefill,
+    drop,
+    truncate,
+    shift,
+    reencode,
+    undo,
+    score,
+]
+numbers = st.tuples(*[st.integers(0, 1000)] * 3)
+step = st.tuples(st.sampled_from(OPERATIONS), st.booleans(), numbers)
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(history=st.lists(step, max_size=10))
+def test_any_history_keeps_positions_and_tokens(
+    cases: Callable[[str, str], Case],
+    kind: str,
+    history: list[tuple[Callable[[Engine, SequenceId, Cells, Numbers], None], bool, Numbers]],
+) -> None:
+    """Each step on one of two branches; in the end a full re-encoding equals a fresh run at these positions."""
+    case = cases(kind, "qwen3")
+    engine = case.engine
+    trunk = engine.create()
+    cells = dict(enumerate(range(20)))
+    engine.prefill(trunk, list(cells.values()))
+    branches = [(trunk, cells), (engine.fork(trunk), dict(cells))]
+
+    for operation, on_fork, n in history:
+        operation(engine, *branches[on_fork], n)
+        for seq, expected in branches:
+            assert engine.positions(seq) == sorted(expected)
+            assert engine.tokens(seq) == [expected[p] for p in sorted(expected)]
+
+    for seq, expected in branches:
+        if expected:
+            positions = sorted(expected)
+            engine.reencode(seq, positions)
+            fresh = plain_logits(case.model, [expected[p] for p in positions], positions)[-1]
+            assert_close(next_log_probs(engine, seq), fresh.log_softmax(-1))
+        engine.free(seq)
