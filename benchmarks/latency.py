@@ -1,0 +1,108 @@
+"""Erase time and cache memory by context length, on random weights of a real model's shape.
+
+    python -m benchmarks.latency --shape qwen3-8b --contexts 1024 4096 8192 16384 32768
+
+A span of 100 tokens at 10 % of the context is erased from a copy of one prefilled sequence, by each eraser in turn,
+several rounds; figures are medians, and ratios are to `recompute` in the same run. Weights do not matter to time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from statistics import median
+from typing import Any
+
+SHAPES: dict[str, dict[str, int]] = {
+    "qwen3-8b": {
+        "vocab_size": 151_936,
+        "hidden_size": 4096,
+        "intermediate_size": 12_288,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+    },
+    "qwen3-0.6b": {
+        "vocab_size": 151_936,
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+    },
+    "pocket": {},
+}
+SPAN = 100
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="pocket")
+    parser.add_argument("--contexts", type=int, nargs="+", default=[1024, 4096, 8192])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--name", default="latency")
+    args = parser.parse_args()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config
+
+    from benchmarks.record import environment, save
+    from kv_memory.engines.transformers import TransformersEngine
+    from kv_memory.erasers import ERASERS, get_eraser
+    from kv_memory.pocket import model_path
+
+    cuda = torch.cuda.is_available()
+    torch.manual_seed(args.seed)
+    if args.shape == "pocket":
+        engine = TransformersEngine.load(model_path())
+    else:
+        config = Qwen3Config(**SHAPES[args.shape], max_position_embeddings=40_960, tie_word_embeddings=False)
+        with torch.device("cuda" if cuda else "cpu"):
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16 if cuda else torch.float32)
+        engine = TransformersEngine(model, AutoTokenizer.from_pretrained(model_path()), name=args.shape)
+
+    def now() -> float:
+        if cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    result: dict[str, Any] = {**environment(args.seed), "shape": args.shape, "span": SPAN, "rounds": args.rounds}
+    result |= {"dtype": engine.capabilities.kv_dtype, "contexts": {}}
+    for context in args.contexts:
+        seq = engine.create()
+        started = now()
+        engine.prefill(seq, torch.randint(1000, 8000, (context,)).tolist())
+        prefill = now() - started
+        start = context // 10
+        times: dict[str, list[float]] = {name: [] for name in ERASERS}
+        for turn in range(args.rounds + 1):  # the first round warms up
+            for name in ERASERS:
+                fork = engine.fork(seq)
+                started = now()
+                get_eraser(name).erase(engine, fork, [(start, start + SPAN)])
+                if turn:
+                    times[name].append(now() - started)
+                engine.free(fork)
+        medians = {name: median(values) for name, values in times.items()}
+        cells = engine.read_cells(seq, [0])
+        kv = cells.keys.nbytes + cells.values.nbytes
+        result["contexts"][str(context)] = {
+            "prefill_milliseconds": 1e3 * prefill,
+            "erase_milliseconds_median": {name: 1e3 * value for name, value in medians.items()},
+            "erase_milliseconds_range": {name: [1e3 * min(v), 1e3 * max(v)] for name, v in times.items()},
+            "recompute_over_eraser": {name: medians["recompute"] / value for name, value in medians.items()},
+            "kv_megabytes": kv * context / 1e6,
+            "query_share_of_kv": 0.0 if cells.queries is None else cells.queries.nbytes / kv,
+        }
+        engine.free(seq)
+        print(context, {name: f"{1e3 * value:.2f} ms" for name, value in medians.items()}, flush=True)
+        save(args.name, result)
+
+
+if __name__ == "__main__":
+    main()
