@@ -33,3 +33,5 @@ MESSAGES: list[dict[str, Any]] = [
     _result("call_2", sku="SKU-7741", price="1.00"),
     {"role": "user", "content": "Thanks. I also need a lamp."},
 ]
+ERASED_ANSWER = "1.00"
+TRUE_ANSWER = "249.00"

@@ -21,7 +21,7 @@ from kv_memory.erasers import get_eraser
 from kv_memory.erasers.base import Eraser
 from kv_memory.errors import UnknownTargetError
 from kv_memory.ledger import Ledger, Selection
-from kv_memory.messages import parse_messages
+from kv_memory.messages import Message, parse_messages
 from kv_memory.reply import Reply, Usage
 from kv_memory.report import RetractionReport
 from kv_memory.spans import Span, SpanStatus, Target
@@ -110,7 +110,8 @@ class Session:
             try:
                 self._engine.prefill(branch.seq, head.ids)
                 ids, _ = self._engine.tokenizer.encode(answer, special=False)
-                return self._engine.score(branch.seq, [*ids, min(self._engine.tokenizer.eos_ids)])
+                end = self._memory.format.closing([*parsed, Message("assistant", answer)], tools).ids[:1]
+                return self._engine.score(branch.seq, [*ids, *end])
             finally:
                 self._engine.truncate(branch.seq, start)
 

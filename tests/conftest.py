@@ -22,3 +22,18 @@ def data() -> Callable[[str], Path]:
         return folder / name
 
     return find
+
+
+@pytest.fixture
+def measured(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Reports a measured value at the end of the run."""
+    return lambda line: record_property("measured", line)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [r for rs in terminalreporter.stats.values() for r in rs if isinstance(r, pytest.TestReport)]
+    lines = {value for report in reports for name, value in report.user_properties if name == "measured"}
+    if lines:
+        terminalreporter.section("measured")
+        for line in sorted(str(line) for line in lines):
+            terminalreporter.write_line(line)
