@@ -23,7 +23,8 @@ class Branch:
         self.tools_digest = ""
         self.busy = False
         """An answer is being generated at its end."""
-        self.used = time.monotonic()
+        self.used = 0.0
+        """When it last held a conversation; 0 while it has held none."""
 
     @property
     def resident(self) -> bool:
@@ -97,6 +98,10 @@ class Branch:
             raise
         self.ledger.erase(selections, done.moves, exact=eraser.exact)
         return done.recomputed
+
+    def touch(self) -> None:
+        """Note that it was used now."""
+        self.used = time.monotonic()
 
     def remove(self, entries: Sequence[Entry], eraser: Eraser) -> None:
         """Take whole messages out, scaffolding too."""

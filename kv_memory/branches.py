@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -85,7 +84,7 @@ class Branches:
         first = alignment.known
         left_out = [cuts.get(i, Cuts()) for i in range(first, len(messages))]
         prefilled = branch.append(messages[first:], pieces, left_out, progress)
-        branch.used = time.monotonic()
+        branch.touch()
         return branch, Usage(reused=reused, prefilled=prefilled, erased=before - reused, generated=0)
 
     def _choose(self, messages: Sequence[Message], tools_digest: str) -> tuple[Branch | None, Alignment]:

@@ -71,7 +71,8 @@ def _list_ids(messages: list[dict[str, Any]]) -> None:
     table = Table(box=None, title="Choose one with --retract", title_justify="left", expand=True)
     ids = {"message id": [m.id for m in parsed], "tool call id": [m.tool_call_id for m in parsed]}
     ids = {column: values for column, values in ids.items() if any(values)}
-    for column, values in {"span": [f"s{len(parsed)}"], "role": ["assistant"], **ids}.items():
+    columns: dict[str, list[str | None]] = {"span": [f"s{len(parsed)}"], "role": ["assistant"], **ids}
+    for column, values in columns.items():
         table.add_column(column, no_wrap=True, min_width=max(len(value or "") for value in values))
     table.add_column("text", no_wrap=True, ratio=1)
     for i, message in enumerate(parsed):

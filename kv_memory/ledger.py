@@ -340,11 +340,11 @@ def _entry_spans(entry: Entry, index: int) -> Iterator[Span]:
     yield span(entry.span_id, _KINDS[message.role], entry.everything())
     for i, document in enumerate(message.documents):
         chars = (document.start, document.end)
-        more = {"document_id": document.id, "chars": chars}
-        yield span(f"{entry.span_id}.doc{i}", SpanKind.DOCUMENT, Cuts((chars,)), **more)
+        span_id = f"{entry.span_id}.doc{i}"
+        yield span(span_id, SpanKind.DOCUMENT, Cuts((chars,)), document_id=document.id, chars=chars)
     for i, call in enumerate(message.tool_calls):
-        more = {"tool_call_id": call.id, "name": call.name or None}
-        yield span(f"{entry.span_id}.call{i}", SpanKind.TOOL_CALL, Cuts(calls=frozenset([i])), **more)
+        cuts, name = Cuts(calls=frozenset([i])), call.name or None
+        yield span(f"{entry.span_id}.call{i}", SpanKind.TOOL_CALL, cuts, tool_call_id=call.id, name=name)
     ranges = [e for e in entry.erased if e.chars and e.part_of.startswith(f"{entry.span_id}.range")]
     for e in ranges:
         yield span(e.part_of, SpanKind.RANGE, Cuts((e.chars,) if e.chars else ()), chars=e.chars)

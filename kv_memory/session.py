@@ -131,7 +131,8 @@ class Session:
             latest, edits = self._resolve(targets)
             named = {s.span_id for s in selections(latest.ledger, edits)}
             self._remember(edits)
-            erased = recomputed = reused = 0
+            erased = recomputed = 0
+            edited: list[Branch] = []
             queued = False
             for branch in self.branches:
                 concerned = selections(branch.ledger, edits)
@@ -139,10 +140,10 @@ class Session:
                     self._queued.append((branch, edits, chosen))
                     queued = True
                 elif concerned:
-                    before = branch.cells
-                    again = _erase(branch, concerned, chosen)
-                    erased, recomputed = erased + before - branch.cells, recomputed + again
-                    reused += branch.cells - again
+                    erased += branch.resident * sum(end - start for s in concerned for start, end in s.intervals())
+                    recomputed += _erase(branch, concerned, chosen)
+                    edited.append(branch)
+            seconds = time.perf_counter() - started
             spans = tuple(span for span in latest.ledger.spans() if span.id in named)
             report = RetractionReport(
                 id=uuid.uuid4().hex[:12],
@@ -155,8 +156,8 @@ class Session:
                 edits=tuple(edits),
                 tokens_erased=erased,
                 tokens_recomputed=recomputed,
-                tokens_reused=reused,
-                seconds=time.perf_counter() - started,
+                tokens_reused=sum(branch.cells for branch in edited) - recomputed,
+                seconds=seconds,
             )
             self.reports.append(report)
             return report

@@ -1,0 +1,26 @@
+"""The README's example runs, and says what the README says that it does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def test_the_python_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(compile(code, "README.md", "exec"), {})
+    before, report, after = capsys.readouterr().out.splitlines()
+    assert before == "1.00"
+    assert report.split()[0] == "approximate"
+    assert after == "unknown"
+
+
+def test_every_eraser_is_in_the_table() -> None:
+    from kv_memory.erasers import ERASERS
+
+    listed = re.findall(r"^\| `(\w+)`", README, re.MULTILINE)
+    assert sorted(listed) == sorted(ERASERS)
