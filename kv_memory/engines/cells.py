@@ -115,20 +115,20 @@ class CellStore:
         self.reserve(fresh)
         appended = torch.arange(self.used, self.used + fresh)
         slots = compact(torch.cat([free, appended]) if len(free) else appended)
+        self._order = None
         self.position[slots] = positions
         self.token[slots] = tokens
         self.used += fresh
-        self._order = None
         return slots
 
     def release(self, slots: Tensor) -> None:
         """Remove these cells and wipe their rows."""
         where = compact(slots)
+        self._order = None
         self.position[where] = EMPTY
         self.token[where] = 0
         held = (self.position[: self.used] != EMPTY).nonzero()
         self.used = int(held[-1]) + 1 if len(held) else 0
-        self._order = None
         for rows in (*self.keys, *self.values, *self.queries):
             rows[:, :, on_device(where, rows.device)] = 0
 
@@ -153,21 +153,26 @@ class CellStore:
 
     def write(self, slots: Slots, rows: Rows) -> None:
         """Put rows into these slots, in the layers that `rows` has."""
+        devices = self.layout.devices
         for layer, (keys, values) in enumerate(zip(rows.keys, rows.values, strict=True)):
-            self.put(layer, slots, keys, values)
+            self.put(layer, slots, keys.to(devices[layer]), values.to(devices[layer]))
         for layer, queries in zip(self.layout.probe_layers, rows.queries, strict=False):
-            self.put_queries(layer, slots, queries)
+            self.put_queries(layer, slots, queries.to(devices[layer]))
 
     def move(self, slots: Tensor, delta: int) -> None:
         """Give these cells positions `delta` further. Their keys are the caller's matter."""
-        self.position[slots] += delta
         self._order = None
+        self.position[slots] += delta
 
     def copy(self, end: int) -> CellStore:
         """A store of its own with the cells at positions below `end`, side by side."""
         slots = self.between(0, end)
         other = CellStore(self.layout, self.limit)
-        other.write(other.allocate(self.position[slots], self.token[slots]), self.read(compact(slots)))
+        new, old = other.allocate(self.position[slots], self.token[slots]), compact(slots)
+        pairs = ((other.keys, self.keys), (other.values, self.values), (other.queries, self.queries))
+        for copies, originals in pairs:
+            for copy, rows in zip(copies, originals, strict=True):
+                copy[:, :, on_device(new, copy.device)] = rows[:, :, on_device(old, rows.device)]
         return other
 
 

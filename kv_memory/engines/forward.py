@@ -93,8 +93,8 @@ class Forward:
         """Run the tokens of the cache's slots at their positions, ascending, over the cells visible to each."""
         store, slots = cache.store, cache.slots
         positions = store.position[slots]
-        mask = _mask(store, slots, positions)
-        return self(cache, store.token[slots], positions, None if mask is None else mask.to(self.device), keep)
+        mask = _mask(store, slots, positions, self.device)
+        return self(cache, store.token[slots], positions, mask, keep)
 
     def append(
         self,
@@ -166,7 +166,7 @@ def restored_on_error(store: CellStore, slots: Tensor) -> Iterator[None]:
         raise
 
 
-def _mask(store: CellStore, slots: Slots, positions: Tensor) -> Tensor | None:
+def _mask(store: CellStore, slots: Slots, positions: Tensor, device: torch.device) -> Tensor | None:
     """Additive [1, 1, tokens, slots in use]: a token sees the cells at positions up to its own.
 
     None where SDPA's own choice is the same and quicker: nothing to hide from a single token, or all cells in this
@@ -177,5 +177,6 @@ def _mask(store: CellStore, slots: Slots, positions: Tensor) -> Tensor | None:
         return None
     if len(positions) == 1 and bool(held.max() <= positions[0]):
         return None
-    hidden = held[None, :] > positions[:, None]
-    return torch.zeros(hidden.shape, dtype=store.layout.dtype).masked_fill_(hidden, float("-inf"))[None, None]
+    hidden = held.to(device)[None, :] > positions.to(device)[:, None]
+    mask = torch.zeros(hidden.shape, dtype=store.layout.dtype, device=device)
+    return mask.masked_fill_(hidden, float("-inf"))[None, None]

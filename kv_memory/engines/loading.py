@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from kv_memory.engines.probe import check_layer_types
@@ -14,9 +15,19 @@ from kv_memory.errors import ModelError
 SMALL = 1_000_000_000
 """Parameters below which float32 on a CPU is worth its memory: most CPUs compute bfloat16 several times slower."""
 
-# What transformers raises for a model that it cannot read: no such file or repository, unknown architecture, broken
-# JSON or weights.
-_READ_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError)
+# What transformers and torch raise for a model that they cannot read, or not in this way: no such file or repository,
+# unknown architecture, broken JSON or weights, a device that is not there, a dtype that is none.
+_READ_ERRORS = (
+    AssertionError,
+    AttributeError,
+    ImportError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+)
 
 
 def load_model(
@@ -28,32 +39,37 @@ def load_model(
     bfloat16; on the CPU float32 for a model of less than a thousand million parameters, else the checkpoint's.
     Raises ModelError, and UnsupportedModelError for layers that cannot be edited, before the weights are read.
     """
-    _check_path(name)
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    name = _checked(name)
     try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         config = AutoConfig.from_pretrained(name)
         check_layer_types(config)
         tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype or _choose_dtype(config, place))
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype or _choose_dtype(config, place)).to(place)
     except _READ_ERRORS as error:
         reason = str(error).strip().split("\n")[0]
         raise ModelError(
             f"Cannot load {name!r} as a causal language model ({reason}); give a directory saved with save_pretrained, "
             "or the id of a model on the Hugging Face hub that this machine can reach."
         ) from error
-    return model.to(place), tokenizer
+    # Where its files are missing, transformers makes some models a tokenizer that knows its special tokens only.
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise ModelError(f"{name} has no tokenizer; save the model's tokenizer into it with save_pretrained.")
+    return model, tokenizer
 
 
-def _check_path(name: str) -> None:
-    """Tell a missing or empty directory from a hub id, before the hub is asked for it."""
+def _checked(name: str) -> str:
+    """The directory, or the hub id; tells a missing or empty directory from an id before the hub is asked for it."""
     path = Path(name).expanduser()
     if path.exists():
         if not (path / "config.json").is_file():
             raise ModelError(
                 f"{name} is not a model: it has no config.json; give a directory saved with save_pretrained."
             )
-    elif path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        return str(path)
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise ModelError(f"{name} does not exist; give a directory saved with save_pretrained, or a hub id.")
+    return name
 
 
 def _choose_dtype(config: Any, device: torch.device) -> torch.dtype:

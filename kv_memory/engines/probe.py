@@ -49,6 +49,8 @@ class LayoutProbe(Cache):  # type: ignore[misc]  # transformers is untyped
         for name in _SOFTMAX_CHANGES:
             if options.get(name) is not None:
                 raise UnsupportedModelError(f"Layer {layer} changes its attention scores ({name}); {INSTEAD}.")
+        if not options.get("is_causal", getattr(module, "is_causal", True)):
+            raise UnsupportedModelError(f"Layer {layer} is of an encoder: tokens see later ones; {INSTEAD}.")
         scaling = options.get("scaling")
         self.modules[layer] = module
         self.heads[layer] = query.shape[1]
@@ -97,7 +99,13 @@ def run_probe(forward: Forward, position: int) -> LayoutProbe:
 
 
 def layout_of(probe: LayoutProbe, probe_layers: tuple[int, ...]) -> CellLayout:
-    """The layout that the probe saw. Raises UnsupportedModelError where layers differ or K and V do."""
+    """The layout that the probe saw.
+
+    Raises UnsupportedModelError where layers differ or K and V do, ValueError for probe layers that do not exist.
+    """
+    for layer in probe_layers:
+        if layer not in probe.rows:
+            raise ValueError(f"probe layer {layer} is not one of the model's {len(probe.rows)}")
     first = probe.rows[0][0]
     for layer, (keys, values) in sorted(probe.rows.items()):
         if keys.shape != first.shape or values.shape != first.shape:

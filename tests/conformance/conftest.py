@@ -17,7 +17,9 @@ from tests.conformance.models import CONFIGS, save_model
 ENGINES: dict[str, Callable[[Path], Engine]] = {
     "transformers": lambda path: TransformersEngine.load(path, device="cpu", dtype="float32"),
 }
-"""How to make an engine, in float32 on the CPU, of a model directory."""
+"""How to make an engine, in float32, of a model directory."""
+if torch.cuda.is_available():
+    ENGINES["transformers-cuda"] = lambda path: TransformersEngine.load(path, device="cuda", dtype="float32")
 
 
 @dataclass(frozen=True)

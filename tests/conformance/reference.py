@@ -25,13 +25,14 @@ def plain_logits(model: PreTrainedModel, ids: Sequence[int], positions: Sequence
 def assert_close(actual: Tensor, expected: Tensor) -> None:
     """Equal but for the order of float32 additions: 1e-5 of the largest value."""
     assert actual.shape == expected.shape
+    actual, expected = actual.cpu(), expected.cpu()
     error = (actual - expected).abs().max() / expected.abs().max()
     assert error <= 1e-5, f"relative error {float(error):.2e}"
 
 
 def next_log_probs(engine: Engine, seq: SequenceId) -> Tensor:
     """[vocabulary] after the last cell."""
-    return engine.score(seq, [0])[0]
+    return engine.score(seq, [0])[0].cpu()
 
 
 def assert_same_cells(actual: Cells, expected: Cells) -> None:

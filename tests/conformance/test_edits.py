@@ -112,6 +112,15 @@ def test_cells_can_be_written_into_another_sequence(one_case: Case, ids: list[in
     assert_close(engine.score(other, ids[:4]), engine.score(seq, ids[:4]))
 
 
+def test_a_cell_written_over_another_takes_its_place(one_case: Case, ids: list[int]) -> None:
+    engine, seq = one_case.engine, one_case.sequence(ids)
+    other = engine.fork(seq)
+    engine.truncate(other, 58)
+    engine.prefill(other, [1, 2])
+    engine.write_cells(seq, engine.read_cells(other, [58, 59]))
+    assert_same_cells(all_cells(engine, seq), all_cells(engine, other))
+
+
 def test_read_cells_are_a_copy(one_case: Case, ids: list[int]) -> None:
     engine, seq = one_case.engine, one_case.sequence(ids)
     cells, again = engine.read_cells(seq, range(60)), engine.read_cells(seq, range(60))

@@ -66,26 +66,34 @@ def test_without_a_seed_draws_differ(one_case: Case, ids: list[int]) -> None:
     assert ids_of(run(engine, engine.fork(seq), temperature=1.5)) != ids_of(run(engine, seq, temperature=1.5))
 
 
-def test_temperature_and_top_p_shape_the_draw(one_case: Case, ids: list[int]) -> None:
-    """400 draws of one token: none outside the nucleus, and their shares are those of the scaled distribution."""
-    engine, seq = one_case.engine, one_case.sequence(ids)
-    scaled = (next_log_probs(engine, seq) / 2).softmax(-1).sort(descending=True)
-    inside = int((scaled.values.cumsum(-1) < 0.5).sum()) + 1
-    nucleus = dict(
-        zip(
-            scaled.indices[:inside].tolist(),
-            (scaled.values[:inside] / scaled.values[:inside].sum()).tolist(),
-            strict=True,
-        )
-    )
-    draws = [
-        ids_of(run(engine, engine.fork(seq), max_tokens=1, temperature=2.0, top_p=0.5, seed=seed))
-        for seed in range(400)
+def draws(engine: Engine, seq: SequenceId, **settings: float) -> list[int]:
+    """The next token, drawn with 300 seeds."""
+    return [
+        token
+        for seed in range(300)
+        for token in ids_of(run(engine, engine.fork(seq), max_tokens=1, seed=seed, **settings))
     ]
-    drawn = [token for draw in draws for token in draw]
-    assert set(drawn) <= set(nucleus)
-    best = max(nucleus, key=lambda token: nucleus[token])
-    assert drawn.count(best) / len(drawn) == pytest.approx(nucleus[best], abs=0.1)
+
+
+def test_temperature_flattens_the_draw(one_case: Case, ids: list[int]) -> None:
+    """The likeliest tokens, half of the scaled distribution and more of the plain one, get half of the draws."""
+    engine, seq = one_case.engine, one_case.sequence(ids)
+    log_probs = next_log_probs(engine, seq)
+    scaled = (log_probs / 3).softmax(-1).sort(descending=True)
+    half = scaled.indices[: int((scaled.values.cumsum(-1) < 0.5).sum())]
+    assert log_probs.exp()[half].sum() > 0.7
+    drawn = draws(engine, seq, temperature=3.0)
+    share = sum(token in half.tolist() for token in drawn) / len(drawn)
+    assert share == pytest.approx(0.5, abs=0.09)  # three standard deviations
+
+
+def test_top_p_leaves_out_the_tail(one_case: Case, ids: list[int]) -> None:
+    engine, seq = one_case.engine, one_case.sequence(ids)
+    sorted_probs = next_log_probs(engine, seq).exp().sort(descending=True)
+    nucleus = sorted_probs.indices[: int((sorted_probs.values.cumsum(-1) < 0.7).sum()) + 1].tolist()
+    drawn = set(draws(engine, seq, temperature=1.0, top_p=0.7))
+    assert len(drawn) > 1
+    assert drawn <= set(nucleus)
 
 
 def test_cancelling_ends_at_the_next_token(one_case: Case, ids: list[int]) -> None:

@@ -62,13 +62,23 @@ def test_scores_are_log_probabilities_of_each_of_the_ids(one_case: Case, ids: li
     assert one_case.engine.score(seq, []).shape[0] == 0
 
 
-def test_after_an_edit_the_next_token_is_that_of_the_last_token_run_again(case: Case, ids: list[int]) -> None:
+STALE: dict[str, Callable[[Engine, int], None]] = {
+    "drop": lambda engine, seq: engine.drop(seq, 10, 30),
+    "shift": lambda engine, seq: engine.shift(seq, 30, 20),
+    "reencode": lambda engine, seq: (engine.drop(seq, 10, 30), engine.reencode(seq, range(30, 59)))[0],
+}
+
+
+@pytest.mark.parametrize("edit", STALE)
+def test_after_an_edit_the_next_token_is_that_of_the_last_token_run_again(
+    case: Case, ids: list[int], edit: str
+) -> None:
     engine, seq = case.engine, case.sequence(ids)
     unedited = next_log_probs(engine, seq)
-    engine.drop(seq, 10, 30)
+    STALE[edit](engine, seq)
     cells = all_cells(engine, seq)
     rerun = engine.fork(seq)
-    engine.reencode(rerun, [59])
+    engine.reencode(rerun, engine.positions(rerun)[-1:])
 
     after = next_log_probs(engine, seq)
 
@@ -104,6 +114,12 @@ def test_a_fork_up_to_a_position_continues_from_there(case: Case, ids: list[int]
     fork = case.engine.fork(case.sequence(ids), 25)
     assert case.engine.tokens(fork) == ids[:25]
     assert_close(next_log_probs(case.engine, fork), plain_logits(case.model, ids[:25])[-1].log_softmax(-1))
+
+
+def test_a_fork_of_an_empty_sequence_is_empty(one_case: Case, ids: list[int]) -> None:
+    fork = one_case.engine.fork(one_case.engine.create())
+    one_case.engine.prefill(fork, ids)
+    assert one_case.engine.tokens(fork) == ids
 
 
 def test_a_truncated_sequence_continues_like_a_fresh_one(case: Case, ids: list[int]) -> None:

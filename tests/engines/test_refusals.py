@@ -1,0 +1,99 @@
+"""Models whose cache cannot be edited by the cell are refused at construction, by layer and type."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    DeepseekV3Config,
+    Gemma2Config,
+    GPT2Config,
+    Llama4TextConfig,
+    MambaConfig,
+    MistralConfig,
+    Phi3Config,
+    PreTrainedConfig,
+    Qwen2Config,
+    Qwen3NextConfig,
+    RwkvConfig,
+)
+
+from kv_memory.engines.transformers import TransformersEngine
+from kv_memory.errors import UnsupportedModelError, UnsupportedOperationError
+from tests.tiny import tiny_tokenizer
+
+SHAPE = {
+    "vocab_size": 272,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 64,
+}
+REFUSED: dict[str, tuple[PreTrainedConfig, str]] = {
+    "Mistral with a window": (MistralConfig(**SHAPE, sliding_window=16), "Layer 0 .*mistral.* sliding_attention"),
+    "Phi-3 with a window": (Phi3Config(**SHAPE, sliding_window=16, pad_token_id=None), "Layer 0 .* sliding_attention"),
+    "alternating windows": (Gemma2Config(**SHAPE, head_dim=8), "Layer 0 .*gemma2.* sliding_attention"),
+    "windows from a layer on": (
+        Qwen2Config(**SHAPE, use_sliding_window=True, max_window_layers=1),
+        "Layer 1 .*qwen2.* sliding_attention",
+    ),
+    "chunked": (Llama4TextConfig(**SHAPE, num_local_experts=2), "Layer 0 .*llama4.* chunked_attention"),
+    "linear attention": (
+        Qwen3NextConfig(**SHAPE, layer_types=["full_attention", "linear_attention"], num_experts=2),
+        "Layer 1 .*qwen3_next.* linear_attention",
+    ),
+    "Mamba": (MambaConfig(vocab_size=272, hidden_size=32, num_hidden_layers=2), "Layer 0 .*mamba.* linear_attention"),
+    "RWKV": (
+        RwkvConfig(vocab_size=272, hidden_size=32, attention_hidden_size=32, num_hidden_layers=2),
+        "Layer 0 .*rwkv.* keeps no K and V",
+    ),
+    "latent attention": (
+        DeepseekV3Config(
+            **SHAPE, q_lora_rank=8, kv_lora_rank=8, qk_rope_head_dim=4, qk_nope_head_dim=8, v_head_dim=8,
+            first_k_dense_replace=2,
+        ),
+        r"Layer 0 caches keys \[.*\] and values \[",
+    ),
+    "ALiBi": (BloomConfig(vocab_size=272, hidden_size=32, n_layer=2, n_head=4), "Layer 0 .*bloom.* in its own way"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("config", "reason"), REFUSED.values(), ids=REFUSED)
+def test_refused_by_name(config: PreTrainedConfig, reason: str) -> None:
+    model = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(UnsupportedModelError) as refused:
+        TransformersEngine(model, tiny_tokenizer())
+    message = str(refused.value)
+    assert re.search(reason, message)
+    assert "use a model with full attention" in message
+
+
+def test_a_refusal_leaves_the_model_as_it_was() -> None:
+    model = AutoModelForCausalLM.from_config(REFUSED["latent attention"][0])
+    before = model.config._attn_implementation
+    with pytest.raises(UnsupportedModelError):
+        TransformersEngine(model, tiny_tokenizer())
+    assert model.config._attn_implementation == before
+
+
+def test_a_window_that_is_switched_off_is_no_window() -> None:
+    config = Qwen2Config(**SHAPE, use_sliding_window=False, sliding_window=16)
+    engine = TransformersEngine(AutoModelForCausalLM.from_config(config), tiny_tokenizer())
+    assert engine.capabilities.max_positions == 64
+
+
+def test_learned_positions_are_taken_but_not_moved() -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(GPT2Config(vocab_size=272, n_embd=32, n_layer=2, n_head=4))
+    engine = TransformersEngine(model, tiny_tokenizer())
+    seq = engine.create()
+    engine.prefill(seq, list(range(10)))
+    assert not engine.capabilities.shift
+    with pytest.raises(UnsupportedOperationError, match="cannot be moved"):
+        engine.shift(seq, 5, 1)
