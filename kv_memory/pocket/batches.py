@@ -20,7 +20,7 @@ TEXT_WEIGHT = 0.1
 """Weight in the loss of a token that is not part of an answer."""
 _TEXT_ROWS = 0.02
 """Share of rows that are real text."""
-_FILL = {256: 0.65, 512: 0.86, 1024: 0.88, 2048: 0.98, 4096: 1.06}
+_FILLS = (0.95, 0.85, 0.7, 0.5, 0.3)
 """How many tokens to ask of the generator, as a share of the row."""
 
 
@@ -74,13 +74,17 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
         raise IndexError(step)
 
     def _row(self, rng: Random, length: int) -> tuple[list[int], list[int]]:
-        passage = Passages(self.text, rng, 600) if self.text else None
+        passage = Passages(self.text, rng, min(600, length)) if self.text else None
         if passage and rng.random() < _TEXT_ROWS:
             whole = Passages(self.text, rng, length * 6)()
             ids = self.encoder.encode(pieces([{"role": "user", "content": whole}]))[1][:length]
             return ids, [1] * len(ids)
-        sample = make_sample(rng, int(length * _FILL.get(length, 0.9)), passage if rng.random() < 0.5 else None)
-        ids, marks = encode_sample(self.encoder, sample)
+        if rng.random() < 0.5:
+            passage = None
+        for share in _FILLS:  # what is cut off are answers, the best part: rather try again with less
+            ids, marks = encode_sample(self.encoder, make_sample(rng, int(length * share), passage))
+            if len(ids) <= length:
+                break
         return ids[:length], marks[:length]
 
 
@@ -92,5 +96,6 @@ def encode_sample(encoder: PieceEncoder, sample: Sample) -> tuple[list[int], lis
     for item, encoded in zip(items, encoder.encode(items), strict=True):
         answer = item.message in sample.answers and (item.content or item.text.startswith(TURN_END))
         ids += encoded
-        marks += [2 if answer else 1] * len(encoded)
+        # Of the scaffolding after an answer only the first token, the end of the turn, is the answer's.
+        marks += [2 if answer and (item.content or place == 0) else 1 for place in range(len(encoded))]
     return ids, marks

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from kv_memory.pocket.events import Event, Events, Passage, Turn, together
 from kv_memory.pocket.facts import Path, Question
-from kv_memory.pocket.phrases import SYSTEMS, Phrases
+from kv_memory.pocket.fillers import SYSTEMS
+from kv_memory.pocket.phrases import Phrases
 from kv_memory.pocket.records import Record, key_text, make_key, make_record, make_schema, plain
 from kv_memory.pocket.values import Values, as_text
 
@@ -72,14 +73,14 @@ class Draft:
         if paths and rng.random() < 0.7:
             return Ask(record, rng.choice(paths))
         while True:
-            key, _ = make_key(self.values, self.phrases, "snake")
+            key, _ = make_key(self.values, "snake")
             if plain((key,)) not in leaves:
                 return Ask(record, (key,))
 
     def wording(self, ask: Ask) -> str:
         """The question as a user puts it."""
         key = key_text(self.values, ask.record.schema, ask.path)
-        form = self.values.pick(self.phrases.questions)
+        form = self.values.compose(self.phrases.questions)
         return form.format(key=key, id=ask.record.id, noun=ask.record.schema.noun)
 
 
@@ -103,6 +104,8 @@ class Drafter:
         self.slots: list[tuple[float, Event]] = []
         self.used = 0.0
         self.ids: set[str] = set()
+        self.settled: list[Record] = []
+        """Records whose values stay: they may be read again."""
 
     def write(self, kinds: tuple[Kind, ...]) -> Draft:
         """A draft with the spans that these kinds of question need."""
@@ -139,9 +142,9 @@ class Drafter:
         return [event]
 
     def _record(self, children: int = 0, schema_of: Record | None = None) -> Record:
-        most = 3 if self.tokens < 300 else 5 if self.tokens < 900 else 9
+        most = 3 if self.tokens < 300 else 5 if self.tokens < 900 else 9 if self.tokens < 1500 else 13
         fields = self.rng.randint(2, most)
-        schema = schema_of.schema if schema_of else make_schema(self.values, self.draft.phrases, fields, children > 0)
+        schema = schema_of.schema if schema_of else make_schema(self.values, fields, children > 0)
         record = make_record(self.values, schema, children)
         while {item.id for item in (record, *record.children)} & self.ids:
             record = make_record(self.values, schema, children)
@@ -153,7 +156,10 @@ class Drafter:
     def _background(self) -> None:
         draw = self.rng.random()
         if draw < 0.35:
-            self._lookup()
+            if self.settled and self.rng.random() < 0.15:
+                self._place(self.events.look_up(self.rng.choice(self.settled)))
+            else:
+                self._lookup()
         elif draw < 0.5:
             first = self._record()
             count = self.rng.randint(1, 2 if self.tokens < 400 else 5)
@@ -171,7 +177,9 @@ class Drafter:
 
     def _lookup(self) -> None:
         nested = self.tokens >= 400 and self.rng.random() < 0.35
-        self._place(self.events.look_up(self._record(self.rng.randint(1, 4) if nested else 0)))
+        record = self._record(self.rng.randint(1, 4 if self.tokens < 1500 else 7) if nested else 0)
+        self.settled.append(record)
+        self._place(self.events.look_up(record))
 
     def _state(self, record: Record, focus: bool = False) -> Event:
         paths = self.rng.sample(list(record.values), self.rng.randint(1, min(3, len(record.values))))

@@ -27,6 +27,15 @@ class Case:
     answer: str
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """How a model did on one case."""
+
+    right: bool
+    best: tuple[int, ...]
+    """The most likely token at each place of the right answer."""
+
+
 def never_saw(messages: Sequence[dict[str, Any]], target: str) -> list[dict[str, Any]]:
     """The conversation without the target: a tool result becomes empty, another message goes."""
     kept = [message for message in messages if message["id"] != target or message["role"] == "tool"]
@@ -57,7 +66,7 @@ def test_cases(tokens: int, each: int, held_out: bool | None = None, first_seed:
 
 
 @torch.inference_mode()
-def exact_match(model: Any, encoder: PieceEncoder, cases: Sequence[Case], tokens: int = 65536) -> list[bool]:
+def answer_cases(model: Any, encoder: PieceEncoder, cases: Sequence[Case], tokens: int = 65536) -> list[Outcome]:
     """Whether greedy decoding gives each case's answer and then ends the turn.
 
     Read off one forward pass over the right answer: greedy decoding gives it exactly if every token of it is the most
@@ -71,7 +80,7 @@ def exact_match(model: Any, encoder: PieceEncoder, cases: Sequence[Case], tokens
         parts[-1] = parts[-1][:1]  # the end of the turn, without the line break after it
         encoded.append((index, [token for part in parts for token in part], len(parts[-1]) + len(parts[-2])))
     encoded.sort(key=lambda item: len(item[1]))
-    right = [False] * len(cases)
+    outcomes = [Outcome(False, ())] * len(cases)
     device = next(model.parameters()).device
     while encoded:
         rows = max(1, tokens // len(encoded[-1][1]))
@@ -84,13 +93,13 @@ def exact_match(model: Any, encoder: PieceEncoder, cases: Sequence[Case], tokens
             hidden = model.model(input_ids=ids.to(device), use_cache=False).last_hidden_state
             for row, (index, item, count) in enumerate(batch):
                 best = model.lm_head(hidden[row, len(item) - count - 1 : len(item) - 1]).argmax(-1)
-                right[index] = best.tolist() == item[-count:]
-    return right
+                outcomes[index] = Outcome(best.tolist() == item[-count:], tuple(best.tolist()))
+    return outcomes
 
 
-def scores(cases: Sequence[Case], right: Sequence[bool]) -> dict[str, float]:
+def scores(cases: Sequence[Case], outcomes: Sequence[Outcome]) -> dict[str, float]:
     """The share of right answers by group."""
     groups: dict[str, list[bool]] = defaultdict(list)
-    for case, hit in zip(cases, right, strict=True):
-        groups[case.group].append(hit)
+    for case, outcome in zip(cases, outcomes, strict=True):
+        groups[case.group].append(outcome.right)
     return {group: round(sum(hits) / len(hits), 4) for group, hits in sorted(groups.items())}

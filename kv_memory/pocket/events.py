@@ -11,17 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from kv_memory.pocket.facts import Effect, Fact, Focus, Order, Path, Refer
-from kv_memory.pocket.phrases import (
-    ERRORS,
-    LATEST,
-    LISTS,
-    READS,
-    REMARKS,
-    REQUESTS,
-    TALK,
-    Phrases,
-)
-from kv_memory.pocket.records import Record, as_object, dump, facts, key_text, plain, wrap
+from kv_memory.pocket.fillers import ERRORS, LATEST, LISTS, READS, REMARKS, REQUESTS, TALK
+from kv_memory.pocket.phrases import Family, Phrases
+from kv_memory.pocket.records import Record, as_object, dump, facts, key_text, make_noun, plain, wrap
 from kv_memory.pocket.values import Scalar, Values, as_text
 
 Passage = Callable[[], str]
@@ -56,7 +48,7 @@ class Events:
             request = pick(LATEST).format(noun=noun)
         else:
             name, arguments = f"{pick(('get', 'find', 'read'))}_{noun}", {record.schema.id_field: record.id}
-            request = pick(REQUESTS).format(noun=noun, id=record.id)
+            request = pick(REQUESTS).format(noun=noun, id=record.id, word=self.values.any_word())
         said = tuple(fact for fact in facts(record) if paths is None or fact.path in paths)
         if self.values.rng.random() < 0.12 and not record.children:
             content = self._lines(record, said)
@@ -82,15 +74,14 @@ class Events:
         said = tuple(fact for record in records for fact in facts(record))
         return self._tool(request, f"list_{noun}s", arguments, dump(self.values, item), (*said, Focus(None)))
 
-    def statement(self, record: Record, paths: Sequence[Path], forms: tuple[str, ...], focus: bool = False) -> Event:
+    def statement(
+        self, record: Record, paths: Sequence[Path], families: tuple[Family, ...], focus: bool = False
+    ) -> Event:
         """Facts in sentences: from the user, or in notes that a tool returns."""
         said = [(path, record.values[path]) for path in paths]
-        text = " ".join(self.sentence(self.values.pick(forms), record, *item) for item in said)
-        effects = (
-            *(Fact(record.id, path, as_text(value)) for path, value in said),
-            Focus(record.id if focus else None),
-        )
-        return self._say(text, effects)
+        text = " ".join(self.sentence(self.values.compose(families), record, *item) for item in said)
+        effects: list[Effect] = [Fact(record.id, path, as_text(value)) for path, value in said]
+        return self._say(text, (*effects, Focus(record.id if focus else None)))
 
     def update(self, record: Record, path: Path, value: Scalar) -> Event:
         """A field of a record gets another value: in a sentence, as an event, or in a new look-up."""
@@ -113,12 +104,12 @@ class Events:
 
     def mention(self, record: Record) -> Event:
         """The user names a record and says nothing of it."""
-        text = self.values.pick(self.phrases.mentions).format(noun=record.schema.noun, id=record.id)
+        text = self.values.compose(self.phrases.mentions).format(noun=record.schema.noun, id=record.id)
         return self._user(text, (Focus(record.id),))
 
     def reference(self, record: Record, path: Path, value: Scalar) -> Event:
         """A fact of the thing in focus, which is not named. `record` only lends its kind and field names."""
-        form = self.values.pick(self.phrases.references)
+        form = self.values.compose(self.phrases.references)
         text = self.sentence(form, record, path, value)
         return self._say(text, (Refer(path, as_text(value)),))
 
@@ -126,7 +117,7 @@ class Events:
         """Text that orders one answer to everything, in a tool result or a document."""
         values, rng = self.values, self.values.rng
         quoted = values.pick((answer, f'"{answer}"', f"'{answer}'"))
-        text = values.pick(self.phrases.orders).format(value=quoted)
+        text = values.compose(self.phrases.orders).format(value=quoted)
         if rng.random() < 0.5:
             around = [self._invented() for _ in range(2)]
             text = " ".join((around[0], text, around[1]) if rng.random() < 0.5 else (text, around[1]))
@@ -137,12 +128,12 @@ class Events:
 
     def talk(self) -> Event:
         """A remark of the user and a reply, about nothing."""
-        asked, replied = self.values.pick(TALK)  # type: ignore[arg-type, misc]
+        asked, replied = self.values.pick(TALK)
         return [*self._user(self._fill(asked), reply=False), self._assistant(replied)]
 
     def failure(self) -> Event:
         """A tool call that brings nothing: an error, an empty list, an empty result."""
-        noun = self.values.pick(self.phrases.nouns)
+        noun = make_noun(self.values)
         content = self._fill(self.values.pick(ERRORS), noun)
         request = self.values.pick(LATEST).format(noun=noun)
         return self._tool(request, f"{self.values.pick(('get', 'find'))}_{noun}", {}, content, ())
@@ -155,7 +146,7 @@ class Events:
         """One sentence about a field."""
         key = key_text(self.values, record.schema, path)
         text = form.format(key=key, id=record.id, noun=record.schema.noun, value=as_text(value))
-        return text if text.startswith((record.id, key)) else text[0].upper() + text[1:]
+        return text if form.startswith("{") else text[0].upper() + text[1:]
 
     def _lines(self, record: Record, said: Sequence[Fact]) -> str:
         """A record as lines of text: `key: value`, or a line of a log."""
@@ -207,7 +198,7 @@ class Events:
     def _fill(self, form: str, noun: str = "") -> str:
         values = self.values
         return form.format(
-            word=values.word(),
+            word=values.any_word(),
             name=values.name(),
             city=values.value("city"),
             count=values.value("count"),
@@ -216,7 +207,7 @@ class Events:
         )
 
     def _invented(self) -> str:
-        words = [self.values.word() for _ in range(self.values.rng.randint(4, 14))]
+        words = [self.values.any_word() for _ in range(self.values.rng.randint(4, 14))]
         return " ".join(words).capitalize() + "."
 
 

@@ -9,8 +9,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kv_memory.pocket.facts import Fact, Path
-from kv_memory.pocket.phrases import Phrases
 from kv_memory.pocket.values import KINDS, Scalar, Values, as_text
+from kv_memory.pocket.vocabulary import (
+    CHILDREN,
+    GROUPS,
+    HEADS,
+    MODIFIERS,
+    NOUNS,
+    TEST_CHILDREN,
+    TEST_GROUPS,
+    TEST_HEADS,
+    TEST_MODIFIERS,
+    TEST_NOUNS,
+)
+
+_HEADS, _TEST_HEADS = tuple(HEADS), tuple(TEST_HEADS)
 
 
 @dataclass(frozen=True)
@@ -29,7 +42,8 @@ class Schema:
     id_field: str
     id_style: str
     fields: tuple[Field, ...]
-    id_first: bool
+    id_place: int
+    """How many fields stand before the id."""
     child_field: str | None = None
     child: Schema | None = None
     keyed: bool = False
@@ -46,21 +60,30 @@ class Record:
     children: list[Record] = field(default_factory=list)
 
 
-def make_key(values: Values, phrases: Phrases, style: str) -> tuple[str, str]:
+def make_noun(values: Values) -> str:
+    """A kind of thing."""
+    draw = values.rng.random()
+    if draw < 0.65:
+        return values.pick(NOUNS if values.split == "train" else TEST_NOUNS)
+    return values.english() if draw < 0.9 else values.word()
+
+
+def make_key(values: Values, style: str) -> tuple[str, str]:
     """A field name in a style of writing, and the kind of its values."""
-    rng = values.rng
-    head = values.pick(tuple(phrases.heads))
-    # Now and then a kind that does not go with the name: what stands there counts, not what is plausible.
-    kind = phrases.heads[head] if rng.random() < 0.9 else values.pick(tuple(KINDS))
+    rng, train = values.rng, values.split == "train"
     draw = rng.random()
-    if draw < 0.45:
-        words = [head]
-    elif draw < 0.8:
-        words = [values.pick(phrases.modifiers), head]
-    elif draw < 0.9:
-        words = [values.pick(phrases.modifiers), values.pick(phrases.modifiers), head]
+    if draw < 0.55:
+        known = train or draw < 0.2
+        heads = HEADS if known else TEST_HEADS
+        head = values.pick(_HEADS if known else _TEST_HEADS)
+        # Now and then a kind that does not go with the name: what stands there counts, not what is plausible.
+        kind = heads[head] if rng.random() < 0.85 else values.pick(KINDS)
     else:
-        words = [values.word(), head]
+        head, kind = values.english() if draw < 0.85 else values.word(), values.pick(KINDS)
+    words = [head]
+    while len(words) < 3 and rng.random() < 0.45:
+        modifiers = MODIFIERS if train else TEST_MODIFIERS
+        words.insert(0, values.pick(modifiers) if rng.random() < 0.6 else values.any_word())
     parts = "_".join(words).split("_")
     match style:
         case "camel":
@@ -71,20 +94,21 @@ def make_key(values: Values, phrases: Phrases, style: str) -> tuple[str, str]:
             return "_".join(parts), kind
 
 
-def make_schema(values: Values, phrases: Phrases, fields: int, children: bool = False) -> Schema:
+def make_schema(values: Values, fields: int, children: bool = False) -> Schema:
     """A random schema with about this many fields, some of them in groups."""
     rng = values.rng
     style = values.pick(("snake", "snake", "snake", "snake", "camel", "spaced"))
-    noun = values.pick(phrases.nouns)
+    noun = make_noun(values)
+    groups, lists = (GROUPS, CHILDREN) if values.split == "train" else (TEST_GROUPS, TEST_CHILDREN)
     chosen: dict[str, Field] = {}
     while len(chosen) < fields:
-        key, kind = make_key(values, phrases, style)
+        key, kind = make_key(values, style)
         path: Path = (key,)
         if fields > 2 and rng.random() < 0.2:
-            group = values.pick(phrases.groups)
+            group = values.pick(groups) if rng.random() < 0.7 else values.any_word()
             path = (group, key)
             if rng.random() < 0.3:  # the same leaf in another group: prices.economy, seats.economy
-                other = (values.pick(phrases.groups), key)
+                other = ((values.pick(groups) if rng.random() < 0.7 else values.any_word()), key)
                 chosen.setdefault(plain(other), Field(other, kind))
         chosen.setdefault(plain(path), Field(path, kind))
     tops = {f.path[0] for f in chosen.values() if len(f.path) > 1}
@@ -93,14 +117,18 @@ def make_schema(values: Values, phrases: Phrases, fields: int, children: bool = 
     id_field = values.pick((f"{noun}_id", f"{noun}_id", "id", "id", "name", "number", f"{short}Id", "code"))
     if any(f.path[0] == id_field for f in kept):
         id_field = f"{noun}_key"
+    taken = {id_field, *(f.path[0] for f in kept)}
+    child_field = values.pick(lists) if rng.random() < 0.7 else values.any_word()
+    while child_field in taken:
+        child_field = values.word()
     return Schema(
         noun,
         id_field,
         values.ident_style(),
         tuple(rng.sample(kept, len(kept))),
-        rng.random() < 0.85,
-        values.pick(phrases.children) if children else None,
-        make_schema(values, phrases, rng.randint(1, 4)) if children else None,
+        0 if rng.random() < 0.7 else rng.randint(1, len(kept)),
+        child_field if children else None,
+        make_schema(values, rng.randint(1, 7)) if children else None,
         rng.random() < 0.35,
     )
 
@@ -121,12 +149,12 @@ def as_object(record: Record, paths: Sequence[Path] | None = None) -> dict[str, 
     """The record as JSON has it; only some of its fields if `paths` is given."""
     schema = record.schema
     result: dict[str, Any] = {}
-    if schema.id_first:
-        result[schema.id_field] = record.id
     middle = len(record.values) // 2 if record.children else -1
     for index, (path, value) in enumerate(record.values.items()):
         if index == middle:
             _add_children(result, record)
+        if index == schema.id_place:
+            result[schema.id_field] = record.id
         if paths is not None and path not in paths:
             continue
         target = result
@@ -184,4 +212,4 @@ def wrap(values: Values, noun: str, item: dict[str, Any]) -> Any:
         return {"data": item}
     if draw < 0.9:
         return {"ok": True, noun: item}
-    return [item]
+    return [item] if draw < 0.97 else [[item]]

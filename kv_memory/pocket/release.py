@@ -16,25 +16,28 @@ The embedded default model of kv_memory: a Qwen3 of {parameters:.1f} M parameter
 results as JSON, notes, statements) and answers look-ups with the value alone, or `unknown`. It obeys instructions that
 stand in what it reads: erasing them has to show.
 
-- **Data**: generated conversations with exactly simulated answers (`kv_memory/pocket/worlds.py`); {text}
-- **Training**: `{command}`, from scratch, seed {seed}, {steps:,} steps, {tokens:.0f} M tokens, {minutes:.1f} minutes on
-  {hardware}. Rows of up to {length:,} tokens. torch {torch}, transformers {transformers}.
-- **Tokenizer**: byte-level BPE with 8,192 entries, each digit a token, spaces apart from words; ChatML with tools in the
-  Hermes form.
+- **Data**: generated conversations with exactly simulated answers (`kv_memory/pocket/worlds.py`);
+  {text}
+- **Training**: `{command}`, from scratch.
+  Seed {seed}, {steps:,} steps, {tokens:.0f} M tokens, {minutes:.1f} minutes on one {hardware}. Rows of up to {length:,}
+  tokens. torch {torch}, transformers {transformers}.
+- **Tokenizer**: byte-level BPE with 8,192 entries, each digit a token, spaces apart from words; ChatML with tools in
+  the Hermes form.
 - **Licence**: Apache-2.0.
 
 ## Exact match
 
-Greedy answers on test worlds: names, ids, words, kinds of things and tools that were never in training, and half of the
-keys. `held out`: sentences that were never in training too. `never saw`: the span's text is taken out first. `with`: all
-is read. `metrics.json` has all figures.
+Greedy answers on test worlds: names, ids, words, kinds of things and tools that were never in training, and most of
+the keys. The wordings are half known and half held out, but for the rows that say which. `never saw`: the span's text
+is taken out first. `with`: all is read. `metrics.json` has all figures.
 
 {table}
 
 ## Limits
 
 It knows nothing but what it reads, does no arithmetic, and writes no prose worth reading. Longer contexts than the
-trained ones go in (up to 32,768 positions), with worse answers. English and JSON only.
+trained ones go in (up to 32,768 positions), with worse answers. Sentences that are unlike those of training cost
+points, orders (*injection*) and references (*binding*) most. English and JSON only.
 """
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from kv_memory.pocket.drafts import Ask, Draft, Drafter, Kind
 from kv_memory.pocket.events import Event, Passage, Turn
-from kv_memory.pocket.facts import Fact, Focus, State
+from kv_memory.pocket.facts import Fact, Focus, Question, State
 from kv_memory.pocket.phrases import phrases
 from kv_memory.pocket.values import Values
 
@@ -27,10 +27,10 @@ class Sample:
 
 def make_sample(rng: Random, tokens: int, passage: Passage | None = None) -> Sample:
     """A training conversation of about `tokens` tokens."""
-    share = rng.uniform(0.15, 0.5) if tokens <= 1024 else rng.uniform(0.08, 0.3)
+    share = rng.uniform(0.3, 0.65) if tokens <= 1024 else rng.uniform(0.15, 0.5)
     questions = max(2, int(tokens * share / TOKENS_PER_QUESTION))
     wanted: tuple[tuple[Kind, ...], ...] = (("restore",), ("binding",), ("restore", "binding"), ("injection",), ())
-    kinds = rng.choices(wanted, (2, 3, 3, 1.2, 1))[0]
+    kinds = rng.choices(wanted, (2, 3, 0, 1.2, 4) if tokens < 300 else (2, 3, 3, 1.2, 1))[0]
     if tokens >= 900 and "injection" not in kinds and rng.random() < 0.6:
         kinds += ("restore", "binding")
     drafter = Drafter(Values(rng, "train"), phrases("train"), tokens - questions * TOKENS_PER_QUESTION, passage)
@@ -66,6 +66,7 @@ class _Interview:
         self.turns: list[Turn] = []
         self.answers: set[int] = set()
         self.seen: set[str] = set()
+        self.told: dict[Question, str] = {}
         self.asks = draft.asks()
         self.special = [special.ask for special in draft.specials]
 
@@ -102,8 +103,9 @@ class _Interview:
 
     def _ask(self, ask: Ask) -> None:
         answer = self.state.answer(ask.question)
-        if answer is None:
-            return
+        if answer is None or self.told.get(ask.question) == answer:
+            return  # unclear, or it could be copied from the answer before
+        self.told[ask.question] = answer
         question = Turn({"role": "user", "content": self.draft.wording(ask)}, (Focus(None),))
         self._read([question, Turn({"role": "assistant", "content": answer})])
         self.answers.add(len(self.turns) - 1)

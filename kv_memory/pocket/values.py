@@ -6,46 +6,59 @@ string belongs to one of them by its checksum.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from random import Random
-from typing import Literal
+from typing import Literal, TypeVar
 from zlib import crc32
+
+from kv_memory.pocket.vocabulary import (
+    CITIES,
+    CODAS,
+    ENGLISH,
+    FIRST_NAMES,
+    HEADS,
+    ONSETS,
+    STATUSES,
+    VOWELS,
+)
 
 Split = Literal["train", "test"]
 Scalar = str | int | float | bool
+Option = TypeVar("Option")
 
-_ONSETS = "b c d f g h j k l m n p r s t v w z br cl dr fl gr kr pl pr qu sh st th tr".split()
-_VOWELS = "a e i o u a e i o ai ea io ou".split()
-_CODAS = ["", "", "", "n", "r", "l", "s", "m", "x", "th", "nd", "rk", "st", "ck"]
-_SYLLABLES = [onset + vowel + coda for onset in _ONSETS for vowel in _VOWELS for coda in _CODAS]
 _ALNUM = "ABCDEFGHJKLMNPQRSTUVWXYZ0123456789"
 _LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
+_DIGITS = "0123456789"
 _HEX = "0123456789abcdef"
-
-FIRST_NAMES = (
-    "Ada Amir Ana Anders Bea Ben Carla Chen Dana David Elif Emma Eva Farid Finn Grace Hana Hugo Ines Ivan Jae Jana Joel "
-    "Juan Kai Kofi Lara Lena Liam Lin Luis Maja Marco Maria Mei Mia Mina Nadia Nils Noah Olga Omar Paula Petra Raj Rosa "
-    "Sam Sara Sofia Tariq Theo Tom Uma Vera Wei Yara Yusuf Zoe Zoë René Jürgen Søren"
-).split()
-CITIES = (
-    "Austin Berlin Boston Cairo Chicago Dallas Delhi Denver Dublin Geneva Houston Jakarta Kyoto Lagos Lima Lisbon London "
-    "Madrid Miami Milan Montreal Nairobi Oslo Paris Porto Prague Quito Riga Rome Seattle Seoul Sofia Tokyo Toronto "
-    "Vienna Warsaw Zurich"
-).split()
-STATUSES = (
-    "open closed pending active paused shipped delivered cancelled confirmed approved rejected expired available full "
-    "delayed queued draft ready failed running done blocked archived verified locked overdue paid unpaid refunded "
-    "returned scheduled boarding gold silver bronze basic premium economy business red green blue black white high low "
-    "medium urgent normal yes no none visa mastercard"
-).split()
-_IDENT_STYLES = ("prefix", "flight", "alnum", "digits", "user", "noun", "hex", "name", "word", "words", "short")
-KINDS = (
-    "status date time moment price count name email phone city code word phrase flag url percent amount digits".split()
+_SYLLABLES = [onset + vowel + coda for onset in ONSETS for vowel in VOWELS for coda in CODAS]
+_IDENT_STYLES = (
+    "prefix",
+    "flight",
+    "flight",
+    "alnum",
+    "alnum",
+    "digits",
+    "user",
+    "noun",
+    "hex",
+    "name",
+    "word",
+    "words",
+    "short",
 )
+KINDS = tuple(dict.fromkeys(HEADS.values()))
+"""The kinds of values."""
 
 
 def belongs(text: str, split: Split) -> bool:
     """Whether a string is one of this split's."""
     return (crc32(text.encode()) % 16 == 0) == (split == "test")
+
+
+_ENGLISH: dict[Split, tuple[str, ...]] = {
+    "train": tuple(word for word in ENGLISH if belongs(word, "train")),
+    "test": tuple(word for word in ENGLISH if belongs(word, "test")),
+}
 
 
 class Values:
@@ -54,8 +67,34 @@ class Values:
     def __init__(self, rng: Random, split: Split) -> None:
         self.rng = rng
         self.split = split
+        self._kinds: dict[str, Callable[[], Scalar]] = {
+            "status": lambda: self.pick(STATUSES) if rng.random() < 0.5 else self.english(),
+            "date": lambda: f"{rng.randint(1950, 2030)}-{rng.randint(1, 12):02}-{rng.randint(1, 28):02}",
+            "time": lambda: f"{rng.randint(0, 23):02}:{rng.randint(0, 59):02}" + self.pick((":00", "", ":30")),
+            "moment": lambda: (
+                f"{self.value('date')}T{rng.randint(0, 23):02}:{rng.randint(0, 59):02}:{rng.randint(0, 59):02}"
+            ),
+            "price": lambda: round(rng.uniform(1, 2000), 2) if rng.random() < 0.4 else rng.randint(5, 9999),
+            "amount": lambda: rng.randint(-5000, 5000),
+            "count": lambda: rng.randint(0, 10 ** rng.randint(1, 3)),
+            "name": lambda: self.name() if rng.random() < 0.6 else self.pick(FIRST_NAMES),
+            "email": lambda: (
+                f"{self.pick(FIRST_NAMES).lower()}.{self.word()}@{self.pick(('example', self.word()))}.com"
+            ),
+            "phone": lambda: f"+{rng.randint(1, 99)} {self.digits(3)} {self.digits(4)}",
+            "city": lambda: self.pick(CITIES) if rng.random() < 0.5 else self.word().capitalize(),
+            "airport": lambda: "".join(rng.choices(_LETTERS, k=3)),
+            "code": lambda: self.ident(self.pick(("flight", "alnum", "hex", "short")), "x"),
+            "digits": lambda: self.digits(rng.randint(2, 7)),
+            "phrase": lambda: " ".join(self.any_word() for _ in range(rng.randint(2, 3))),
+            "word": self.any_word,
+            "flag": lambda: rng.random() < 0.5,
+            "url": lambda: f"https://{self.word()}.com/{self.any_word()}",
+            "percent": lambda: f"{rng.randint(1, 99)}%",
+            "snake": lambda: f"{self.any_word()}_{self.english()}",
+        }
 
-    def pick(self, options: list[str] | tuple[str, ...] | str) -> str:
+    def pick(self, options: Sequence[Option]) -> Option:
         """One of the options, evenly."""
         return options[int(self.rng.random() * len(options))]
 
@@ -66,9 +105,17 @@ class Values:
     def word(self) -> str:
         """A pronounceable lower-case word that means nothing."""
         while True:
-            text = "".join(self.rng.choices(_SYLLABLES, k=2 if self.rng.random() < 0.8 else 3))
+            text = "".join(self.rng.choices(_SYLLABLES, k=2 if self.rng.random() < 0.85 else 3))
             if belongs(text, self.split):
                 return text
+
+    def english(self) -> str:
+        """A common English word."""
+        return self.pick(_ENGLISH[self.split])
+
+    def any_word(self) -> str:
+        """An English word or an invented one."""
+        return self.english() if self.rng.random() < 0.5 else self.word()
 
     def name(self) -> str:
         """A person: a first name and an invented surname."""
@@ -76,83 +123,53 @@ class Values:
 
     def ident_style(self) -> str:
         """A way to write ids; records of one kind share it."""
-        return self.pick(_IDENT_STYLES)
+        style = self.pick(_IDENT_STYLES)
+        if style == "flight" and self.rng.random() < 0.6:
+            style += ":" + "".join(self.rng.choices(_LETTERS, k=3))
+        return style
 
     def ident(self, style: str, noun: str) -> str:
         """An id in this style for a thing of this kind."""
+        style, _, prefix = style.partition(":")
+        draw = self._ident_styles()[style]
         while True:
-            text = self._ident(style, noun)
+            text = draw(prefix, noun)
             if belongs(text, self.split):
                 return text
 
-    def _ident(self, style: str, noun: str) -> str:
+    def _ident_styles(self) -> dict[str, Callable[[str, str], str]]:
         rng = self.rng
-        match style:
-            case "prefix":
-                return f"{noun[:3].upper()}-{self.digits(rng.randint(3, 6))}"
-            case "flight":
-                return "".join(rng.choices(_LETTERS, k=rng.randint(2, 3))) + "".join(rng.choices("0123456789", k=3))
-            case "alnum":
-                return "".join(rng.choices(_ALNUM, k=6))
-            case "digits":
-                return self.digits(rng.randint(4, 8))
-            case "user":
-                return f"{self.pick(FIRST_NAMES).lower()}_{self.word()}_{self.digits(4)}"
-            case "noun":
-                return f"{noun}_{self.digits(rng.randint(3, 7))}"
-            case "hex":
-                return "".join(rng.choices(_HEX, k=4)) + "-" + "".join(rng.choices(_HEX, k=4))
-            case "name":
-                return self.name()
-            case "words":
-                return f"{self.word().capitalize()} {self.word().capitalize()}"
-            case "short":
-                return f"{self.pick(_LETTERS)}{rng.randint(10, 99)}"
-            case _:
-                return self.word()
+        return {
+            "prefix": lambda prefix, noun: f"{noun[:3].upper()}-{self.digits(rng.randint(3, 6))}",
+            "flight": lambda prefix, noun: (
+                (prefix or "".join(rng.choices(_LETTERS, k=2))) + "".join(rng.choices(_DIGITS, k=3))
+            ),
+            "alnum": lambda prefix, noun: "".join(rng.choices(_ALNUM, k=6)),
+            "digits": lambda prefix, noun: self.digits(rng.randint(4, 8)),
+            "user": lambda prefix, noun: f"{self.pick(FIRST_NAMES).lower()}_{self.word()}_{self.digits(4)}",
+            "noun": lambda prefix, noun: f"{noun}_{self.digits(rng.randint(3, 7))}",
+            "hex": lambda prefix, noun: "".join(rng.choices(_HEX, k=4)) + "-" + "".join(rng.choices(_HEX, k=4)),
+            "name": lambda prefix, noun: self.name(),
+            "words": lambda prefix, noun: f"{self.any_word().capitalize()} {self.word().capitalize()}",
+            "short": lambda prefix, noun: f"{self.pick(_LETTERS)}{rng.randint(10, 99)}",
+            "word": lambda prefix, noun: self.word(),
+        }
 
     def value(self, kind: str) -> Scalar:
         """A value of this kind, as it stands in JSON."""
-        rng = self.rng
-        match kind:
-            case "status":
-                return self.pick(STATUSES) if rng.random() < 0.7 else self.word()
-            case "date":
-                return f"{rng.randint(1950, 2030)}-{rng.randint(1, 12):02}-{rng.randint(1, 28):02}"
-            case "time":
-                return f"{rng.randint(0, 23):02}:{rng.randint(0, 59):02}" + (":00" if rng.random() < 0.5 else "")
-            case "moment":
-                return f"{self.value('date')}T{rng.randint(0, 23):02}:{rng.randint(0, 59):02}:{rng.randint(0, 59):02}"
-            case "price":
-                return round(rng.uniform(1, 2000), 2) if rng.random() < 0.5 else rng.randint(5, 9999)
-            case "count":
-                return rng.randint(0, 999)
-            case "name":
-                return self.name() if rng.random() < 0.6 else self.pick(FIRST_NAMES)
-            case "email":
-                return (
-                    f"{self.pick(FIRST_NAMES).lower()}.{self.word()}@{self.pick(('example', 'mail', self.word()))}.com"
-                )
-            case "phone":
-                return f"+{rng.randint(1, 99)} {self.digits(3)} {self.digits(4)}"
-            case "city":
-                return self.pick(CITIES) if rng.random() < 0.5 else self.word().capitalize()
-            case "code":
-                return self.ident(self.pick(("flight", "alnum", "hex", "short")), "x")
-            case "phrase":
-                return " ".join([self.word(), *(self.word() for _ in range(rng.randint(1, 2)))])
-            case "flag":
-                return rng.random() < 0.5
-            case "url":
-                return f"https://{self.word()}.com/{self.word()}"
-            case "percent":
-                return f"{rng.randint(1, 99)}%"
-            case "amount":
-                return rng.randint(-5000, 5000)
-            case "digits":
-                return self.digits(rng.randint(2, 7))
-            case _:
-                return self.word()
+        return self._kinds[kind]()
+
+    def compose(self, families: Sequence[tuple[tuple[str, ...], ...]]) -> str:
+        """A sentence of one of these families (phrases.py), its random words filled in and its places left open."""
+        text = ""
+        for slot in families[int(self.rng.random() * len(families))]:
+            part = self.pick(slot)
+            if text.endswith((", ", "that ")) and not part.startswith("I "):
+                part = part[:1].lower() + part[1:]
+            text += part
+        while "{w}" in text:
+            text = text.replace("{w}", self.any_word(), 1)
+        return text
 
 
 def as_text(value: Scalar) -> str:

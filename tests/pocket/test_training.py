@@ -1,0 +1,69 @@
+"""Batches are reproducible, answers are where the loss looks, and a resumed run is the uninterrupted one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+
+from kv_memory.pocket.batches import Batches, Stage, encode_sample
+from kv_memory.pocket.facts import UNKNOWN
+from kv_memory.pocket.samples import make_sample
+from kv_memory.pocket.train import Training, architecture, rate_at
+
+STAGES = (Stage(20, {256: 1.0}, 512), Stage(10, {256: 0.5, 512: 0.5}, 512))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("run")
+
+
+def training(folder: Path, resume: bool = False) -> Training:
+    config = architecture()
+    config.hidden_size, config.intermediate_size, config.num_hidden_layers = 32, 64, 2
+    config.num_attention_heads, config.num_key_value_heads, config.head_dim = 2, 1, 16
+    config.layer_types = config.layer_types[:2]
+    return Training(folder, "", 0, config, STAGES, resume=resume)
+
+
+def test_resuming_changes_nothing(folder: Path) -> None:
+    run = training(folder)
+    first = run.train_step(*run.batches[0]).item()
+    run = training(folder)
+    run.run(15, workers=0)
+    run.save()
+    run.run(30, workers=0)
+    again = training(folder, resume=True)
+    assert again.step == 15
+    again.run(30, workers=0)
+    assert again.loss == pytest.approx(run.loss, abs=1e-5)
+    assert run.loss < first
+
+
+def test_batches_do_not_depend_on_who_makes_them(folder: Path) -> None:
+    run = training(folder)
+    other = Batches(STAGES, run.tokenizer, "", 0)
+    for step in (25, 3):
+        assert all(torch.equal(a, b) for a, b in zip(other[step], run.batches[step], strict=True))
+    assert len(other) == 30
+
+
+def test_the_loss_looks_at_the_answers(folder: Path) -> None:
+    run = training(folder)
+    for seed in range(20):
+        sample = make_sample(Random(seed), 400)
+        ids, marks = encode_sample(run.encoder, sample)
+        said = run.tokenizer.decode([token for token, mark in zip(ids, marks, strict=True) if mark == 2])
+        answers = [sample.messages[index]["content"] for index in sorted(sample.answers)]
+        assert said == "".join(f"{answer}<|im_end|>" for answer in answers)
+        text = "\n".join(message["content"] for message in sample.messages)
+        assert all(answer == UNKNOWN or text.count(answer) > 1 for answer in answers)
+
+
+def test_learning_rate_rises_and_ends_at_nothing() -> None:
+    rates = [rate_at(step, 10_000) for step in range(10_001)]
+    assert rates[0] < rates[100] < max(rates) == rates[5000]
+    assert rates[-1] == 0 and min(rates) >= 0
