@@ -33,15 +33,20 @@ from kv_memory.pocket.samples import make_sample
 from kv_memory.pocket.tokenizer import VOCABULARY, PieceEncoder, train_tokenizer
 
 # Short rows first: looking things up is learned suddenly after a plateau, and short rows shorten the plateau.
-STAGES = (
+FIRST_CYCLE = (
     Stage(2500, {256: 1.0}, 32768),
     Stage(2000, {256: 0.3, 512: 0.7}, 65536),
     Stage(4000, {256: 0.1, 512: 0.35, 1024: 0.55}, 65536),
     Stage(4500, {512: 0.2, 1024: 0.35, 2048: 0.45}, 65536),
     Stage(2500, {512: 0.1, 1024: 0.2, 2048: 0.35, 4096: 0.35}, 65536),
 )
-PEAK_RATE, WARM_UP, DECAY = 1.5e-3, 200, 0.4
-"""Learning rate; steps up to it; the share of all steps, at the end, in which it falls to 0."""
+SECOND_CYCLE = (
+    Stage(6500, {256: 0.1, 512: 0.25, 1024: 0.35, 2048: 0.3}, 65536),
+    Stage(5000, {512: 0.15, 1024: 0.25, 2048: 0.35, 4096: 0.25}, 65536),
+)
+CYCLES = (FIRST_CYCLE, SECOND_CYCLE)
+PEAK_RATES, WARM_UP, DECAY = (1.5e-3, 1.0e-3), 200, (0.4, 0.7)
+"""Learning rate of each cycle; steps up to it; the share of a cycle, at its end, in which the rate falls to 0."""
 EVALUATE_EVERY = 1000
 _REAL_TEXT = "2 % of the rows and some filler prose are 19th-century children's books (public domain)."
 console = Console(width=160)
@@ -72,10 +77,13 @@ def weighted_loss(hidden: Tensor, head: Tensor, ids: Tensor, weights: Tensor) ->
     return (losses * weight).sum() / weight.sum().clamp(min=1)
 
 
-def rate_at(step: int, steps: int) -> float:
-    """The learning rate: up, level, and down to 0."""
-    left = (steps - step) / (DECAY * steps)
-    return PEAK_RATE * min(1.0, (step + 1) / WARM_UP, left)
+def rate_at(step: int, steps: tuple[int, ...]) -> float:
+    """The learning rate, for cycles of so many steps: in each up, level, and down to 0 (SGDR, arXiv 1608.03983)."""
+    cycle = 0
+    while step >= steps[cycle] and cycle + 1 < len(steps):
+        step, cycle = step - steps[cycle], cycle + 1
+    left = (steps[cycle] - step) / (DECAY[cycle] * steps[cycle])
+    return PEAK_RATES[cycle] * min(1.0, (step + 1) / WARM_UP, left)
 
 
 class Training:
@@ -87,7 +95,7 @@ class Training:
         text: str,
         seed: int,
         config: Qwen3Config,
-        stages: tuple[Stage, ...],
+        cycles: tuple[tuple[Stage, ...], ...],
         *,
         resume: bool = False,
     ) -> None:
@@ -98,12 +106,15 @@ class Training:
         torch.set_float32_matmul_precision("high")
         self.tokenizer = self._tokenizer(text)
         self.encoder = PieceEncoder(self.tokenizer)
-        self.batches = Batches(stages, self.tokenizer, text, seed)
+        self.cycles = tuple(sum(stage.steps for stage in stages) for stages in cycles)
+        self.batches = Batches(tuple(stage for stages in cycles for stage in stages), self.tokenizer, text, seed)
         self.model: Any = Qwen3ForCausalLM(config).to(self.device)
         matrices = [p for p in self.model.parameters() if p.ndim > 1]
         vectors = [p for p in self.model.parameters() if p.ndim < 2]
         groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=PEAK_RATE, betas=(0.9, 0.95), fused=self.device.type == "cuda")
+        self.optimizer = torch.optim.AdamW(
+            groups, lr=PEAK_RATES[0], betas=(0.9, 0.95), fused=self.device.type == "cuda"
+        )
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         self.loss = float("nan")
         if resume:
@@ -150,8 +161,10 @@ class Training:
             pin_memory=self.device.type == "cuda",
         )
         for ids, weights in loader:
+            if self.step == self.cycles[0]:
+                self.optimizer.state.clear()  # the second cycle starts from the weights alone
             for group in self.optimizer.param_groups:
-                group["lr"] = rate_at(self.step, steps)
+                group["lr"] = rate_at(self.step, self.cycles)
             loss = self.train_step(ids.to(self.device, non_blocking=True), weights.to(self.device, non_blocking=True))
             self.step += 1
             self.tokens += ids.numel()
@@ -234,7 +247,7 @@ def main() -> None:
     options = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the parallelism
     text = load_text(options.data)
-    training = Training(options.out, text, options.seed, architecture(), STAGES, resume=options.resume)
+    training = Training(options.out, text, options.seed, architecture(), CYCLES, resume=options.resume)
     workers = max(1, (os.cpu_count() or 2) - 2)
     done = training.run(len(training.batches), workers, options.minutes)
     training.save()

@@ -14,6 +14,7 @@ from kv_memory.pocket.samples import make_sample
 from kv_memory.pocket.train import Training, architecture, rate_at
 
 STAGES = (Stage(20, {256: 1.0}, 512), Stage(10, {256: 0.5, 512: 0.5}, 512))
+CYCLES = (STAGES[:1], STAGES[1:])
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def training(folder: Path, resume: bool = False) -> Training:
     config.hidden_size, config.intermediate_size, config.num_hidden_layers = 32, 64, 2
     config.num_attention_heads, config.num_key_value_heads, config.head_dim = 2, 1, 16
     config.layer_types = config.layer_types[:2]
-    return Training(folder, "", 0, config, STAGES, resume=resume)
+    return Training(folder, "", 0, config, CYCLES, resume=resume)
 
 
 def test_resuming_changes_nothing(folder: Path) -> None:
@@ -63,7 +64,9 @@ def test_the_loss_looks_at_the_answers(folder: Path) -> None:
         assert all(answer == UNKNOWN or text.count(answer) > 1 for answer in answers)
 
 
-def test_learning_rate_rises_and_ends_at_nothing() -> None:
-    rates = [rate_at(step, 10_000) for step in range(10_001)]
-    assert rates[0] < rates[100] < max(rates) == rates[5000]
+def test_learning_rate_rises_and_ends_at_nothing_in_each_cycle() -> None:
+    rates = [rate_at(step, (10_000, 5_000)) for step in range(15_001)]
+    for cycle in (rates[:10_000], rates[10_000:]):
+        assert cycle[0] < cycle[100] < max(cycle) == cycle[1000]
+        assert cycle[-1] < 1e-6
     assert rates[-1] == 0 and min(rates) >= 0
