@@ -60,7 +60,7 @@ def rotated(rows: Tensor, frequencies: Tensor, delta: int) -> Tensor:
 
     RoFormer (arXiv 2104.09864), equation 34, with the pairs as in GPT-NeoX; dimensions beyond the pairs stay.
     """
-    half = len(frequencies)
+    half, frequencies = len(frequencies), frequencies.to(rows.device)
     pairs = torch.complex(rows[..., :half].double(), rows[..., half : 2 * half].double())
-    turned = pairs * torch.polar(torch.ones(half, dtype=torch.float64), delta * frequencies.double())
+    turned = pairs * torch.polar(frequencies.new_ones(half).double(), delta * frequencies.double())
     return torch.cat([turned.real, turned.imag, rows[..., 2 * half :].double()], dim=-1).float()

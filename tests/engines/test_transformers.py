@@ -43,7 +43,7 @@ def test_influence_in_passes_equals_one(monkeypatch: pytest.MonkeyPatch) -> None
     seq = engine.create()
     engine.prefill(seq, LONG[:200])
     _, whole = engine.influence(seq, [(50, 60)])
-    monkeypatch.setattr("kv_memory.engines.attention_mass.SCORES_AT_ONCE", 4 * 200 * 7)
+    monkeypatch.setattr("kv_memory.engines.attention_mass.MASK_AT_ONCE", 200 * 7)
     _, parts = engine.influence(seq, [(50, 60)])
     assert_close(parts, whole)
 
