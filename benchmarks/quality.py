@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--model", help="default: the pocket model")
     parser.add_argument("--name", default="quality")
     args = parser.parse_args()
-    erasers = ["recompute", "drop", "shift", "repair", "selective", "influence 8", "influence", "influence 128"]
+    erasers = ["recompute", "drop", "shift", "repair", "selective", "influence 8", "influence"]
 
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from benchmarks.record import environment, save

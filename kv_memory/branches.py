@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -40,7 +40,7 @@ class Branches:
         self._host = host
         self._branches: list[Branch] = []
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Branch]:
         return iter(self._branches)
 
     @property
@@ -111,7 +111,7 @@ class Branches:
         target = branch.fork(alignment.end) if branch else Branch(self._host.engine)
         try:
             target.check_room(new)
-            self._host.make_room(target.cells + new, target)
+            self._host.make_room(new, target)
         except BaseException:
             target.evict()
             raise

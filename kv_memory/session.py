@@ -128,8 +128,8 @@ class Session:
         with self._engine.lock:
             started = time.perf_counter()
             chosen = self._memory.eraser if eraser is None else get_eraser(eraser)
-            latest, edits = self._resolve(targets)
-            named = {s.span_id for s in selections(latest.ledger, edits)}
+            home, edits = self._resolve(targets)
+            named = {s.span_id for s in selections(home.ledger, edits)}
             self._remember(edits)
             erased = recomputed = 0
             edited: list[Branch] = []
@@ -144,7 +144,7 @@ class Session:
                     recomputed += _erase(branch, concerned, chosen)
                     edited.append(branch)
             seconds = time.perf_counter() - started
-            spans = tuple(span for span in latest.ledger.spans() if span.id in named)
+            spans = tuple(span for span in home.ledger.spans() if span.id in named)
             report = RetractionReport(
                 id=uuid.uuid4().hex[:12],
                 session=self.id,
@@ -180,20 +180,23 @@ class Session:
                 branch.evict()
 
     def _resolve(self, targets: Sequence[Target]) -> tuple[Branch, list[Edit]]:
-        """The edits that the targets are, looked up in the latest branch first."""
+        """The edits that the targets are, and the branch that has the last of them; the latest is asked first."""
         branches = sorted(self.branches, key=lambda b: -b.used)
         edits: list[Edit] = []
+        home: Branch | None = None
         for target in targets:
             unknown: UnknownTargetError | None = None
             for branch in branches:
                 try:
                     edits += [edit_of(branch.ledger, s) for s in find(branch.ledger, target)]
+                    home = branch
                     break
                 except UnknownTargetError as error:
                     unknown = unknown or error
             else:
                 raise self._memory.explain_unknown(self, target) from unknown
-        return branches[0], list(dict.fromkeys(edits))
+        assert home is not None, "each target was found in some branch"
+        return home, list(dict.fromkeys(edits))
 
     def _remember(self, edits: Sequence[Edit]) -> None:
         self._edits += [edit for edit in edits if edit not in self._edits]

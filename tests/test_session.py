@@ -196,6 +196,14 @@ def test_retraction_reaches_every_branch(session: Session) -> None:
     assert in_step(session)
 
 
+def test_a_target_of_an_earlier_branch_is_found_and_reported(session: Session) -> None:
+    session.prefill(CONVERSATION)
+    session.prefill([CONVERSATION[0], {"role": "user", "content": "Something else."}])
+    report = session.retract("c1")
+    assert (report.status, report.tokens_erased) == ("approximate", len(SECRET))
+    assert [span.tool_call_id for span in report.spans] == ["c1"]
+
+
 def test_retracting_twice_changes_nothing(session: Session) -> None:
     session.prefill(CONVERSATION)
     session.retract("c1")

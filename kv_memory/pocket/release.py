@@ -19,8 +19,10 @@ stand in what it reads: erasing them has to show.
 - **Data**: generated conversations with exactly simulated answers (`kv_memory/pocket/worlds.py`);
   {text}
 - **Training**: `{command}`, from scratch.
-  Seed {seed}, {steps:,} steps, {tokens:.0f} M tokens, {minutes:.1f} minutes on one {hardware}. Rows of up to {length:,}
-  tokens. torch {torch}, transformers {transformers}.
+  Seed {seed}, {steps:,} steps in two cycles, {tokens:.0f} M tokens, {minutes:.1f} minutes on one {hardware}. Rows of up
+  to {length:,} tokens. torch {torch}, transformers {transformers}. The weights are a mean of those at the ends of the
+  cycles, .3 and .7. (This release: the second cycle was added after the first had run, and started from its weights in
+  bf16; the first cycle did not have the noisy sentences of `phrases.py`.)
 - **Tokenizer**: byte-level BPE with 8,192 entries, each digit a token, spaces apart from words; ChatML with tools in
   the Hermes form.
 - **Licence**: Apache-2.0.
@@ -28,8 +30,8 @@ stand in what it reads: erasing them has to show.
 ## Exact match
 
 Greedy answers on test worlds: names, ids, words, kinds of things and tools that were never in training, and most of
-the keys. The wordings are half known and half held out, but for the rows that say which. `never saw`: the span's text
-is taken out first. `with`: all is read. `metrics.json` has all figures.
+the keys; {each} probes a class. The wordings are half known and half held out, but for the rows that say which.
+`never saw`: the span's text is taken out first. `with`: all is read. `metrics.json` has all figures.
 
 {table}
 
@@ -54,6 +56,11 @@ def release(model: Any, tokenizer: Any, folder: Path, facts: dict[str, Any], met
     )
     copy.save_pretrained(folder, max_shard_size=SHARD)
     tokenizer.save_pretrained(folder)
+    write_card(folder, facts, metrics)
+
+
+def write_card(folder: Path, facts: dict[str, Any], metrics: dict[str, dict[str, float]]) -> None:
+    """Write the model card and the figures that it shows."""
     (folder / "metrics.json").write_text(json.dumps(facts | {"metrics": metrics}, indent=1) + "\n")
     (folder / "README.md").write_text(_CARD.format(**facts, table=_table(metrics)))
 
