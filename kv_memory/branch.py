@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from kv_memory.chat import Piece
-from kv_memory.engines.base import Engine, SequenceId
+from kv_memory.engines.base import Engine, Interval, SequenceId
+from kv_memory.erasers import default_eraser
 from kv_memory.erasers.base import Eraser
 from kv_memory.errors import ContextLengthError
 from kv_memory.ledger import Entry, Ledger, Selection, merge
@@ -81,37 +82,45 @@ class Branch:
             at += sum(len(piece.ids) for piece in parts)
         return len(ids)
 
-    def erase(self, selections: Sequence[Selection], eraser: Eraser) -> int:
-        """Take parts of messages out of the cache and the ledger; the number of tokens recomputed.
+    def erase(self, selections: Sequence[Selection], eraser: Eraser | None) -> tuple[int, Eraser]:
+        """Take parts of messages out of the cache and the ledger; the number of tokens recomputed, and by what.
 
         Should the eraser fail midway, the conversation is cut off before the first of them: what is kept is right, and
         what was to be erased is gone.
         """
         spans = merge(i for selection in selections for i in selection.intervals())
+        eraser = eraser or self._default(spans)
         if not self.resident:
             self.ledger.erase(selections, (), exact=True)
-            return 0
+            return 0, eraser
         try:
             done = eraser.erase(self.engine, self.seq, spans, self.ledger.approximate_from)
         except BaseException:
             self._cut_before(min(self.ledger.entries.index(selection.entry) for selection in selections))
             raise
         self.ledger.erase(selections, done.moves, exact=eraser.exact)
-        return done.recomputed
+        return done.recomputed, eraser
 
     def touch(self) -> None:
         """Note that it was used now."""
         self.used = time.monotonic()
 
-    def remove(self, entries: Sequence[Entry], eraser: Eraser) -> None:
+    def remove(self, entries: Sequence[Entry], eraser: Eraser | None) -> None:
         """Take whole messages out, scaffolding too."""
         spans = merge(i for entry in entries for i in entry.intervals)
+        eraser = eraser or self._default(spans)
         try:
             done = eraser.erase(self.engine, self.seq, spans, self.ledger.approximate_from)
         except BaseException:
             self._cut_before(min(self.ledger.entries.index(entry) for entry in entries))
             raise
         self.ledger.remove(entries, done.moves, exact=eraser.exact)
+
+    def _default(self, spans: Sequence[Interval]) -> Eraser:
+        erased = sum(end - start for start, end in spans)
+        start = min((start for start, _ in spans), default=0)
+        following = sum(position >= start for position in self.ledger.positions()) - erased
+        return default_eraser(self.engine, following)
 
     def _cut_before(self, index: int) -> None:
         self.engine.truncate(self.seq, self.ledger.entries[index].start)

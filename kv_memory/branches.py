@@ -27,7 +27,7 @@ class Host(Protocol):
 
     engine: Engine
     format: ChatFormat
-    eraser: Eraser
+    eraser: Eraser | None
 
     def make_room(self, tokens: int, keep: Branch) -> None:
         """Evict what was least recently used until so many cells fit; ContextLengthError when they cannot."""

@@ -18,7 +18,10 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 Model = Annotated[
     str | None, typer.Option(help="Path or hub id of a Hugging Face causal LM; default: the pocket model.")
 ]
-EraserName = Annotated[str | None, typer.Option("--eraser", help="How to erase; default: influence.")]
+EraserName = Annotated[
+    str | None,
+    typer.Option("--eraser", help="How to erase; default: recompute where few tokens follow, else influence."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -30,8 +33,10 @@ def _root() -> None:
 @app.command()
 def demo(eraser: EraserName = None, model: Model = None, as_json: AsJson = False) -> None:
     """An agent conversation in which a tool result is retracted after the model has read it."""
-    from kv_memory.demo import MESSAGES, QUESTION, TARGET, TOOLS
+    from kv_memory.demo import MESSAGES, QUESTION, STORY, TARGET, TOOLS
 
+    if not as_json:
+        typer.echo(f"{STORY}\n")
     _compare(MESSAGES, TOOLS, TARGET, question=QUESTION, eraser=eraser, model=model, as_json=as_json)
 
 

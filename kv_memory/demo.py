@@ -7,6 +7,10 @@ from typing import Any
 
 Messages = list[dict[str, Any]]
 
+STORY = (
+    "A support agent looked the price of a desk up twice. The second result (call_4) was wrong: it is retracted from "
+    "the model's cache after the model has read it and three more results."
+)
 TARGET = "call_4"
 """The tool result that is retracted."""
 QUESTION = "What is the price of SKU-7741?"

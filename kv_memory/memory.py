@@ -16,8 +16,6 @@ from kv_memory.session import Session
 from kv_memory.spans import Target
 from kv_memory.targets import find
 
-DEFAULT_ERASER = "influence"
-
 
 class Memory:
     """A model and the conversations that it has in mind.
@@ -42,13 +40,15 @@ class Memory:
         device: str | None = None,
         dtype: str | None = None,
     ) -> None:
-        """`max_tokens`: cells of all sessions together; by default four times the model's context.
+        """`eraser`: how to erase where a call does not say; by default as `default_eraser` chooses.
+
+        `max_tokens`: cells of all sessions together; by default four times the model's context.
 
         Raises ModelError (a path that is not a model), UnsupportedModelError (its cache cannot be edited).
         """
         self.engine = model if isinstance(model, Engine) else _load(model, device, dtype)
         self.format = ChatFormat(self.engine.tokenizer)
-        self.eraser: Eraser = get_eraser(eraser or DEFAULT_ERASER)
+        self.eraser: Eraser | None = None if eraser is None else get_eraser(eraser)
         self.max_tokens = max_tokens or 4 * self.engine.capabilities.max_positions
         self._sessions: dict[str, Session] = {}
 
@@ -116,4 +116,7 @@ def _load(model: str | Path | None, device: str | None, dtype: str | None) -> An
     from kv_memory.engines.transformers import TransformersEngine
     from kv_memory.pocket import model_path
 
-    return TransformersEngine.load(model_path() if model is None else model, device=device, dtype=dtype)
+    engine = TransformersEngine.load(model_path() if model is None else model, device=device, dtype=dtype)
+    if model is None:
+        engine.name = "pocket"
+    return engine

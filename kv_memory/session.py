@@ -45,7 +45,7 @@ class Session:
         self._memory = memory
         self._engine = memory.engine
         self._edits: list[Edit] = []
-        self._queued: list[tuple[Branch, list[Edit], Eraser]] = []
+        self._queued: list[tuple[Branch, list[Edit], Eraser | None]] = []
 
     def prefill(
         self, messages: Any, tools: Tools = None, *, without: Sequence[Target] = (), progress: Progress | None = None
@@ -120,14 +120,16 @@ class Session:
 
         A target is a span id, tool call id (its result), message id, document id, or a CharRange. The same message in
         a later call stays erased, though the caller's history still holds it. Naming what is already erased changes
-        nothing, unless the eraser is exact and the earlier one was not. Raises UnknownTargetError or
+        nothing, unless the eraser is exact and the earlier one was not. Without an `eraser`, here or in the memory, it
+        is `recompute` where few tokens follow and `influence` where many do. Raises UnknownTargetError or
         AmbiguousTargetError before anything is changed.
         """
         if not targets:
             raise UnknownTargetError("Nothing to retract was named; give a span, tool call, message or document id.")
         with self._engine.lock:
             started = time.perf_counter()
-            chosen = self._memory.eraser if eraser is None else get_eraser(eraser)
+            wanted = self._memory.eraser if eraser is None else get_eraser(eraser)
+            used: list[str] = []
             home, edits = self._resolve(targets)
             named = {s.span_id for s in selections(home.ledger, edits)}
             self._remember(edits)
@@ -137,11 +139,13 @@ class Session:
             for branch in self.branches:
                 concerned = selections(branch.ledger, edits)
                 if branch.busy and concerned:
-                    self._queued.append((branch, edits, chosen))
+                    self._queued.append((branch, edits, wanted))
                     queued = True
                 elif concerned:
                     erased += branch.resident * sum(end - start for s in concerned for start, end in s.intervals())
-                    recomputed += _erase(branch, concerned, chosen)
+                    again, name = _erase(branch, concerned, wanted)
+                    recomputed += again
+                    used += [name] if name not in used else []
                     edited.append(branch)
             seconds = time.perf_counter() - started
             spans = tuple(span for span in home.ledger.spans() if span.id in named)
@@ -150,7 +154,7 @@ class Session:
                 session=self.id,
                 targets=tuple(str(target) for target in targets),
                 reason=reason,
-                eraser=chosen.name,
+                eraser=", ".join(used) or (wanted.name if wanted else "default"),
                 status="queued" if queued else _status(spans),
                 spans=spans,
                 edits=tuple(edits),
@@ -208,10 +212,14 @@ class Session:
             _erase(branch, selections(branch.ledger, edits), eraser)
 
 
-def _erase(branch: Branch, concerned: Sequence[Selection], eraser: Eraser) -> int:
+def _erase(branch: Branch, concerned: Sequence[Selection], eraser: Eraser | None) -> tuple[int, str]:
+    """Tokens recomputed, and the name of the eraser that did it."""
     live = any(selection.intervals() for selection in concerned)
-    upgrade = eraser.exact and branch.ledger.approximate_from is not None
-    return branch.erase(concerned, eraser) if live or upgrade else 0
+    upgrade = eraser is not None and eraser.exact and branch.ledger.approximate_from is not None
+    if not (live or upgrade):
+        return 0, eraser.name if eraser else "none"
+    recomputed, used = branch.erase(concerned, eraser)
+    return recomputed, used.name
 
 
 def _status(spans: Sequence[Span]) -> Any:

@@ -14,8 +14,8 @@ def test_the_python_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     exec(compile(code, "README.md", "exec"), {})
     before, report, after = capsys.readouterr().out.splitlines()
-    assert before == "1.00"
-    assert report.split()[0] == "approximate"
+    assert before == "delivered"
+    assert report.split()[0] == "exact"
     assert after == "unknown"
 
 

@@ -32,7 +32,7 @@ CONVERSATION: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def memory() -> Memory:
-    return Memory(tiny_engine())
+    return Memory(tiny_engine(), eraser="influence")
 
 
 @pytest.fixture
@@ -144,6 +144,16 @@ def test_a_second_tool_result_reads_the_first_again_where_the_template_wraps_the
 
 
 # retraction
+
+
+@pytest.mark.parametrize(
+    ("following", "eraser", "status"), [(1, "recompute", "exact"), (200, "influence", "approximate")]
+)
+def test_without_a_name_the_eraser_is_exact_where_little_follows(following: int, eraser: str, status: str) -> None:
+    session = Memory(tiny_engine()).session("default")
+    session.prefill([*CONVERSATION, {"role": "user", "content": "x" * following}])
+    report = session.retract("c1")
+    assert (report.eraser, report.status) == (eraser, status)
 
 
 @pytest.mark.parametrize("eraser", ERASERS)

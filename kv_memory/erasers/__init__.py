@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kv_memory.engines.base import Engine
 from kv_memory.erasers.base import Eraser
 from kv_memory.erasers.drop import Drop
 from kv_memory.erasers.influence import Influence
@@ -27,3 +28,14 @@ def get_eraser(eraser: str | Eraser) -> Eraser:
     if eraser not in ERASERS:
         raise KVMemoryError(f"There is no eraser {eraser!r}; choose one of {', '.join(ERASERS)}.")
     return ERASERS[eraser]()
+
+
+EXACT_UP_TO = 128
+"""Tokens after a span up to which reading them again costs about as much as an approximate erasure."""
+
+
+def default_eraser(engine: Engine, following: int) -> Eraser:
+    """The eraser where none was named: exact where `following`, the kept tokens after the span, are few."""
+    if following <= EXACT_UP_TO or not engine.capabilities.influence:
+        return Recompute()
+    return Influence()
