@@ -41,7 +41,7 @@ def test_forms_of_a_conversation(tmp_path: Path, text: str, index: int, tools: o
         (b'{"a": 1}\n{"a": 2}', 0, "line 1 has no list of messages"),
         (b'"text"', 0, "has no list of messages"),
         (b'[{"role": "user", "content": "a"}]\xff', 0, r"line 1: not UTF-8 \(byte 0xff\)"),
-        (gzip.compress(b"[]")[:-6], 0, "not a sound gzip file"),
+        (gzip.compress(b"[]", mtime=0)[:-6], 0, "not a sound gzip file"),
         (b"\x1f\x8bnonsense", 0, "not a sound gzip file"),
         (json.dumps(HELLO).encode(), 1, "holds 1 conversation; --index 1"),
         (json.dumps(HELLO).encode(), -1, "--index -1"),

@@ -21,8 +21,7 @@ stand in what it reads: erasing them has to show.
 - **Training**: `{command}`, from scratch.
   Seed {seed}, {steps:,} steps in two cycles, {tokens:.0f} M tokens, {minutes:.1f} minutes on one {hardware}. Rows of up
   to {length:,} tokens. torch {torch}, transformers {transformers}. The weights are a mean of those at the ends of the
-  cycles, .3 and .7. (This release: the second cycle was added after the first had run, and started from its weights in
-  bf16; the first cycle did not have the noisy sentences of `phrases.py`.)
+  cycles, .3 and .7.{note}
 - **Tokenizer**: byte-level BPE with 8,192 entries, each digit a token, spaces apart from words; ChatML with tools in
   the Hermes form.
 - **Licence**: Apache-2.0.

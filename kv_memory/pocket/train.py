@@ -235,6 +235,7 @@ class Training:
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "each": 200,
+            "note": "",
         }
         release(self.model, self.tokenizer, self.out / "model", facts, metrics)
 
