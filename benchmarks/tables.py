@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks.record import RESULTS
 
 README = Path(__file__).parents[1] / "README.md"
+SHAPES = {"pocket": "the pocket model", "qwen3-8b": "random weights of Qwen3-8B's shape"}
 START, END = "<!-- figures: benchmarks/tables.py -->\n", "<!-- end of figures -->"
 
 
@@ -66,8 +67,8 @@ def latency_table(result: dict[str, Any]) -> str:
     contexts = result["contexts"]
     names = list(next(iter(contexts.values()))["erase_milliseconds_median"])
     lines = [
-        f"**Time.** Median milliseconds to erase a span of {result['span']} tokens at 10 % of the context; shape "
-        f"{result['shape']}, {result['dtype']}, random weights where it is not the pocket's ({_source(result)}).",
+        f"**Time.** Median milliseconds to erase a span of {result['span']} tokens at 10 % of the context; "
+        f"{SHAPES[result['shape']]}, {result['dtype']} ({_source(result)}).",
         "",
         "| context | " + " | ".join(names) + " |",
         "| --- |" + " --- |" * len(names),
