@@ -17,7 +17,8 @@ from multiprocessing import get_context
 from statistics import mean, median
 from typing import Any
 
-KINDS = ("restore", "unknown", "binding", "injection", "keep")
+from kv_memory.pocket.drafts import KINDS
+
 NO_ERASE, NEVER_SAW = "no erase", "never-saw"
 
 

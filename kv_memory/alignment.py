@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from kv_memory.ledger import Entry, Ledger
-from kv_memory.messages import Cuts, Message
+from kv_memory.messages import Cuts, Message, ids_differ
 
 
 @dataclass
@@ -54,11 +54,11 @@ def align(ledger: Ledger, messages: Sequence[Message]) -> Alignment:
 
 def same(entry: Entry, message: Message) -> bool:
     """Whether this cached message is the incoming one: as it was read, or as its retraction left it."""
-    if _conflict(entry.message.tool_call_id, message.tool_call_id) or entry.message.role != message.role:
+    if ids_differ(entry.message.tool_call_id, message.tool_call_id) or entry.message.role != message.role:
         return False
     if not entry.cuts:
         return message.digest() == entry.digest  # the text is the same, so its cells are, whatever its id
-    if _conflict(entry.message.id, message.id):
+    if ids_differ(entry.message.id, message.id):
         return False
     return message.digest() in (entry.digest, entry.message.digest(entry.cuts))
 
@@ -69,7 +69,3 @@ def _emptied(entry: Entry, message: Message) -> bool:
         return False
     everything = Cuts(entry.everything().chars)
     return message.role == entry.message.role and message.digest() == entry.message.digest(everything)
-
-
-def _conflict(a: str | None, b: str | None) -> bool:
-    return a is not None and b is not None and a != b

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from kv_memory.chat import Piece
 from kv_memory.engines.base import Engine, Interval, SequenceId
 from kv_memory.erasers import default_eraser
-from kv_memory.erasers.base import Eraser
+from kv_memory.erasers.base import Eraser, Erasure
 from kv_memory.errors import ContextLengthError
 from kv_memory.ledger import Entry, Ledger, Selection, merge
 from kv_memory.messages import Cuts, Message
@@ -93,11 +93,7 @@ class Branch:
         if not self.resident:
             self.ledger.erase(selections, (), exact=True)
             return 0, eraser
-        try:
-            done = eraser.erase(self.engine, self.seq, spans, self.ledger.approximate_from)
-        except BaseException:
-            self._cut_before(min(self.ledger.entries.index(selection.entry) for selection in selections))
-            raise
+        done = self._run(eraser, spans, [selection.entry for selection in selections])
         self.ledger.erase(selections, done.moves, exact=eraser.exact)
         return done.recomputed, eraser
 
@@ -109,19 +105,20 @@ class Branch:
         """Take whole messages out, scaffolding too."""
         spans = merge(i for entry in entries for i in entry.intervals)
         eraser = eraser or self._default(spans)
-        try:
-            done = eraser.erase(self.engine, self.seq, spans, self.ledger.approximate_from)
-        except BaseException:
-            self._cut_before(min(self.ledger.entries.index(entry) for entry in entries))
-            raise
+        done = self._run(eraser, spans, entries)
         self.ledger.remove(entries, done.moves, exact=eraser.exact)
+
+    def _run(self, eraser: Eraser, spans: Sequence[Interval], entries: Sequence[Entry]) -> Erasure:
+        """Erase from the cells; on an error cut the conversation off before the first of these messages."""
+        try:
+            return eraser.erase(self.engine, self.seq, spans, self.ledger.approximate_from)
+        except BaseException:
+            first = min(self.ledger.entries.index(entry) for entry in entries)
+            self.engine.truncate(self.seq, self.ledger.entries[first].start)
+            self.ledger.truncate(first)
+            raise
 
     def _default(self, spans: Sequence[Interval]) -> Eraser:
         erased = sum(end - start for start, end in spans)
         start = min((start for start, _ in spans), default=0)
-        following = sum(position >= start for position in self.ledger.positions()) - erased
-        return default_eraser(self.engine, following)
-
-    def _cut_before(self, index: int) -> None:
-        self.engine.truncate(self.seq, self.ledger.entries[index].start)
-        self.ledger.truncate(index)
+        return default_eraser(self.engine, self.ledger.cells_from(start) - erased)

@@ -33,11 +33,11 @@ def _root() -> None:
 @app.command()
 def demo(eraser: EraserName = None, model: Model = None, as_json: AsJson = False) -> None:
     """An agent conversation in which a tool result is retracted after the model has read it."""
-    from kv_memory.demo import MESSAGES, QUESTION, STORY, TARGET, TOOLS
+    from kv_memory.demo import MESSAGES, QUESTION, STORY, TARGET
 
     if not as_json:
         typer.echo(f"{STORY}\n")
-    _compare(MESSAGES, TOOLS, TARGET, question=QUESTION, eraser=eraser, model=model, as_json=as_json)
+    _compare(MESSAGES, None, TARGET, question=QUESTION, eraser=eraser, model=model, as_json=as_json)
 
 
 @app.command()

@@ -16,7 +16,6 @@ TARGET = "call_4"
 QUESTION = "What is the price of SKU-7741?"
 ERASED_ANSWER = "1.00"
 TRUE_ANSWER = "249.00"
-TOOLS: list[dict[str, Any]] | None = None
 
 
 def _look_up(call_id: str, name: str, asked: str, result: Any, **arguments: str) -> Messages:

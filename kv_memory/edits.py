@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from kv_memory.ledger import Ledger, Selection, selection
-from kv_memory.messages import Cuts, Message, cut_text, parse_messages
+from kv_memory.messages import Cuts, Message, cut_text, ids_differ, parse_messages
 
 
 class Edit(BaseModel):
@@ -41,8 +41,8 @@ class Edit(BaseModel):
             for i, (message, digest) in enumerate(messages)
             if digest == self.digest
             and message.role == self.role
-            and not _conflict(self.message_id, message.id)
-            and not _conflict(self.tool_call_id, message.tool_call_id)
+            and not ids_differ(self.message_id, message.id)
+            and not ids_differ(self.tool_call_id, message.tool_call_id)
         ]
         return alike[min(self.occurrence, len(alike) - 1)] if alike else None
 
@@ -105,7 +105,3 @@ def _cut(message: Mapping[str, Any], cuts: Cuts) -> dict[str, Any]:
     if cuts.calls:
         result["tool_calls"] = [call for i, call in enumerate(message["tool_calls"]) if i not in cuts.calls]
     return result
-
-
-def _conflict(a: str | None, b: str | None) -> bool:
-    return a is not None and b is not None and a != b

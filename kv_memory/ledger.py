@@ -41,9 +41,9 @@ class Erased:
     part_of: str
 
 
-@dataclass
+@dataclass(eq=False)
 class Entry:
-    """One message of the conversation and the cells that it occupies."""
+    """One message of the conversation and the cells that it occupies. Equal to itself alone."""
 
     serial: int
     message: Message
@@ -176,8 +176,8 @@ class Ledger:
         if exact:
             self._set_status(SpanStatus.EXACT, 0)
             self.approximate_from = None
-        elif starts:
-            self.approximate_from = min([*starts, *([] if self.approximate_from is None else [self.approximate_from])])
+        else:
+            self._mark_approximate(starts)
         for entry in self.entries:
             entry.runs = [replace(run, start=_moved(run.start, moves)) for run in entry.runs]
             entry.erased = [replace(e, start=_moved(e.start, moves), end=_moved(e.end, moves)) for e in entry.erased]
@@ -189,7 +189,7 @@ class Ledger:
         self.entries = [entry for entry in self.entries if entry not in entries]
         self.erase([], moves, exact=exact)
         if not exact:
-            self.approximate_from = min([*starts, *([] if self.approximate_from is None else [self.approximate_from])])
+            self._mark_approximate(starts)
             self.settle()
 
     def settle(self) -> None:
@@ -210,6 +210,14 @@ class Ledger:
     def spans(self) -> list[Span]:
         """All spans: a message's content, then its documents, tool calls and erased ranges."""
         return [span for index, entry in enumerate(self.entries) for span in _entry_spans(entry, index)]
+
+    def cells_from(self, start: int) -> int:
+        """How many cells stand at or after this position."""
+        return sum(max(0, run.end - max(run.start, start)) for run in self._runs())
+
+    def _mark_approximate(self, starts: Sequence[int]) -> None:
+        marks = [*starts, *(() if self.approximate_from is None else (self.approximate_from,))]
+        self.approximate_from = min(marks, default=None)
 
     def _runs(self) -> Iterator[Run]:
         return (run for entry in self.entries for run in entry.runs)

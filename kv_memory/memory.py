@@ -112,7 +112,7 @@ class Memory:
         return UnknownTargetError(f"Nothing in session {session.id!r} has the id {name!r}; spans() lists the ids.")
 
 
-def _load(model: str | Path | None, device: str | None, dtype: str | None) -> Any:
+def _load(model: str | Path | None, device: str | None, dtype: str | None) -> Engine:
     from kv_memory.engines.transformers import TransformersEngine
     from kv_memory.pocket import model_path
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from kv_memory.errors import ConversationError
@@ -61,10 +62,21 @@ class Message:
 
     def digest(self, cuts: Cuts | None = None) -> str:
         """Of what the model reads of it, not of its ids; with `cuts`, of what is left of it."""
-        cuts = cuts or Cuts()
+        return self._digest(cuts) if cuts else self._whole_digest
+
+    @cached_property
+    def _whole_digest(self) -> str:
+        return self._digest(Cuts())  # compared with every branch of a session: hashed once
+
+    def _digest(self, cuts: Cuts) -> str:
         calls = [[c.name, c.arguments] for i, c in enumerate(self.tool_calls) if i not in cuts.calls]
         said = json.dumps([self.role, cut_text(self.content, cuts.chars), calls], sort_keys=True)
         return hashlib.sha256(said.encode()).hexdigest()
+
+
+def ids_differ(a: str | None, b: str | None) -> bool:
+    """Whether two ids say that these are two messages; an id that is missing says nothing."""
+    return a is not None and b is not None and a != b
 
 
 def cut_text(text: str, cuts: Iterable[tuple[int, int]]) -> str:

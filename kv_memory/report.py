@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict
 from kv_memory.edits import Edit, tombstones
 from kv_memory.spans import Span
 
+RetractionStatus = Literal["exact", "approximate", "queued", "nothing to erase"]
+
 
 class RetractionReport(BaseModel):
     """The record of one retraction; never holds retracted text."""
@@ -21,7 +23,7 @@ class RetractionReport(BaseModel):
     targets: tuple[str, ...]
     reason: str
     eraser: str
-    status: Literal["exact", "approximate", "queued", "nothing to erase"]
+    status: RetractionStatus
     """`queued`: an answer is being generated; the retraction is applied when it ends, before the next prefill."""
     spans: tuple[Span, ...]
     """What was named, as it stands afterwards."""

@@ -23,7 +23,7 @@ from kv_memory.errors import UnknownTargetError
 from kv_memory.ledger import Ledger, Selection
 from kv_memory.messages import Message, parse_messages
 from kv_memory.reply import Reply, Usage
-from kv_memory.report import RetractionReport
+from kv_memory.report import RetractionReport, RetractionStatus
 from kv_memory.spans import Span, SpanStatus, Target
 from kv_memory.targets import find
 
@@ -222,7 +222,7 @@ def _erase(branch: Branch, concerned: Sequence[Selection], eraser: Eraser | None
     return recomputed, used.name
 
 
-def _status(spans: Sequence[Span]) -> Any:
+def _status(spans: Sequence[Span]) -> RetractionStatus:
     statuses = {span.status for span in spans}
     if statuses <= {SpanStatus.LIVE}:
         return "nothing to erase"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from kv_memory import Memory, Session
-from kv_memory.demo import ERASED_ANSWER, MESSAGES, QUESTION, TARGET, TOOLS, TRUE_ANSWER
+from kv_memory.demo import ERASED_ANSWER, MESSAGES, QUESTION, TARGET, TRUE_ANSWER
 from kv_memory.erasers import ERASERS
 
 ASKED = [*MESSAGES, {"role": "user", "content": QUESTION}]
@@ -16,15 +16,15 @@ ASKED = [*MESSAGES, {"role": "user", "content": QUESTION}]
 @pytest.fixture(scope="module")
 def memory() -> Memory:
     memory = Memory()
-    memory.session("read").prefill(MESSAGES, TOOLS)
-    memory.session("never").prefill(MESSAGES, TOOLS, without=[TARGET])
+    memory.session("read").prefill(MESSAGES)
+    memory.session("never").prefill(MESSAGES, without=[TARGET])
     return memory
 
 
 def probability(session: Session, answer: str) -> float:
     """Of the model's answer beginning so."""
     ids, _ = session._engine.tokenizer.encode(answer, special=False)
-    scores = session.score(ASKED, answer, TOOLS)
+    scores = session.score(ASKED, answer)
     return float(scores[list(range(len(ids))), ids].sum().exp())
 
 

@@ -25,7 +25,7 @@ class HFTokenizer:
             )
         self.hf = tokenizer
         self._trusted: FastTokenizer = tokenizer.backend_tokenizer
-        self._plain = _without_structure(self._trusted)
+        self._plain = without_structure(self._trusted)
         own = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
         self.eos_ids: frozenset[int] = frozenset([*own, *eos_ids])
 
@@ -52,7 +52,7 @@ class HFTokenizer:
         return str(text)
 
 
-def _without_structure(tokenizer: FastTokenizer) -> FastTokenizer:
+def without_structure(tokenizer: FastTokenizer) -> FastTokenizer:
     """A copy that knows no added tokens, but for runs of white space, which carry no structure."""
     state = json.loads(tokenizer.to_str())
     state["added_tokens"] = [t for t in state["added_tokens"] if not t["special"] and not t["content"].strip()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from kv_memory.pocket.events import Event, Events, Passage, Turn, together
 from kv_memory.pocket.facts import Path, Question
@@ -14,6 +14,7 @@ from kv_memory.pocket.records import Record, key_text, make_key, make_record, ma
 from kv_memory.pocket.values import Values, as_text
 
 Kind = Literal["restore", "unknown", "binding", "injection", "keep"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 CHARACTERS_PER_TOKEN = 2.45
 TOKENS_PER_MESSAGE = 9
 

@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 
+from kv_memory.pocket.drafts import KINDS
 from kv_memory.pocket.pieces import pieces
 from kv_memory.pocket.tokenizer import PieceEncoder
 from kv_memory.pocket.worlds import Probe, World, make_world
-
-KINDS = ("restore", "unknown", "binding", "injection", "keep")
 
 
 @dataclass(frozen=True)

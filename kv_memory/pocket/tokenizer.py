@@ -15,6 +15,7 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AddedToken, PreTrainedTokenizerFast
 
+from kv_memory.engines.hf_tokenizer import without_structure
 from kv_memory.pocket.pieces import Piece
 
 VOCABULARY = 8192
@@ -66,7 +67,7 @@ class PieceEncoder:
 
     def __init__(self, tokenizer: Any) -> None:
         self._whole: Tokenizer = tokenizer.backend_tokenizer
-        self._plain = without_added(self._whole)
+        self._plain = without_structure(self._whole)
         self._scaffold = cache(self._encode_scaffold)
 
     def encode(self, items: Sequence[Piece]) -> list[list[int]]:
@@ -77,11 +78,3 @@ class PieceEncoder:
     def _encode_scaffold(self, text: str) -> list[int]:
         ids: list[int] = self._whole.encode(text).ids
         return ids
-
-
-def without_added(tokenizer: Tokenizer) -> Tokenizer:
-    """The same BPE with no added tokens: whatever stands in a text stays text."""
-    bare = Tokenizer(tokenizer.model)
-    bare.pre_tokenizer = tokenizer.pre_tokenizer
-    bare.decoder = tokenizer.decoder
-    return bare
