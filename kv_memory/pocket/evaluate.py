@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from kv_memory.pocket.drafts import KINDS
+from kv_memory.pocket.drafts import KINDS, TOKENS_WITH_TOOLS
 from kv_memory.pocket.pieces import pieces
 from kv_memory.pocket.tokenizer import PieceEncoder
 from kv_memory.pocket.worlds import Probe, World, make_world
@@ -24,6 +25,29 @@ class Case:
     tools: list[dict[str, Any]] | None
     question: str
     answer: str
+    call: str | None = None
+    """For a request that needs a tool, the tool's name; `answer` is then the arguments, as JSON."""
+
+    @property
+    def reply(self) -> dict[str, Any]:
+        """The right assistant message."""
+        if self.call is None:
+            return {"role": "assistant", "content": self.answer}
+        call = {"type": "function", "function": {"name": self.call, "arguments": self.answer}}
+        return {"role": "assistant", "content": "", "tool_calls": [call]}
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A case as tokens."""
+
+    group: str
+    question: str
+    answer: str
+    ids: array[int]
+    """The conversation, the question, the right answer and the end of its turn."""
+    count: int
+    """How many of them are the answer's, its end included."""
 
 
 @dataclass(frozen=True)
@@ -44,59 +68,66 @@ def never_saw(messages: Sequence[dict[str, Any]], target: str) -> list[dict[str,
 def world_cases(world: World, probes: Iterable[Probe]) -> Iterator[Case]:
     """Two cases a probe: with the span ("kind/with") and without it ("kind/without")."""
     for probe in probes:
-        yield Case(f"{probe.kind}/with", world.messages, world.tools, probe.question, probe.answer)
+        read = Case(f"{probe.kind}/with", world.messages, world.tools, probe.question, probe.answer, probe.call)
         messages = never_saw(world.messages, probe.target)
-        yield Case(f"{probe.kind}/without", messages, world.tools, probe.question, probe.without)
+        never = replace(read, group=f"{probe.kind}/without", messages=messages, answer=probe.without)
+        yield from (read, never)
 
 
 def test_cases(tokens: int, each: int, held_out: bool | None = None, first_seed: int = 0) -> list[Case]:
     """`each` probes of every class, at most two of a class from one world, from unseen worlds of this many tokens."""
     cases: list[Case] = []
-    left = dict.fromkeys(KINDS, each)
+    left = dict.fromkeys((kind for kind in KINDS if kind != "call" or tokens >= TOKENS_WITH_TOOLS), each)
     seed = first_seed
     while any(left.values()):
         world = make_world(seed, tokens, "test", held_out=held_out)
         seed += 1
-        for kind in KINDS:
+        for kind in left:
             probes = [probe for probe in world.probes if probe.kind == kind][: min(2, left[kind])]
             left[kind] -= len(probes)
             cases += world_cases(world, probes)
     return cases
 
 
+def encode(encoder: PieceEncoder, case: Case) -> Encoded:
+    """The case's tokens."""
+    asked = [*case.messages, {"role": "user", "content": case.question}]
+    items = pieces([*asked, case.reply], case.tools)
+    parts = encoder.encode(items)
+    parts[-1] = parts[-1][:1]  # the end of the turn, without the line break after it
+    head = sum(item.message < len(asked) for item in items) + 1  # the pieces up to the answer
+    ids = array("h", (token for part in parts for token in part))
+    return Encoded(case.group, case.question, case.answer, ids, sum(map(len, parts[head:])))
+
+
 @torch.inference_mode()
-def answer_cases(model: Any, encoder: PieceEncoder, cases: Sequence[Case], tokens: int = 65536) -> list[Outcome]:
+def answer_cases(model: Any, cases: Sequence[Encoded], tokens: int = 65536) -> list[Outcome]:
     """Whether greedy decoding gives each case's answer and then ends the turn.
 
     Read off one forward pass over the right answer: greedy decoding gives it exactly if every token of it is the most
     likely one after those before. `tokens` bounds a batch.
     """
-    encoded: list[tuple[int, list[int], int]] = []
-    for index, case in enumerate(cases):
-        asked = [*case.messages, {"role": "user", "content": case.question}]
-        items = pieces([*asked, {"role": "assistant", "content": case.answer}], case.tools)
-        parts = encoder.encode(items)
-        parts[-1] = parts[-1][:1]  # the end of the turn, without the line break after it
-        encoded.append((index, [token for part in parts for token in part], len(parts[-1]) + len(parts[-2])))
-    encoded.sort(key=lambda item: len(item[1]))
+    queue = sorted(enumerate(cases), key=lambda item: len(item[1].ids))
     outcomes = [Outcome(False, ())] * len(cases)
     device = next(model.parameters()).device
-    while encoded:
-        rows = max(1, tokens // len(encoded[-1][1]))
-        batch, encoded = encoded[-rows:], encoded[:-rows]
-        length = len(batch[-1][1])
-        ids = torch.zeros(len(batch), length, dtype=torch.long)
-        for row, (_, item, _) in enumerate(batch):
-            ids[row, : len(item)] = torch.tensor(item)
+    while queue:
+        rows = max(1, tokens // len(queue[-1][1].ids))
+        batch, queue = queue[-rows:], queue[:-rows]
+        ids = torch.zeros(len(batch), len(batch[-1][1].ids), dtype=torch.long)
+        for row, (_, case) in enumerate(batch):
+            ids[row, : len(case.ids)] = torch.frombuffer(case.ids, dtype=torch.int16)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             hidden = model.model(input_ids=ids.to(device), use_cache=False).last_hidden_state
-            for row, (index, item, count) in enumerate(batch):
-                best = model.lm_head(hidden[row, len(item) - count - 1 : len(item) - 1]).argmax(-1)
-                outcomes[index] = Outcome(best.tolist() == item[-count:], tuple(best.tolist()))
+            ends = [(row, len(case.ids), case.count) for row, (_, case) in enumerate(batch)]
+            states = torch.cat([hidden[row, end - count - 1 : end - 1] for row, end, count in ends])
+            best = model.lm_head(states).argmax(-1).tolist()
+        for index, case in batch:
+            said, best = tuple(best[: case.count]), best[case.count :]
+            outcomes[index] = Outcome(said == tuple(case.ids[-case.count :]), said)
     return outcomes
 
 
-def scores(cases: Sequence[Case], outcomes: Sequence[Outcome]) -> dict[str, float]:
+def scores(cases: Sequence[Encoded], outcomes: Sequence[Outcome]) -> dict[str, float]:
     """The share of right answers by group."""
     groups: dict[str, list[bool]] = defaultdict(list)
     for case, outcome in zip(cases, outcomes, strict=True):

@@ -1,6 +1,6 @@
-"""Measures a pocket model on unseen worlds, as its card tells.
+"""Measures a pocket model on unseen worlds and on real text, as its card tells.
 
-    python -m kv_memory.pocket.measure --model DIR [--each 100] [--data FOLDER]
+    python -m kv_memory.pocket.measure --model DIR [--each 1000] [--data FOLDER]
 
 Rewrites the figures in DIR/metrics.json and DIR/README.md; the weights stay as they are.
 """
@@ -9,56 +9,112 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from itertools import chain
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from kv_memory.pocket.evaluate import answer_cases, scores, test_cases
+from kv_memory.pocket.corpus import RealText
+from kv_memory.pocket.evaluate import Encoded, Outcome, answer_cases, encode, scores, test_cases
 from kv_memory.pocket.lookups import TRAJECTORIES, look_ups
+from kv_memory.pocket.reading_cases import document_cases, story_cases
 from kv_memory.pocket.release import write_card
 from kv_memory.pocket.tokenizer import PieceEncoder
 
-SUITES: dict[str, tuple[int, bool | None]] = {
-    "512 tokens": (512, None),
-    "1024 tokens": (1024, None),
-    "512 tokens, known sentences": (512, False),
-    "512 tokens, held-out sentences": (512, True),
-    "2048 tokens": (2048, None),
-}
-"""Length of the conversations, and which wordings (`make_world`)."""
+LENGTHS = (1024, 2048, 4096, 8192)
+FIRST_SEED, SEEDS = 5_000_000, 100_000
+"""Of the worlds of a suite; those of its parts are this far apart."""
+MISSES = 12
+"""Wrong answers of each suite that are kept as examples."""
 
 
-def measure(model: Any, encoder: PieceEncoder, each: int, data: Path | None = None) -> dict[str, dict[str, float]]:
-    """Exact match by suite and class, with the span and never having seen it; `each` probes of a class.
+_encoder: PieceEncoder
+"""Of a worker process."""
 
-    With the folder of real trajectories also on look-ups in them. Prints each suite as it is done.
+
+def suites(encoder: PieceEncoder, each: int, data: Path | None, workers: int) -> Iterator[tuple[str, list[Encoded]]]:
+    """The cases of each suite: unseen worlds by length, in known and in held-out sentences; then real text."""
+    share = -(-each // workers)
+    # forked, so that no worker imports anything; a worker never touches the GPU
+    with ProcessPoolExecutor(workers, get_context("fork"), _keep, (encoder,)) as pool:
+        for length in LENGTHS:
+            for held_out in (False, True):
+                draw = partial(_part, length, share, held_out)
+                parts = pool.map(draw, [FIRST_SEED + part * SEEDS for part in range(workers)])
+                yield f"{length} tokens, {'held-out' if held_out else 'known'} sentences", [*chain(*parts)]
+    if data is not None:
+        kept = RealText.load(data, kept=True)
+        real = {
+            "tau-bench look-ups": look_ups(data / TRAJECTORIES, each=4),
+            "bAbI stories not trained on": story_cases(kept, each),
+            "SQuAD and NQ paragraphs not trained on": document_cases(kept, each),
+        }
+        yield from ((name, [encode(encoder, case) for case in cases]) for name, cases in real.items())
+
+
+def _keep(encoder: PieceEncoder) -> None:
+    global _encoder  # noqa: PLW0603  # what a worker process is given once
+    _encoder = encoder
+
+
+def _part(length: int, each: int, held_out: bool, seed: int) -> list[Encoded]:
+    """`each` probes of a class, never seen; a third of them also with the span."""
+    seen: Counter[str] = Counter()
+    found = []
+    for case in test_cases(length, each, held_out, seed):
+        seen[case.group] += 1
+        if case.group.endswith("/without") or seen[case.group] <= -(-each // 3):
+            found.append(encode(_encoder, case))
+    return found
+
+
+def measure(
+    model: Any, encoder: PieceEncoder, each: int, data: Path | None = None, workers: int | None = None
+) -> dict[str, Any]:
+    """Exact match by suite and class, with the span and never having seen it; about `each` probes of a class.
+
+    With the folder of real text also on that. Prints each suite as it is done. Returns the figures ("metrics") and
+    examples of wrong answers ("misses").
     """
-    metrics = {}
-    tokens = 65536 if model.device.type == "cuda" else 4096
-    for name, (length, held_out) in SUITES.items():
-        cases = test_cases(length, each, held_out)
-        metrics[name] = scores(cases, answer_cases(model, encoder, cases, tokens))
+    metrics, misses = {}, {}
+    tokens = 131072 if model.device.type == "cuda" else 8192
+    for name, cases in suites(encoder, each, data, workers or max(1, (os.cpu_count() or 2) - 2)):
+        outcomes = answer_cases(model, cases, tokens)
+        metrics[name] = scores(cases, outcomes)
+        misses[name] = list(_misses(encoder, cases, outcomes))
         print(name, metrics[name], flush=True)
-    if data is not None and (data / TRAJECTORIES).exists():
-        cases = look_ups(data / TRAJECTORIES)
-        metrics["tau-bench"] = scores(cases, answer_cases(model, encoder, cases, tokens))
-        print("tau-bench", metrics["tau-bench"], flush=True)
-    return metrics
+    return {"metrics": metrics, "misses": misses}
+
+
+def _misses(encoder: PieceEncoder, cases: list[Encoded], outcomes: list[Outcome]) -> Iterator[dict[str, str]]:
+    wrong = [pair for pair in zip(cases, outcomes, strict=True) if not pair[1].right]
+    for case, outcome in wrong[:: -(-len(wrong) // MISSES) or 1]:
+        yield {
+            "class": case.group,
+            "question": case.question,
+            "right": case.answer,
+            "said": encoder.decode(outcome.best),
+        }
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m kv_memory.pocket.measure", description=__doc__)
     parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--each", type=int, default=100, help="probes of each class")
-    parser.add_argument("--data", type=Path, help="folder with tau_bench_airline.jsonl.gz")
+    parser.add_argument("--each", type=int, default=1000, help="probes of each class")
+    parser.add_argument("--data", type=Path, help="folder with tau_bench_airline.jsonl.gz and the other real text")
     options = parser.parse_args()
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype="float32").eval()
     encoder = PieceEncoder(AutoTokenizer.from_pretrained(options.model))
     facts = json.loads((options.model / "metrics.json").read_text())
-    facts.pop("metrics", None)
-    write_card(options.model, facts | {"each": options.each}, measure(model, encoder, options.each, options.data))
+    write_card(options.model, facts | {"each": options.each} | measure(model, encoder, options.each, options.data))
 
 
 if __name__ == "__main__":

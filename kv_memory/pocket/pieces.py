@@ -1,7 +1,8 @@
 """Chat messages as pieces of text: the template's scaffolding, and the contents between it.
 
 Joined, the pieces are the chat template's text (template.jinja). Each is tokenized alone, contents without added
-tokens, so that no content can carry structure.
+tokens, so that no content can carry structure. The ids are those of the library's `ChatFormat`: a tool call is one
+content, as the model would have written it.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-TURN_END = "<|im_end|>"
+TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 _STRING = "\x00"
+_MARK = json.dumps(_STRING)[1:-1]
 
 
 class Piece(NamedTuple):
@@ -31,10 +33,10 @@ def pieces(
     out: list[Piece] = []
     if tools:
         out.append(Piece("<|im_start|>system\n", False, -1))
-        if messages and messages[0]["role"] == "system":
-            out += [Piece(messages[0]["content"], True, 0), Piece("\n\n", False, 0)]
-        listed = "".join("\n" + json.dumps(tool, ensure_ascii=False) for tool in tools)
-        out.append(Piece(f"# Tools\n\nYou may call these functions:\n<tools>{listed}\n</tools><|im_end|>\n", False, -1))
+        system = messages[0]["content"] if messages and messages[0]["role"] == "system" else None
+        if system is not None:
+            out.append(Piece(system, True, 0))
+        out += _head(tools, "" if system is None else "\n\n")
     for index, message in enumerate(messages):
         role, content = message["role"], message["content"] or ""
         match role:
@@ -51,38 +53,46 @@ def pieces(
             case _:
                 out += [Piece(f"<|im_start|>{role}\n", False, index), Piece(content, True, index)]
                 for place, call in enumerate(message.get("tool_calls") or ()):
-                    out += _call(call["function"], index, "\n" if place or content else "")
+                    out += [
+                        Piece(("\n" if place or content else "") + "<tool_call>\n", False, index),
+                        Piece(_call(call["function"]), True, index),
+                        Piece("\n</tool_call>", False, index),
+                    ]
                 out.append(Piece("<|im_end|>\n", False, index))
     if generate:
         out.append(Piece("<|im_start|>assistant\n", False, len(messages)))
     return [piece for piece in out if piece.text]
 
 
-def _call(function: dict[str, Any], index: int, before: str) -> list[Piece]:
+def _head(tools: Sequence[dict[str, Any]], before: str) -> list[Piece]:
+    """The tools; their descriptions may be anybody's text, so they are contents."""
+    texts: list[str] = []
+    frame = "".join("\n" + json.dumps(_framed(tool, texts), ensure_ascii=False) for tool in tools)
+    rest = f"{before}# Tools\n\nYou may call these functions:\n<tools>{frame}\n</tools><|im_end|>\n".split(_MARK)
+    out = [Piece(rest[0], False, -1)]
+    for text, after in zip(texts, rest[1:], strict=True):
+        out += [Piece(json.dumps(text, ensure_ascii=False)[1:-1], True, -1), Piece(after, False, -1)]
+    return out
+
+
+def _framed(item: Any, texts: list[str]) -> Any:
+    """The tool with each description taken out into `texts`."""
+    if isinstance(item, list):
+        return [_framed(part, texts) for part in item]
+    if not isinstance(item, dict):
+        return item
+    framed = {}
+    for key, value in item.items():
+        if key == "description" and isinstance(value, str):
+            texts.append(value)
+            framed[key] = _STRING
+        else:
+            framed[key] = _framed(value, texts)
+    return framed
+
+
+def _call(function: dict[str, Any]) -> str:
+    """A call as the model would write it."""
     arguments = function["arguments"]
-    strings: list[str] = []
     item = json.loads(arguments) if isinstance(arguments, str) else arguments
-    frame = json.dumps(_frame(item, strings), ensure_ascii=False).split(json.dumps(_STRING)[1:-1])
-    out = [
-        Piece(f'{before}<tool_call>\n{{"name": "', False, index),
-        Piece(function["name"], True, index),
-        Piece(f'", "arguments": {frame[0]}', False, index),
-    ]
-    for string, rest in zip(strings, frame[1:], strict=True):
-        out += [Piece(json.dumps(string, ensure_ascii=False)[1:-1], True, index), Piece(rest, False, index)]
-    last = out.pop().text  # one run of scaffolding with what follows: it is tokenized as one
-    return [*out, Piece(last + "}\n</tool_call>", False, index)]
-
-
-def _frame(item: Any, strings: list[str]) -> Any:
-    """The item with each string value taken out into `strings`."""
-    match item:
-        case str():
-            strings.append(item)
-            return _STRING
-        case dict():
-            return {key: _frame(value, strings) for key, value in item.items()}
-        case list():
-            return [_frame(value, strings) for value in item]
-        case _:
-            return item
+    return f'{{"name": "{function["name"]}", "arguments": {json.dumps(item, ensure_ascii=False)}}}'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -101,6 +100,11 @@ def make_schema(values: Values, fields: int, children: bool = False) -> Schema:
     noun = make_noun(values)
     groups, lists = (GROUPS, CHILDREN) if values.split == "train" else (TEST_GROUPS, TEST_CHILDREN)
     chosen: dict[str, Field] = {}
+    if fields > 5 and rng.random() < 0.25:  # prices and seats, both by class
+        keys = [make_key(values, style)[0] for _ in range(rng.randint(2, 3))]
+        for _ in range(2):
+            group, kind = make_key(values, style)[0], values.pick(KINDS)
+            chosen |= {plain((group, key)): Field((group, key), kind) for key in keys}
     while len(chosen) < fields:
         key, kind = make_key(values, style)
         path: Path = (key,)
@@ -172,9 +176,11 @@ def _add_children(result: dict[str, Any], record: Record) -> None:
     result[record.schema.child_field] = keyed if record.schema.keyed else objects
 
 
-def facts(record: Record) -> tuple[Fact, ...]:
-    """What the record's JSON says."""
-    own = tuple(Fact(record.id, path, as_text(value)) for path, value in record.values.items())
+def facts(record: Record, paths: Sequence[Path] | None = None) -> tuple[Fact, ...]:
+    """What the record's text says; of its own fields only `paths` if given."""
+    own = tuple(
+        Fact(record.id, path, as_text(value)) for path, value in record.values.items() if paths is None or path in paths
+    )
     return own + tuple(fact for child in record.children for fact in facts(child))
 
 
@@ -191,25 +197,3 @@ def key_text(values: Values, schema: Schema, path: Path) -> str:
     if len(path) > 1 and (ambiguous or rng.random() < 0.5):
         return values.pick((".".join(path), plain(path)))
     return path[-1] if rng.random() < 0.6 else plain(path[-1:])
-
-
-def dump(values: Values, item: Any) -> str:
-    """JSON text in one of the usual layouts."""
-    draw = values.rng.random()
-    if draw < 0.55:
-        return json.dumps(item, ensure_ascii=False)
-    if draw < 0.85:
-        return json.dumps(item, ensure_ascii=False, separators=(",", ":"))
-    return json.dumps(item, ensure_ascii=False, indent=2 if draw < 0.95 else 1)
-
-
-def wrap(values: Values, noun: str, item: dict[str, Any]) -> Any:
-    """A record as tools return it: alone, or inside an envelope."""
-    draw = values.rng.random()
-    if draw < 0.7:
-        return item
-    if draw < 0.8:
-        return {"data": item}
-    if draw < 0.9:
-        return {"ok": True, noun: item}
-    return [item] if draw < 0.97 else [[item]]

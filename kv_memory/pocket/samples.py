@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from kv_memory.pocket.drafts import Ask, Draft, Drafter, Kind
-from kv_memory.pocket.events import Event, Passage, Turn
-from kv_memory.pocket.facts import Fact, Focus, Question, State
-from kv_memory.pocket.phrases import phrases
+from kv_memory.pocket.drafter import Drafter
+from kv_memory.pocket.drafts import TOKENS_WITH_TOOLS, Ask, Draft, Kind, answered
+from kv_memory.pocket.events import Event, Events, Passage, Turn
+from kv_memory.pocket.facts import Fact, Question, State
+from kv_memory.pocket.phrases import Phrases
 from kv_memory.pocket.values import Values
 
-TOKENS_PER_QUESTION = 32
+TOKENS_PER_QUESTION = 40
+_SPANS = {300: (0, 1), 600: (1, 1), 1100: (1, 2), 2100: (2, 3), 4200: (3, 5), 1 << 20: (4, 8)}
+"""Up to how many tokens, how many kinds of spans that matter."""
 
 
 @dataclass(frozen=True)
@@ -23,21 +26,39 @@ class Sample:
     tools: list[dict[str, Any]] | None
     answers: frozenset[int]
     """Indices of the messages that answer a question."""
+    wrong: frozenset[int] = frozenset()
+    """Indices of messages that are not to be learned."""
 
 
 def make_sample(rng: Random, tokens: int, passage: Passage | None = None) -> Sample:
     """A training conversation of about `tokens` tokens."""
-    share = rng.uniform(0.3, 0.65) if tokens <= 1024 else rng.uniform(0.15, 0.5)
+    share = rng.uniform(0.3, 0.65) if tokens <= 1024 else rng.uniform(0.15, 0.5) if tokens < 5000 else 0.2
     questions = max(2, int(tokens * share / TOKENS_PER_QUESTION))
-    wanted: tuple[tuple[Kind, ...], ...] = (("restore",), ("binding",), ("restore", "binding"), ("injection",), ())
-    kinds = rng.choices(wanted, (2, 3, 0, 1.2, 4) if tokens < 300 else (2, 3, 3, 1.2, 1))[0]
-    if tokens >= 900 and "injection" not in kinds and rng.random() < 0.6:
-        kinds += ("restore", "binding")
-    drafter = Drafter(Values(rng, "train"), phrases("train"), tokens - questions * TOKENS_PER_QUESTION, passage)
-    draft = drafter.write(kinds)
+    drafter = Drafter(Values(rng, "train"), Phrases("train"), tokens - questions * TOKENS_PER_QUESTION, passage)
+    draft = drafter.write(_kinds(rng, tokens))
     if rng.random() < 0.45:
         _erase(draft)
     return _Interview(draft, questions).hold()
+
+
+def plain_sample(rng: Random, tokens: int) -> Sample:
+    """A conversation of look-ups alone, in plain words: what a model learns first."""
+    questions = max(2, int(tokens * rng.uniform(0.4, 0.65) / TOKENS_PER_QUESTION))
+    drafter = Drafter(Values(rng, "train"), Phrases("train", plain=True), tokens - questions * TOKENS_PER_QUESTION)
+    return _Interview(drafter.write_plain(), questions).hold()
+
+
+def _kinds(rng: Random, tokens: int) -> list[Kind]:
+    if rng.random() < 0.1:
+        return ["injection"]
+    kinds: list[Kind] = ["restore", "binding", "binding", "two-hop"]
+    least, most = next(counts for length, counts in _SPANS.items() if tokens < length)
+    kinds = rng.sample(kinds * 2, rng.randint(least, most))
+    if rng.random() < 0.1:
+        kinds.append("preference")  # a wish is about answers: not with calls
+    elif rng.random() < (0 if tokens < TOKENS_WITH_TOOLS else 0.3):
+        kinds.append("call")
+    return kinds
 
 
 def _erase(draft: Draft) -> None:
@@ -45,10 +66,14 @@ def _erase(draft: Draft) -> None:
     rng = draft.values.rng
     spans = [special.turn for special in draft.specials]
     if not spans or rng.random() < 0.3:
-        spans = [turn for turn in draft.turns if turn.effects]
+        spans = [turn for turn in draft.turns if turn.effects and turn.message["role"] in ("user", "tool")]
     if not spans:
         return
     turn = rng.choice(spans)
+    for event in draft.events:
+        if turn in event:  # what was said of it is no longer the right thing to say
+            for other in event[event.index(turn) + 1 :]:
+                other.answer = False
     turn.effects = ()
     turn.message["content"] = ""
     if turn.message["role"] == "user" and rng.random() < 0.6:
@@ -83,12 +108,17 @@ class _Interview:
             self._ask(ask)
         for _ in range(max(1, self.questions - early - len(self.special))):
             self._ask(self._choose(early=False))
-        return Sample([turn.message for turn in self.turns], self.draft.tools, frozenset(self.answers))
+        if self.draft.toolbox and self.rng.random() < 0.7:
+            self._read(Events(self.draft.values, self.draft.phrases).act(self.draft.toolbox))
+        wrong = frozenset(index for index, turn in enumerate(self.turns) if turn.wrong)
+        return Sample([turn.message for turn in self.turns], self.draft.tools, frozenset(self.answers), wrong)
 
     def _read(self, event: Event) -> None:
         for turn in event:
             self.state.apply(turn.effects)
             self.seen.update(effect.id for effect in turn.effects if isinstance(effect, Fact))
+            if turn.answer:
+                self.answers.add(len(self.turns))
             self.turns.append(turn)
 
     def _choose(self, early: bool) -> Ask:
@@ -106,6 +136,5 @@ class _Interview:
         if answer is None or self.told.get(ask.question) == answer:
             return  # unclear, or it could be copied from the answer before
         self.told[ask.question] = answer
-        question = Turn({"role": "user", "content": self.draft.wording(ask)}, (Focus(None),))
-        self._read([question, Turn({"role": "assistant", "content": answer})])
+        self._read(answered(self.draft, ask, answer))
         self.answers.add(len(self.turns) - 1)

@@ -1,14 +1,14 @@
 """The tokenizer: byte-level BPE with 8,192 entries, and the rule that contents carry no structure.
 
 A name must cut into the same tokens wherever it stands, after a space, a quote or a dash: only then can a small model
-match it by copying. So spaces and punctuation are never merged with words, and each digit is a token of its own; to
-save tokens, common function words take their leading space along.
+match it by copying. So spaces and punctuation are never merged with words, and each digit, and each letter of a word
+in capitals, is a token of its own; to save tokens, common function words take their leading space along.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ _COMMON = (
     "from by or if do does can please we he she they his her him said had but so all were there when would could one no"
 )
 _PATTERN = rf" (?:{'|'.join(_COMMON.split())})(?![\p{{L}}\p{{M}}])"
-_PATTERN += r"|\p{Lu}?[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[\p{Lu}\p{Lt}]+"
+_PATTERN += r"|\p{Lu}?[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[\p{Lu}\p{Lt}]"
 # A line break starts a piece, so that scaffolding around an empty content cuts as it does around a full one.
 _PATTERN += r"|\p{N}|\n[^\p{L}\p{M}\p{N}\n]*|[^\p{L}\p{M}\p{N}\n]+"
 
@@ -68,12 +68,16 @@ class PieceEncoder:
     def __init__(self, tokenizer: Any) -> None:
         self._whole: Tokenizer = tokenizer.backend_tokenizer
         self._plain = without_structure(self._whole)
-        self._scaffold = cache(self._encode_scaffold)
+        self._scaffold = lru_cache(4096)(self._encode_scaffold)
 
     def encode(self, items: Sequence[Piece]) -> list[list[int]]:
         """The ids of each piece, each encoded alone."""
         contents = iter(self._plain.encode_batch_fast([item.text for item in items if item.content]))
         return [next(contents).ids if item.content else self._scaffold(item.text) for item in items]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of these ids."""
+        return str(self._whole.decode(list(ids), skip_special_tokens=False))
 
     def _encode_scaffold(self, text: str) -> list[int]:
         ids: list[int] = self._whole.encode(text).ids

@@ -33,6 +33,9 @@ _HEX = "0123456789abcdef"
 _SYLLABLES = [onset + vowel + coda for onset in ONSETS for vowel in VOWELS for coda in CODAS]
 _IDENT_STYLES = (
     "prefix",
+    "serial",
+    "serial",
+    "tagged",
     "flight",
     "flight",
     "alnum",
@@ -117,6 +120,10 @@ class Values:
         """An English word or an invented one."""
         return self.english() if self.rng.random() < 0.5 else self.word()
 
+    def first_name(self) -> str:
+        """What friends call a person."""
+        return self.pick(FIRST_NAMES) if self.rng.random() < 0.5 else self.word().capitalize()
+
     def name(self) -> str:
         """A person: a first name and an invented surname."""
         return f"{self.pick(FIRST_NAMES)} {self.word().capitalize()}"
@@ -124,16 +131,28 @@ class Values:
     def ident_style(self) -> str:
         """A way to write ids; records of one kind share it."""
         style = self.pick(_IDENT_STYLES)
-        if style == "flight" and self.rng.random() < 0.6:
-            style += ":" + "".join(self.rng.choices(_LETTERS, k=3))
+        match style:
+            case "flight" if self.rng.random() < 0.7:
+                return "flight:" + "".join(self.rng.choices(_LETTERS, k=3))
+            case "serial":
+                head = self.pick(("", "", "#", "".join(self.rng.choices(_LETTERS, k=self.rng.randint(1, 3)))))
+                mark = self.pick(("", "-", "_")) if head else ""
+                return f"serial:{head}{mark}{self._own(lambda: self.digits(self.rng.randint(2, 5)))}"
+            case "tagged":
+                return f"tagged:{self.any_word()}_{self.any_word()}"
         return style
 
     def ident(self, style: str, noun: str) -> str:
         """An id in this style for a thing of this kind."""
         style, _, prefix = style.partition(":")
         draw = self._ident_styles()[style]
+        if style == "serial":  # few ids share its first digits, which are the split's own
+            return draw(prefix, noun)
+        return self._own(lambda: draw(prefix, noun))
+
+    def _own(self, draw: Callable[[], str]) -> str:
         while True:
-            text = draw(prefix, noun)
+            text = draw()
             if belongs(text, self.split):
                 return text
 
@@ -144,6 +163,8 @@ class Values:
             "flight": lambda prefix, noun: (
                 (prefix or "".join(rng.choices(_LETTERS, k=2))) + "".join(rng.choices(_DIGITS, k=3))
             ),
+            "serial": lambda prefix, noun: prefix + "".join(rng.choices(_DIGITS, k=2 if rng.random() < 0.8 else 3)),
+            "tagged": lambda prefix, noun: f"{prefix}_{self.digits(rng.choice((3, 4, 7)))}",
             "alnum": lambda prefix, noun: "".join(rng.choices(_ALNUM, k=6)),
             "digits": lambda prefix, noun: self.digits(rng.randint(4, 8)),
             "user": lambda prefix, noun: f"{self.pick(FIRST_NAMES).lower()}_{self.word()}_{self.digits(4)}",
@@ -159,16 +180,10 @@ class Values:
         """A value of this kind, as it stands in JSON."""
         return self._kinds[kind]()
 
-    def compose(self, families: Sequence[tuple[tuple[str, ...], ...]]) -> str:
-        """A sentence of one of these families (phrases.py), its random words filled in and its places left open."""
-        text = ""
-        for slot in families[int(self.rng.random() * len(families))]:
-            part = self.pick(slot)
-            if text.endswith((", ", "that ")) and not part.startswith("I "):
-                part = part[:1].lower() + part[1:]
-            text += part
-        while "{w}" in text:
-            text = text.replace("{w}", self.any_word(), 1)
+    def fill(self, text: str) -> str:
+        """The text with a word in place of each `<w>`."""
+        while "<w>" in text:
+            text = text.replace("<w>", self.any_word(), 1)
         return text
 
 

@@ -50,8 +50,9 @@ def test_several_calls_and_results_share_turns() -> None:
     assert text == tokenizer().apply_chat_template(messages, tokenize=False)
     assert text.count(START) == 2
     assert [piece.text for piece in pieces(messages) if piece.content] == [
-        "first", "x", "y", "second", "x", "y", "two"
-    ]  # fmt: skip
+        *(f'{{"name": "{name}", "arguments": {{"a": "x", "b": [1, "y"]}}}}' for name in ("first", "second")),
+        "two",
+    ]
 
 
 @settings(deadline=None)
