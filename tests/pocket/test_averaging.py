@@ -6,5 +6,5 @@ from kv_memory.pocket.train import mean_weights
 
 
 def test_the_mean_of_two_sets_of_weights() -> None:
-    mean = mean_weights({"w": torch.tensor([0.0, 2.0])}, {"w": torch.tensor([1.0, 2.0])}, 0.7)
+    mean = mean_weights([{"w": torch.tensor([0.0, 2.0])}, {"w": torch.tensor([1.0, 2.0])}], (0.3, 0.7))
     torch.testing.assert_close(mean["w"], torch.tensor([0.7, 2.0]))

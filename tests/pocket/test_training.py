@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import torch
 
-from kv_memory.pocket.batches import Batches, Stage, encode_sample
-from kv_memory.pocket.facts import UNKNOWN
+from kv_memory.pocket.batches import ANSWER, NOTHING, Batches, Stage, encode_sample, positions
+from kv_memory.pocket.corpus import RealText
 from kv_memory.pocket.samples import make_sample
 from kv_memory.pocket.train import Training, architecture, rate_at
 
@@ -27,7 +29,7 @@ def training(folder: Path, resume: bool = False) -> Training:
     config.hidden_size, config.intermediate_size, config.num_hidden_layers = 32, 64, 2
     config.num_attention_heads, config.num_key_value_heads, config.head_dim = 2, 1, 16
     config.layer_types = config.layer_types[:2]
-    return Training(folder, "", 0, config, CYCLES, resume=resume)
+    return Training(folder, RealText(), 0, config, CYCLES, resume=resume)
 
 
 def test_resuming_changes_nothing(folder: Path) -> None:
@@ -41,12 +43,12 @@ def test_resuming_changes_nothing(folder: Path) -> None:
     assert again.step == 15
     again.run(30, workers=0)
     assert again.loss == pytest.approx(run.loss, abs=1e-5)
-    assert run.loss < first
+    assert run.train_step(*run.batches[0]).item() < first
 
 
 def test_batches_do_not_depend_on_who_makes_them(folder: Path) -> None:
     run = training(folder)
-    other = Batches(STAGES, run.tokenizer, "", 0)
+    other = Batches(STAGES, run.tokenizer, RealText(), 0)
     for step in (25, 3):
         assert all(torch.equal(a, b) for a, b in zip(other[step], run.batches[step], strict=True))
     assert len(other) == 30
@@ -57,11 +59,37 @@ def test_the_loss_looks_at_the_answers(folder: Path) -> None:
     for seed in range(20):
         sample = make_sample(Random(seed), 400)
         ids, marks = encode_sample(run.encoder, sample)
-        said = run.tokenizer.decode([token for token, mark in zip(ids, marks, strict=True) if mark == 2])
-        answers = [sample.messages[index]["content"] for index in sorted(sample.answers)]
-        assert said == "".join(f"{answer}<|im_end|>" for answer in answers)
-        text = "\n".join(message["content"] for message in sample.messages)
-        assert all(answer == UNKNOWN or text.count(answer) > 1 for answer in answers)
+        said = run.tokenizer.decode([token for token, mark in zip(ids, marks, strict=True) if mark == ANSWER])
+        replies = [sample.messages[index] for index in sorted(sample.answers)]
+        assert said == "".join(f"{reply(message)}<|im_end|>" for message in replies)
+
+
+def reply(message: dict[str, Any]) -> str:
+    calls = [json.loads(call["function"]["arguments"]) for call in message.get("tool_calls", ())]
+    names = [call["function"]["name"] for call in message.get("tool_calls", ())]
+    texts = [f'{{"name": "{n}", "arguments": {json.dumps(c, ensure_ascii=False)}}}' for n, c in zip(names, calls)]  # noqa: B905
+    return message["content"] + "".join(f"<tool_call>\n{text}\n</tool_call>" for text in texts)
+
+
+def test_mistakes_are_not_learned(folder: Path) -> None:
+    run = training(folder)
+    found = 0
+    for seed in range(60):
+        sample = make_sample(Random(seed), 900)
+        ids, marks = encode_sample(run.encoder, sample)
+        skipped = run.tokenizer.decode([token for token, mark in zip(ids, marks, strict=True) if mark == NOTHING])
+        wrong = [sample.messages[index]["content"] for index in sorted(sample.wrong)]
+        found += len(wrong)
+        assert all(text in skipped for text in wrong) and bool(wrong) == bool(skipped)
+    assert found
+
+
+def test_holes_only_move_positions_apart() -> None:
+    rows = [positions(Random(seed), 512) for seed in range(200)]
+    assert all((row[1:] > row[:-1]).all() and row[0] == 0 for row in rows)
+    holed = [row for row in rows if int(row[-1]) > 511]
+    assert 20 < len(holed) < 100
+    assert max(int(row[-1]) for row in rows) < 12288 + 4
 
 
 def test_learning_rate_rises_and_ends_at_nothing_in_each_cycle() -> None:
