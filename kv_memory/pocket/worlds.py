@@ -100,10 +100,10 @@ def _probes(draft: Draft, turns: list[Turn]) -> list[Probe]:
         wanted += [("unknown", target, ask) for ask in rng.sample(inside, min(2, len(inside)))]
         wanted += [("keep", target, ask) for ask in rng.sample(asks, min(2, len(asks)))]
     rng.shuffle(wanted)
-    probes = [_probe(draft, turns, *item) for item in wanted if item[1].message["role"] in ("user", "tool")]
+    probes = [_probe(draft, turns, *item) for item in wanted if _erasable(item[1])]
     found = list(dict.fromkeys(probe for probe in probes if probe is not None))
     if draft.toolbox is not None:
-        found += [_call(draft.toolbox, rng.choice(targets)) for _ in range(3)]
+        found += [_call(draft.toolbox, rng.choice([turn for turn in turns if _erasable(turn)])) for _ in range(3)]
     return found
 
 
@@ -139,6 +139,10 @@ def _probe(draft: Draft, turns: list[Turn], kind: Kind, target: Turn, ask: Ask) 
     if not fits:
         return None
     return Probe(kind, _name(target), draft.wording(ask), answer, without)
+
+
+def _erasable(turn: Turn) -> bool:
+    return turn.message["role"] in ("user", "tool")
 
 
 def _name(target: Turn) -> str:

@@ -1,0 +1,59 @@
+"""The trainable part of an eraser: a LoRA of the PEFT library, switched on and off, for all tokens or for some."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor
+
+NAME = "default"
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""As the published eraser has them (arXiv 2606.17034)."""
+
+
+class Adapter:
+    """A LoRA on a model whose own weights are frozen. Off unless switched on."""
+
+    def __init__(self, model: Any, rank: int = 16, alpha: int = 32) -> None:
+        config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=list(PROJECTIONS), bias="none")
+        self.model = get_peft_model(model, config)
+        """With the adapter; its `base_model.model` is the given model."""
+        self.layers = [module for module in self.model.modules() if isinstance(module, LoraLayer)]
+        self.rows: Tensor | None = None
+        for layer in self.layers:
+            layer.lora_B[NAME].register_forward_hook(self._gate)
+        self._enable(False)
+
+    @contextmanager
+    def switched(self, on: bool) -> Iterator[None]:
+        """On or off for the block, for all tokens."""
+        self._enable(on)
+        try:
+            yield
+        finally:
+            self._enable(False)
+
+    @contextmanager
+    def on_for(self, rows: Tensor) -> Iterator[None]:
+        """On for the block, for the tokens of `rows` (bool [batch, tokens]) alone."""
+        self.rows = rows
+        try:
+            with self.switched(True):
+                yield
+        finally:
+            self.rows = None
+
+    def parameters(self) -> list[Any]:
+        """What is trained."""
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def _gate(self, module: Any, inputs: Any, output: Tensor) -> Tensor | None:
+        return None if self.rows is None else output * self.rows[..., None].to(output.dtype)
+
+    def _enable(self, on: bool) -> None:
+        for layer in self.layers:
+            layer._disable_adapters = not on  # enable_adapters() would freeze the parameters as well

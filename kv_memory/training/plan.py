@@ -1,0 +1,101 @@
+"""What a training of an eraser does: its settings, checked before anything starts, and its batches by step."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Annotated, Any, Literal, get_args
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch.utils.data import Dataset
+
+from kv_memory.errors import KVMemoryError
+from kv_memory.training.batch import Batch, Example, collate
+from kv_memory.training.corpus import TextExamples
+from kv_memory.training.tasks import WorldExamples
+
+Stage = Literal["text", "tasks"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+
+
+class Plan(BaseModel):
+    """The settings of one training."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text_steps: Annotated[int, Field(ge=0)] = 1000
+    """Of stage 1."""
+    task_steps: Annotated[int, Field(ge=0)] = 2000
+    """Of stage 2."""
+    lengths: tuple[Annotated[int, Field(ge=300)], ...] = (512, 1024, 2048)
+    """Of the contexts, in tokens; each batch has one."""
+    tokens: Annotated[int, Field(ge=1)] = 16384
+    """Of a batch's contexts together."""
+    text_share: Annotated[float, Field(ge=0, le=1)] = 0.15
+    """Of stage 2 batches that are stage 1's."""
+    rank: Annotated[int, Field(ge=1)] = 16
+    alpha: Annotated[int, Field(ge=1)] = 32
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-4
+    warm_up: Annotated[int, Field(ge=0)] = 100
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    seed: int = 0
+
+    @classmethod
+    def of(cls, **settings: Any) -> Plan:
+        """A plan with these settings; KVMemoryError names the first that is wrong."""
+        try:
+            return cls(**settings)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(map(str, first["loc"])) or "the plan"
+            raise KVMemoryError(
+                f"The training cannot start: {name}: {first['msg']} (given: {first['input']!r})."
+            ) from error
+
+    @property
+    def steps(self) -> int:
+        """Of both stages."""
+        return self.text_steps + self.task_steps
+
+    def rate(self, step: int) -> float:
+        """The learning rate: up, then down to 0 by a cosine."""
+        done = step / max(1, self.steps)
+        return (
+            self.learning_rate
+            * min(1.0, (step + 1) / max(1, self.warm_up))
+            * 0.5
+            * (1 + float(torch.tensor(done * torch.pi).cos()))
+        )
+
+
+class Batches(Dataset[Batch]):
+    """The batch of every step and process: always the same for a plan."""
+
+    def __init__(self, plan: Plan, text: TextExamples, tasks: WorldExamples | None, processes: int = 1) -> None:
+        """`tasks`: None if the model has no chat template; then both stages are of text."""
+        self.plan = plan
+        self.text = text
+        self.tasks = tasks
+        self.processes = processes
+
+    def __len__(self) -> int:
+        return self.plan.steps * self.processes
+
+    def __getitem__(self, index: int) -> Batch:
+        """The batch of step index // processes."""
+        step = index // self.processes
+        rng = Random(f"{self.plan.seed}:{step}")  # the same length for all processes
+        length = rng.choice(self.plan.lengths)
+        is_text = step < self.plan.text_steps or rng.random() < self.plan.text_share or self.tasks is None
+        rng = Random(f"{self.plan.seed}:{step}:{index % self.processes}")
+        return collate([self._draw(rng, is_text, length) for _ in range(max(1, self.plan.tokens // length))])
+
+    def validation(self, length: int, count: int, stage: Stage) -> list[Example]:
+        """Examples that are not trained on, of one length."""
+        rng = Random(f"{self.plan.seed}:validation:{length}")
+        return [self._draw(rng, stage == "text" or self.tasks is None, length) for _ in range(count)]
+
+    def _draw(self, rng: Random, is_text: bool, length: int) -> Example:
+        if is_text or self.tasks is None:
+            return self.text.draw(rng, length)
+        return self.tasks.draw(rng, length)

@@ -1,0 +1,74 @@
+"""Stage 2, fine-tuning on tasks: questions on generated conversations whose span is erased.
+
+Each conversation has superseded facts, facts of the span alone, text that refers back to it, injected orders and facts
+that it does not touch (kv_memory.pocket.worlds); long ones are haystacks of other records and prose. The answer that
+the queries end in is what is right without the span; the loss still compares with never-saw, so that a model which
+answers otherwise is not taught to.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+from kv_memory.calibration.cases import Case, world_cases
+from kv_memory.chat import ChatFormat
+from kv_memory.messages import parse_messages
+from kv_memory.pocket.values import Split
+from kv_memory.pocket.worlds import Probe, World, make_world
+from kv_memory.training.batch import Example, Query
+
+QUERIES = 6
+"""Questions about one span at most."""
+ASKED = 0.1
+"""Weight of the question's own tokens; those of the answer weigh 1."""
+
+
+class WorldExamples:
+    """Draws stage 2 examples for the model that this chat format is of."""
+
+    def __init__(self, form: ChatFormat, split: Split = "train") -> None:
+        self.form = form
+        self.split: Split = split
+
+    def draw(self, rng: Random, tokens: int) -> Example:
+        """An example on a conversation of about this many tokens."""
+        while True:
+            world = make_world(rng.randrange(1 << 40), tokens, self.split)
+            if not world.probes:
+                continue
+            kind = rng.choice(sorted({probe.kind for probe in world.probes}))
+            targets = sorted({probe.target for probe in world.probes if probe.kind == kind})
+            example = self.example(world, rng.choice(targets))
+            if example is not None:
+                return example
+
+    def example(self, world: World, target: str) -> Example | None:
+        """The example of this target, which questions are about; None if its span is empty or in parts."""
+        probes = [probe for probe in world.probes if probe.target == target]
+        kinds = {probe.kind: probe for probe in probes}  # one of each kind first
+        probes = [*kinds.values(), *(probe for probe in probes if probe is not kinds[probe.kind])][:QUERIES]
+        cases = list(world_cases(self.form, world, probes))
+        if len(cases[0].spans) != 1:
+            return None
+        ids, (start, end) = cases[0].ids, cases[0].spans[0]
+        queries = tuple(self._query(probe, case) for probe, case in zip(probes, cases, strict=True))
+        return Example(ids[:start], ids[start:end], ids[end:], queries)
+
+    def _query(self, probe: Probe, case: Case) -> Query:
+        reply: dict[str, Any] = {"role": "assistant", "content": probe.without}
+        if probe.call is not None:
+            function = {"name": probe.call, "arguments": probe.without}
+            reply |= {"content": "", "tool_calls": [{"id": "call", "type": "function", "function": function}]}
+        answer = self._answer([{"role": "user", "content": probe.question}, reply])
+        weights = [ASKED] * (len(case.tail) - 1) + [1.0] * len(answer) + [0.0]
+        return Query((*case.tail, *answer), tuple(weights), probe.kind)
+
+    def _answer(self, messages: list[dict[str, Any]]) -> tuple[int, ...]:
+        """The tokens of the last message, which is the assistant's, up to the one that ends it."""
+        parsed = parse_messages(messages)
+        head = self.form.generation_prompt(parsed[:-1]).ids
+        ids = tuple(i for piece in self.form.encode(parsed, start=len(parsed) - 1)[0] for i in piece.ids)
+        closing = self.form.closing(parsed).ids
+        ids = ids[len(head) :] if ids[: len(head)] == head else ids
+        return ids[: len(ids) - len(closing) + 1]

@@ -1,0 +1,156 @@
+"""Trains an eraser: the loop, its checkpoints, and the table that shows how far it is.
+
+Every step's batch and learning rate follow from the plan, so that a killed run goes on where its checkpoint was. On
+several GPUs (accelerate), each process has its own batch of a step and the gradients are averaged.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from kv_memory.errors import KVMemoryError
+from kv_memory.training.adapter import Adapter
+from kv_memory.training.batch import Batch, collate
+from kv_memory.training.objective import Objective, divergence
+from kv_memory.training.plan import STAGES, Batches
+
+CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
+Report = Callable[[int, float, dict[str, dict[str, float]] | None], None]
+"""Hears the step, the loss, and now and then the validation table."""
+
+
+class Trainer:
+    """One run in its folder."""
+
+    def __init__(self, model: Any, batches: Batches, out: Path, *, resume: bool = False) -> None:
+        """`model` is frozen and gets the adapter. Raises KVMemoryError where there is nothing to resume."""
+        self.batches, self.plan, self.out = batches, batches.plan, out
+        out.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(self.plan.seed)
+        self.accelerator = Accelerator()
+        self.device = self.accelerator.device
+        model.to(self.device)
+        self.adapter = Adapter(model, self.plan.rank, self.plan.alpha)
+        self.objective = Objective(self.adapter.model, self.adapter.switched)
+        self.optimizer = torch.optim.AdamW(self.adapter.parameters(), lr=0.0, weight_decay=self.plan.weight_decay)
+        self.step, self.seconds = 0, 0.0
+        if resume:
+            self._load()
+        self._validation = {
+            length: [example for stage in STAGES for example in batches.validation(length, 8, stage)]
+            for length in (min(self.plan.lengths), max(self.plan.lengths))
+        }
+
+    def run(self, report: Report, *, every: int = 200, workers: int = 0, until: int | None = None) -> None:
+        """Train up to step `until`, by default the plan's last. Each `every` steps: a checkpoint and the table."""
+        last = self.plan.steps if until is None else min(until, self.plan.steps)
+        started = time.monotonic()
+        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
+        loader: DataLoader[Batch] = DataLoader(
+            self.batches,
+            batch_size=None,
+            sampler=range(self.step * processes + rank, last * processes, processes),
+            num_workers=workers,
+            multiprocessing_context="fork" if workers else None,
+        )
+        for batch in loader:
+            loss = self._train(batch.to(self.device))
+            self.step += 1
+            table = None
+            if self.step % every == 0 or self.step == last:
+                self.seconds += time.monotonic() - started
+                started = time.monotonic()
+                table = self.table()
+                self.save()
+            self._log(loss, table)
+            report(self.step, loss, table)
+
+    def _train(self, batch: Batch) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.plan.rate(self.step)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            loss = self.objective.loss(batch)
+        torch.autograd.backward(loss)
+        if self.accelerator.num_processes > 1:
+            for parameter in self.adapter.parameters():
+                gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                parameter.grad = self.accelerator.reduce(gradient, "mean")
+        torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(loss.detach())
+
+    @torch.no_grad()
+    def table(self) -> dict[str, dict[str, float]]:
+        """Per class of query: residual influence of steering and of dropping, and how often each answers as never-saw.
+
+        Residual influence: mean KL from never-saw as a share of that of no erasing (method.md, "Metrics").
+        """
+        found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for examples in self._validation.values():
+            for example in examples:
+                batch = collate([example]).to(self.device)
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+                    read = self.objective.read(batch)
+                    reference = self.objective.never_saw(batch)
+                    contexts = {"none": read, "drop": self.objective.drop(batch, read)}
+                    contexts["steer"] = self.objective.steer(batch, read)
+                    asked = {name: self.objective.ask(batch, context) for name, context in contexts.items()}
+                for name, given in asked.items():
+                    _score(found, name, batch, reference, given)
+        return {
+            kind: {
+                **{
+                    f"residual {name}": mean(row[f"kl {name}"]) / max(mean(row["kl none"]), 1e-9)
+                    for name in ("drop", "steer")
+                },
+                **{f"agree {name}": mean(row[f"agree {name}"]) for name in ("none", "drop", "steer")},
+            }
+            for kind, row in sorted(found.items())
+        }
+
+    def save(self) -> None:
+        """Write the checkpoint; a crash while writing leaves the one before."""
+        if not self.accelerator.is_main_process:
+            return
+        trained = {name: p for name, p in self.adapter.model.named_parameters() if p.requires_grad}
+        state = {"adapter": trained, "optimizer": self.optimizer.state_dict(), "plan": self.plan.model_dump_json()}
+        torch.save(state | {"step": self.step, "seconds": self.seconds}, self.out / f"{CHECKPOINT}.part")
+        (self.out / f"{CHECKPOINT}.part").replace(self.out / CHECKPOINT)
+
+    def _load(self) -> None:
+        file = self.out / CHECKPOINT
+        if not file.exists():
+            raise KVMemoryError(f"There is nothing to resume in {self.out}; start without --resume.")
+        state = torch.load(file, map_location=self.device, weights_only=True)
+        if state["plan"] != self.plan.model_dump_json():
+            raise KVMemoryError(f"The run in {self.out} has other settings; resume with the same ones.")
+        self.adapter.model.load_state_dict(state["adapter"], strict=False)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds = state["step"], state["seconds"]
+
+    def _log(self, loss: float, table: dict[str, dict[str, float]] | None) -> None:
+        if self.accelerator.is_main_process:
+            with (self.out / LOG).open("a", encoding="utf-8") as log:
+                log.write(json.dumps({"step": self.step, "loss": round(loss, 5), "table": table}) + "\n")
+
+
+def _score(found: Any, name: str, batch: Batch, reference: Tensor, given: Tensor) -> None:
+    """Add what one row's queries give to the table's lists."""
+    kl = divergence(reference, given)[0]
+    same = (reference.argmax(-1) == given.argmax(-1))[0]
+    for number, kind in enumerate(batch.kinds[0], 1):
+        where = (batch.queries.group[0] == number) & (batch.weights[0] == 1)
+        found[kind][f"kl {name}"].append(float(kl[where].mean()))
+        found[kind][f"agree {name}"].append(float(same[where].all()))
