@@ -42,8 +42,8 @@ from kv_memory.pocket.tokenizer import VOCABULARY, PieceEncoder, train_tokenizer
 # Plain and short rows first: looking things up is learned suddenly after a plateau, and they shorten the plateau.
 CYCLES = (
     (
-        Stage(800, {256: 1.0}, 32768, 0.1, plain=True),
-        Stage(1200, {256: 1.0}, 32768, 0.1),
+        Stage(800, {256: 1.0}, 65536, 0.1, plain=True),
+        Stage(1200, {256: 1.0}, 65536, 0.1),
         Stage(2000, {256: 0.3, 512: 0.7}, 65536, 0.1),
         Stage(3000, {512: 0.4, 1024: 0.6}, 65536),
         Stage(2500, {512: 0.1, 1024: 0.4, 2048: 0.5}, 65536),
@@ -61,7 +61,7 @@ SHARES = (0.15, 0.35, 0.5)
 """What ships is a mean of the weights at the ends of the cycles, this much of each: better than any one of them
 (WiSE-FT, arXiv 2109.01903; benchmarks/ablations.md)."""
 CYCLE_END = "cycle_{}.pt"
-EVALUATE_EVERY = 1000
+EVALUATE_EVERY = 2500
 """Steps between reports, which are on worlds of the shortest and the longest rows of the stage."""
 EACH = 1000
 """Questions of each class and length at the end."""
@@ -268,7 +268,7 @@ class Training:
 
     @cache  # noqa: B019  # lives as long as the training
     def _cases(self, length: int) -> list[Encoded]:
-        return [encode(self.encoder, case) for case in test_cases(length, 24)]
+        return [encode(self.encoder, case) for case in test_cases(length, 16)]
 
     def report(self, length: int) -> None:
         """Print exact match on unseen worlds of this length, by class, and a few samples."""
@@ -284,9 +284,12 @@ class Training:
 
     def finish(self, data: Path | None, command: str) -> None:
         """Average the cycles, measure the model and write it as it ships."""
-        files = (self.out / CYCLE_END.format(number) for number in range(len(self.cycles)))
-        ends = [torch.load(file, map_location=self.device, weights_only=True) for file in files]
-        self.model.load_state_dict(mean_weights(ends, SHARES))
+        found = [(self.out / CYCLE_END.format(number), share) for number, share in enumerate(SHARES)]
+        found = [(file, share) for file, share in found if file.exists()]
+        if found:
+            ends = [torch.load(file, map_location=self.device, weights_only=True) for file, _ in found]
+            total = sum(share for _, share in found)
+            self.model.load_state_dict(mean_weights(ends, [share / total for _, share in found]))
         with torch.compiler.set_stance("force_eager"):
             figures = measure(self.model.eval(), self.encoder, EACH, data)
         gpu = torch.cuda.get_device_name() if self.device.type == "cuda" else "CPU"
@@ -325,6 +328,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with real text (text_childrens_books.txt.gz)")
     parser.add_argument("--minutes", type=float, help="stop after so many minutes; go on with --resume")
     parser.add_argument("--resume", action="store_true", help="go on from OUT/checkpoint.pt")
+    parser.add_argument("--finish", action="store_true", help="write the model from what there is when the time is up")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the parallelism
@@ -336,7 +340,7 @@ def main() -> None:
     if training.rank == 0:
         training.save()
         release(training.model, training.tokenizer, training.out / "weights")
-        if done:
+        if done or options.finish:
             command = f"python -m kv_memory.pocket.train --out OUT --data FOLDER --seed {options.seed}"
             training.finish(options.data, command)
     if training.ranks > 1:
