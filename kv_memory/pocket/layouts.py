@@ -48,23 +48,28 @@ def one(values: Values, record: Record, paths: Sequence[Path] | None = None) -> 
 
 def several(values: Values, records: Sequence[Record]) -> str:
     """Records of one kind."""
-    rng = values.rng
-    draw = rng.random()
-    items = [as_object(record) for record in records]
-    fields = len(records[0].values)
+    draw = values.rng.random()
     if any(record.children for record in records) or draw < 0.62:
-        if draw < 0.4:
-            return dump(values, items)
-        if draw < 0.5:
-            return dump(values, {"count": len(items), f"{records[0].schema.noun}s": items})
-        keyed = {record.id: item for record, item in zip(records, items, strict=True)}
-        return dump(values, keyed if draw < 0.57 else {"result": keyed})
-    if draw < 0.76 and fields < _TABLE_COLUMNS:
+        return dump(values, _collection(records, draw))
+    if draw < 0.74 and len(records[0].values) < _TABLE_COLUMNS:
         return _table(values, records)
-    if draw < 0.88:
+    if draw < 0.8:
+        return "\n".join(_item(values, record) for record in records)
+    if draw < 0.9:
         return "\n".join(_log(values, record, _pairs(record, None)) for record in records)
     joint = values.pick(("\n\n", "\n---\n", "\n"))
     return joint.join(_lines(values, record, _pairs(record, None)) for record in records)
+
+
+def _collection(records: Sequence[Record], draw: float) -> Any:
+    """As JSON: a list, a list in an envelope, or an object by id."""
+    items = [as_object(record) for record in records]
+    if draw < 0.4:
+        return items
+    if draw < 0.5:
+        return {"count": len(items), f"{records[0].schema.noun}s": items}
+    keyed = {record.id: item for record, item in zip(records, items, strict=True)}
+    return keyed if draw < 0.57 else {"result": keyed}
 
 
 def _pairs(record: Record, paths: Sequence[Path] | None) -> list[tuple[Path, Scalar]]:
@@ -107,6 +112,12 @@ def _yaml(values: Values, record: Record, pairs: list[tuple[Path, Scalar]]) -> s
         group = path[:-1]
         lines.append("  " * (2 if group else 1) + f"{path[-1]}: {as_text(value)}")
     return "\n".join(lines)
+
+
+def _item(values: Values, record: Record) -> str:
+    """One of a list in YAML."""
+    lines = _yaml(values, record, _pairs(record, None)).split("\n")[1:]
+    return "\n".join(("- " if place == 0 else "  ") + line[2:] for place, line in enumerate(lines))
 
 
 def _grid(values: Values, record: Record, pairs: list[tuple[Path, Scalar]]) -> str:

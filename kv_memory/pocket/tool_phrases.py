@@ -1,4 +1,4 @@
-"""How requests for a tool are worded; some of each kind are kept for testing only.
+"""How requests for a tool are worded (tool_wordings.txt); some of each kind are kept for testing only.
 
 A request is an opener, a frame around what to do, and the arguments in some style. `{w}` is any word, `{k}` an
 argument's name, `{v}` its value, `{key}` a field of the result that the user wants to hear. A random word never touches
@@ -7,130 +7,101 @@ a value, for then nobody could say where the value begins.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+import re
+from functools import cache
+from random import Random
+from typing import NamedTuple
 
+from kv_memory.pocket.tool_bank import Lines, expand, lines, naturals, raw
 from kv_memory.pocket.values import Split
 
-Frame = tuple[str, str, str]
-"""What stands before and after what to do, and the mark at the end."""
-Place = Literal["inside", "colon", "lines", "after", "first"]
+SLIPS, SLIP = 0.3, 0.15
+"""The share of the requests of training in which words are lost, added or changed, and the share of their words."""
+_HOLDS = frozenset(("not", "no", "without", "yes", "true", "false", "on", "off", "if", "unless", "never", "nothing"))
+_WORDS = re.compile(r"[a-z]+")
 
 
 class Style(NamedTuple):
     """A way to say arguments."""
 
-    place: Place
-    """inside the sentence; after a colon; in lines of their own; in sentences after it; before everything else."""
+    place: str
+    """inside the sentence; after a colon; in lines of their own; in sentences after it; before everything else; json,
+    as an object."""
     heads: tuple[str, ...]
+    """What stands around all of them (`{args}`)."""
     items: tuple[str, ...]
-    between: tuple[str, ...] = (", ",)
-    last: tuple[str, ...] = (" and ",)
+    between: tuple[str, ...]
+    last: tuple[str, ...]
     """Before the last argument."""
-    tail: str = ""
 
 
 class ToolPhrases(NamedTuple):
     """The wordings that one world draws from."""
 
-    openers: tuple[str, ...]
-    frames: tuple[Frame, ...]
-    calls: tuple[str, ...]
-    """To do: use the tool of this name."""
+    parts: dict[str, Lines]
+    """By section."""
     styles: tuple[Style, ...]
-    wants: tuple[str, ...]
-    """A wish to hear a field of the result, as a sentence."""
-    closers: tuple[str, ...]
+    naturals: dict[str, Lines]
+    flags: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
+    """Ways to say that an argument is true, and false."""
+    yes: tuple[tuple[str, str], ...]
+    """Words for true and false."""
+    held_out: bool | None
+    slips: float
+    """The share of requests with slips."""
 
 
-_OPENERS = (
-    *[""] * 14, "Hi, ", "Hello! ", "OK, ", "So, ", "Now, ", "Next, ", "Thanks. ", "Good. ", "One more thing: ",
-    "Well, ", "Hey, ", "And then, ", "Good morning. ", "Sorry, ", "I have a task: ", "To do: ", "Quick one: ", "{w}. ",
-    "{w}, ", "{w} {w}. ", "{w} {w}, ", "{w} {w} {w}. ", "It is {w} here. ", "My {w} is {w}. ", "{w}! ",
-)  # fmt: skip
-_TEST_OPENERS = ("", "", "Good evening. ", "Another request: ", "Alright, ", "Before I forget: ")
-_FRAMES: tuple[Frame, ...] = (
-    ("", "", "."), ("", "", "."), ("", "", ""), ("", ", please", "."), ("Please ", "", "."), ("Please ", "", ""),
-    ("Can you ", "", "?"), ("Could you ", "", "?"), ("Could you please ", "", "?"), ("Would you ", "", "?"),
-    ("I want you to ", "", "."), ("I want to ", "", "."), ("I need to ", "", "."), ("I need you to ", "", "."),
-    ("I would like to ", "", "."), ("I'd like you to ", "", "."), ("Use the tool to ", "", "."),
-    ("Use a tool to ", "", "."), ("Help me ", "", "."), ("Go ahead and ", "", "."), ("Let's ", "", "."),
-    ("We have to ", "", "."), ("You should ", "", "."), ("You must ", "", " now."), ("Will you ", "", "?"),
-    ("Can you ", " for me", "?"), ("", " for me", "."), ("", " now", "."), ("My boss told me to ", "", "."),
-    ("Try to ", "", "."), ("I wish to ", "", "."), ("It is time to ", "", "."), ("Your job is to ", "", "."),
-    ("May I ask you to ", "", "?"), ("The task: ", "", "."), ("I have to ", "", "."), ("Do this: ", "", "."),
-    ("{w} told me to ", "", "."), ("For {w}, ", "", "."), ("First ", "", "."), ("Just ", "", "."), ("Now ", "", "!"),
-)  # fmt: skip
-_TEST_FRAMES: tuple[Frame, ...] = (
-    ("Kindly ", "", "."), ("It would be great if you could ", "", "."), ("I was hoping that you could ", "", "."),
-    ("Do me a favour and ", "", "."), ("We should ", " as soon as possible", "."), ("Is it possible to ", "", "?"),
-    ("I was asked to ", "", "."), ("Make sure to ", "", "."),
-)  # fmt: skip
-_CALLS = ("call {}", "use {}", "run {}", "use the tool {}", "call the {} tool", "use {} for this", "do a {}")
-_TEST_CALLS = ("invoke {}", "make a call to {}")
+_PARTS = ("openers", "closers", "frames", "asks", "doing", "done", "act", "calls", "topics", "things", "plurals",
+          "named", "wants")  # fmt: skip
 
-_NAMED = ("{k} {v}", "the {k} {v}", "{k}: {v}", "{k} = {v}")
-_AS = ("{v} as the {k}", "{v} as {k}", "{v} for the {k}", "{v} for {k}")
-_IS = ("the {k} is {v}", "{k} is {v}", "the {k} reads {v}", "{k} equals {v}", "the {k} should be {v}")
-_TO = ("the {k} to {v}", "{k} to {v}")
-_PAIRS = ("{k}: {v}", "{k}={v}", "{k} = {v}", "{k} {v}")
-_STYLES = (
-    Style("inside", (" with ", ", with ", " having "), _NAMED),
-    Style("inside", (" with ", ", with "), ("the {k} {v}", "{k} {v}"), (", ", " and "), (" and ", ", ")),
-    Style("inside", (" using ", " with ", ", taking "), _AS),
-    Style("inside", (" where ", " such that ", " so that ", ", where "), _IS),
-    Style("inside", (" (", " with ("), _PAIRS, (", ", "; "), (", ", "; "), ")"),
-    Style("inside", (", ", " - "), _PAIRS, (", ",), (", ", " and ")),
-    Style("inside", (" and set ", " and put "), _TO),
-    Style("inside", (", {w} ", ", {w} {w} ", ", {w} with ", " - {w} "), ("the {k} {v}", "{k} {v}", "{k}: {v}")),
-    Style("colon", (" ",), _PAIRS, (", ", "; ", " | "), (", ", "; ", " and ")),
-    Style("lines", ("\n", "\n\n"), _PAIRS, ("\n",), ("\n",)),
-    Style("lines", ("\n- ",), (*_PAIRS, "{k} is {v}"), ("\n- ",), ("\n- ",)),
-    Style("after", (" Set ", " Please set ", " Put ", " I want you to set "), _TO, tail="."),
-    Style("after", (" Use ", " Take ", " Please use ", " I have "), _AS, tail="."),
-    Style("after", (" ", " Note: "), ("The {k} is {v}", "Its {k}: {v}", "The {k} must be {v}"), (". ",), (". ",), "."),
-    Style("after", (" {w} {w} ", " {w} "), ("the {k} {v}", "{k} as {v}", "the {k} with {v}"), tail="."),
-    Style("first", ("With ", "Using ", "Given "), ("the {k} {v}", "{k} {v}", "{v} as the {k}"), tail=", "),
-    Style("first", ("", "I have this: "), ("The {k} is {v}", "{k}: {v}"), (". ", ", "), (". ", ", "), ". "),
-)
-_TEST_STYLES = (
-    Style("inside", (" whose ", ", whose "), ("{k} should be {v}", "{k} is {v}")),
-    Style("inside", (" and give it ",), ("{v} as the {k}", "the {k} {v}")),
-    Style("colon", (" ",), ("{k} -> {v}", "{v} ({k})"), (" / ", ", "), (" / ", ", ")),
-    Style("after", (" Let ", " Please let "), ("the {k} be {v}",), tail="."),
-    Style("after", (" For ",), ("the {k} take {v}", "{k} choose {v}"), (", for ",), (" and for ",), "."),
-    Style("first", ("Taking ",), ("{v} for the {k}", "{v} to be the {k}"), tail=", "),
-)
-_WANTS = (
-    *["And tell me the {key}."] * 5,
-    "And give me the {key}.",
-    "And say the {key}.",
-    "Tell me the {key}.", "Then tell me the {key}.", "What is the {key}?", "I want to know the {key}.",
-    "Say the {key}.", "Which {key} do I get?", "Give me the {key}.", "Let me know the {key}.", "I need the {key}.",
-    "Then give me the {key}.", "Answer with the {key}.", "After that, say the {key}.", "What {key} comes back?",
-    "Reply with the {key} only.", "The {key}?", "Show me the {key}.", "{w} {w} the {key}?",
-)  # fmt: skip
-_TEST_WANTS = (
-    "Afterwards I need to hear the {key}.",
-    "Once done, what {key} do you see?",
-    "And report the {key}.",
-)
-_CLOSERS = (*[""] * 12, " Thanks.", " Thank you.", " It is for {w}.", " I am in a hurry.", " {w} {w}.", " That is all.")
 
-_TRAIN = ToolPhrases(_OPENERS, _FRAMES, _CALLS, _STYLES, _WANTS, _CLOSERS)
-_KEPT = ToolPhrases(_TEST_OPENERS, _TEST_FRAMES, _TEST_CALLS, _TEST_STYLES, _TEST_WANTS, ("",))
-_BOTH = ToolPhrases(
-    _OPENERS + _TEST_OPENERS,
-    _FRAMES + _TEST_FRAMES,
-    _CALLS + _TEST_CALLS,
-    _STYLES + _TEST_STYLES,
-    _WANTS + _TEST_WANTS,
-    _CLOSERS,
-)
+@cache
+def _phrases(held_out: bool | None, slips: float) -> ToolPhrases:
+    def pairs(section: str) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+        split = [line.split(" || ") for line in raw(section, held_out) or raw(section)]
+        return [(expand(yes), expand(no)) for yes, no in split]
+
+    return ToolPhrases(
+        {name: lines(name, held_out) for name in _PARTS},
+        tuple(_style(line) for line in raw("styles", held_out)),
+        naturals(held_out),
+        tuple(pairs("flags")),
+        tuple((yes[0], no[0]) for yes, no in pairs("yes")),
+        held_out,
+        slips,
+    )
 
 
 def tool_phrases(split: Split, held_out: bool | None = None) -> ToolPhrases:
     """The wordings of a split. `held_out` says which a test world uses: those of training (False), those that were
     kept for testing (True), or both (None)."""
-    if split == "train":
-        return _TRAIN
-    return {None: _BOTH, False: _TRAIN, True: _KEPT}[held_out]
+    return _phrases(False, SLIPS) if split == "train" else _phrases(held_out, 0)
+
+
+def _style(line: str) -> Style:
+    place, heads, *rest = line.split(" || ")
+    items, between, last = [*rest, *("{k}", ",_", "_and_")[len(rest) :]]
+    gaps = [tuple(text.replace("_", " ") for text in expand(part)) for part in (between, last)]
+    return Style(place, expand(heads), expand(items), gaps[0], gaps[1])
+
+
+@cache
+def glue_words() -> frozenset[str]:
+    """Words of the wordings that stand beside values: as values they need quotes."""
+    texts = [line for section in ("styles", "naturals", "flags", "yes", "named") for line in raw(section)]
+    return frozenset(_WORDS.findall(" ".join(texts).lower())) | {"please", "me", "of", "now", "today", "then"}
+
+
+def slip(rng: Random, text: str) -> str:
+    """The wording with words lost, added or changed, but none beside what it leaves open."""
+    words = text.split(" ")
+    kept = []
+    for place, word in enumerate(words):
+        near = "".join(words[max(0, place - 1) : place + 2])
+        if not word.isalpha() or "{" in near or rng.random() >= SLIP or word.lower() in _HOLDS:
+            kept.append(word)
+        elif (draw := rng.random()) < 0.5:
+            kept.append("{w}")
+        elif draw < 0.75:
+            kept += [word, "{w}"] if draw < 0.63 else ["{w}", word]
+    return " ".join(kept) or text

@@ -10,8 +10,9 @@ from kv_memory.pocket.facts import Path
 from kv_memory.pocket.layouts import dump, wrap
 from kv_memory.pocket.records import Record, as_object, key_text
 from kv_memory.pocket.tool_phrases import tool_phrases
-from kv_memory.pocket.tool_requests import Argument, Given, Wording
+from kv_memory.pocket.tool_requests import Wording
 from kv_memory.pocket.tool_schemas import Parameter, Tool
+from kv_memory.pocket.tool_spelling import Argument, Given
 from kv_memory.pocket.tool_talk import NO_TOOL, chat
 from kv_memory.pocket.tools import NAME_STYLES, make_tool
 from kv_memory.pocket.values import Values, as_text

@@ -9,44 +9,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from kv_memory.pocket.records import Field, Schema, make_key, make_noun, make_schema, plain
+from kv_memory.pocket.records import Field, Schema, make_noun, make_schema, plain
+from kv_memory.pocket.tool_parameters import TYPES, describe, make_parameter, write
 from kv_memory.pocket.tool_schemas import Parameter, Tool, article, group_of
-from kv_memory.pocket.tool_words import (
-    FLAGS,
-    ID_VERBS,
-    KNOWN,
-    PLURAL_VERBS,
-    TEST_FLAGS,
-    TEST_KNOWN,
-    TEST_VERBS,
-    VERBS,
-)
+from kv_memory.pocket.tool_words import ID_VERBS, KNOWN, PLURAL_VERBS, TEST_KNOWN, TEST_VERBS, VERBS
 from kv_memory.pocket.values import Split, Values
-from kv_memory.pocket.vocabulary import MODIFIERS, STATUSES, TEST_MODIFIERS
+from kv_memory.pocket.vocabulary import MODIFIERS, TEST_MODIFIERS
 
 NAME_STYLES = ("snake", "snake", "snake", "snake", "camel", "camel", "noun_verb", "kebab", "service", "pascal")
-_KNOWN: dict[Split, list[str]] = {"train": KNOWN.strip().splitlines(), "test": TEST_KNOWN.strip().splitlines()}
-_TYPES = {
-    "flag": ("boolean",),
-    "count": ("integer", "integer", "integer", "string"),
-    "digits": ("string", "string", "integer"),
-    "price": ("number", "number", "number", "string"),
-    "amount": ("integer", "integer", "number", "string"),
-}
-"""The JSON types that values of a kind may have; a string for all others."""
-_HINTS = {"date": "YYYY-MM-DD", "time": "HH:MM", "airport": "three letters", "percent": "in percent"}
-
-
-def write(parts: Sequence[str], style: str) -> str:
-    """Words as a name: in camel case or with underscores."""
-    if style == "camel":
-        return parts[0] + "".join(part.capitalize() for part in parts[1:])
-    return "_".join(parts)
+_KNOWN: dict[Split, tuple[str, ...]] = {"train": KNOWN, "test": TEST_KNOWN}
+_KNOWN_SHARE = 0.3
 
 
 def make_tool(values: Values, style: str = "snake", verb: str | None = None, noun: str | None = None) -> Tool:
     """A tool; of this verb and noun, or of its own. `style` is one of `NAME_STYLES`."""
-    if verb is None and noun is None and values.rng.random() < 0.2:
+    if verb is None and noun is None and values.rng.random() < _KNOWN_SHARE:
         return _known_tool(values, style)
     verb = verb or _verb(values)
     noun = noun or _noun(values)
@@ -58,7 +35,7 @@ def make_tool(values: Values, style: str = "snake", verb: str | None = None, nou
         name = values.pick((f"{_head(noun)}_id", f"{_head(noun)}_id", "id", "number", "code"))
         parts.append(Parameter(write(name.split("_"), case), "id"))
     for _ in range(values.rng.choices((0, 1, 2, 3, 4), (3, 3, 3, 2, 1) if has_id else (0, 4, 4, 3, 2))[0]):
-        part = _parameter(values, case)
+        part = make_parameter(values, case)
         if not {plain((part.name,))} & {noun, *(plain((other.name,)) for other in parts)}:
             parts.append(part)
     if values.rng.random() < 0.15:
@@ -80,7 +57,7 @@ def update_tool(values: Values, schema: Schema) -> Tool:
     parts = [Parameter(schema.id_field, "id")]
     for field in schema.fields:
         if len(field.path) == 1:
-            type_ = _TYPES.get(field.kind, ("string",))[0]
+            type_ = TYPES.get(field.kind, ("string",))[0]
             parts.append(Parameter(field.path[0], field.kind, type_, required=False))
     noun, verb = schema.noun, values.pick(("update", "change", "edit"))
     returns = replace(schema, fields=(), child=None, child_field=None)
@@ -103,42 +80,6 @@ def _noun(values: Values) -> str:
     return noun
 
 
-def _parameter(values: Values, case: str, nested: bool = False) -> Parameter:
-    rng = values.rng
-    name, kind = make_key(values, case)
-    required, draw = rng.random() < 0.6, rng.random()
-    if draw < 0.07:
-        flag = values.pick(FLAGS if values.split == "train" else TEST_FLAGS)
-        name, kind = write(flag.split("_"), case), "flag"
-    elif draw < 0.12:
-        kind = "text"
-    elif draw < 0.17 and not nested:
-        item = values.pick(("word", "word", "name", "code", "city", "email"))
-        return Parameter(name, "list", "array", required, _describe(values, name, "list"), item=item)
-    elif draw < 0.22 and not nested:
-        fields = {part.name: part for part in (_parameter(values, case, nested=True) for _ in range(rng.randint(1, 3)))}
-        return Parameter(name, "object", "object", required, fields=tuple(fields.values()))
-    elif draw < 0.3 or (kind == "status" and draw < 0.75):
-        return Parameter(name, "enum", "string", required, _describe(values, name, "enum"), _options(values))
-    type_ = values.pick(_TYPES.get(kind, ("string",)))
-    return Parameter(name, kind, type_, required or nested, _describe(values, name, kind))
-
-
-def _options(values: Values) -> tuple[str, ...]:
-    count, draw = values.rng.randint(2, 5), values.rng.random()
-    if draw < 0.5:
-        return tuple(values.rng.sample(STATUSES, count))
-    return tuple(dict.fromkeys(values.any_word() if draw < 0.85 else f"{values.value('code')}" for _ in range(count)))
-
-
-def _describe(values: Values, name: str, kind: str) -> str | None:
-    if values.rng.random() < 0.55:
-        return None
-    text = values.pick(("The {}", "{}", "{} to use", "{} of the request", "Which {}")).format(plain((name,)))
-    hint = f" ({_HINTS[kind]})" if kind in _HINTS and values.rng.random() < 0.6 else ""
-    return text[0].upper() + text[1:] + hint + values.pick(("", "", "."))
-
-
 def _known_tool(values: Values, style: str) -> Tool:
     head, _, body = values.pick(_KNOWN[values.split]).partition(" | ")
     verb, _, noun = head.partition(" ")
@@ -147,9 +88,9 @@ def _known_tool(values: Values, style: str) -> Tool:
     for text in body.split("; "):
         name, kind, *natural = text.split(":", 2)
         key = write(name.rstrip("?").split("_"), case)
-        type_ = {"list": "array"}.get(kind) or _TYPES.get(kind, ("string",))[0]
+        type_ = {"list": "array"}.get(kind) or TYPES.get(kind, ("string",))[0]
         options = tuple(kind.split(",")) if "," in kind else ()
-        description = _describe(values, key, kind)
+        description = describe(values, key, kind)
         part = Parameter(key, "enum" if options else kind, type_, not name.endswith("?"), description, options)
         parts.append(replace(part, natural=natural[0] if natural else "", item=values.pick(("word", "name"))))
     return _tool(values, style, verb, noun.replace("_", " "), parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from random import Random
 from typing import Any
 
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 
 from kv_memory.pocket.facts import Fact
 from kv_memory.pocket.records import facts, make_record, make_schema
-from kv_memory.pocket.tool_phrases import ToolPhrases, tool_phrases
-from kv_memory.pocket.tool_talk import NO_TOOL
-from kv_memory.pocket.tool_words import FLAGS, KNOWN, TEST_FLAGS, TEST_KNOWN, TEST_VERBS, VERBS
+from kv_memory.pocket.tool_bank import Lines
+from kv_memory.pocket.tool_phrases import ToolPhrases, slip, tool_phrases
+from kv_memory.pocket.tool_talk import NO_TOOL, remarks
+from kv_memory.pocket.tool_words import FLAGS, KNOWN, TEST_FLAGS, TEST_KNOWN, TEST_VERBS, VERBS, synonyms
 from kv_memory.pocket.toolbox import Toolbox
 from kv_memory.pocket.tools import lookup_tool, make_tool, update_tool
 from kv_memory.pocket.values import Split, Values
@@ -66,7 +68,7 @@ def test_calls_fit_their_schemas_and_requests_say_their_values(seed: int, split:
         request = box.request()
         check(schemas[request.name]["parameters"], request.arguments)
         assert all(text in request.text for text in texts(request.arguments))
-        assert not {"{", "}"} & set(request.text) and "  " not in request.text
+        assert not re.search(r"\{\w+\}|  |<\w*\|", request.text)
         written = f'<tool_call>\n{{"name": "{request.name}", "arguments": {request.written}}}\n</tool_call>'
         (call,) = read_message(written)["tool_calls"]
         assert (call["function"]["name"], call["function"]["arguments"]) == (request.name, request.written)
@@ -130,19 +132,50 @@ def test_splits_share_no_tools() -> None:
     known = {verb for group in VERBS for verb in group}
     kept = {verb for group in TEST_VERBS for verb in group}
     assert len(known) == sum(map(len, VERBS)) and not kept & (known | set(ENGLISH))
-    assert not set(FLAGS) & set(TEST_FLAGS) and not set(KNOWN.split("\n")[1:-1]) & set(TEST_KNOWN.split("\n"))
+    assert not set(FLAGS) & set(TEST_FLAGS) and not set(KNOWN) & set(TEST_KNOWN)
 
 
 def test_held_out_wordings_are_not_in_training() -> None:
     known, kept = tool_phrases("train"), tool_phrases("test", held_out=True)
-    for name in ("frames", "calls", "wants"):
-        assert not set(getattr(known, name)) & set(getattr(kept, name)), name
 
-    def ways(phrases: ToolPhrases) -> set[tuple[str, str]]:
-        return {(head, item) for style in phrases.styles for head in style.heads for item in style.items}
+    def flat(lines: Lines) -> set[str]:
+        return {text for line in lines for text in line} - {""}
+
+    for name, lines in known.parts.items():
+        assert not flat(lines) & flat(kept.parts[name]), name
+    for name, lines in kept.naturals.items():
+        assert not flat(lines) & flat(known.naturals.get(name, ())), name
+    for (reply, said), (other, held) in zip(remarks(False), remarks(True), strict=True):
+        assert reply == other and not flat(said) & flat(held)
+
+    def ways(phrases: ToolPhrases) -> set[tuple[str, str, str]]:
+        return {(style.place, head, item) for style in phrases.styles for head in style.heads for item in style.items}
 
     assert not ways(known) & ways(kept)
-    assert tool_phrases("test", held_out=False) == known
+    assert tool_phrases("test", held_out=False).parts == known.parts
+
+
+def test_nothing_random_touches_what_a_wording_leaves_open() -> None:
+    phrases = tool_phrases("test")
+    texts = {text for lines in phrases.parts.values() for line in lines for text in line}
+    texts |= {head for style in phrases.styles for head in style.heads if not style.items[0].lower().startswith("the ")}
+    assert not [text for text in texts if re.search(r"\{w\} ?\{(?!w)|\{(?!w)\w+\} ?\{w", text)]
+    for _ in range(200):
+        assert "the {v} of" in slip(Random(_), "please take the {v} of our list")
+
+
+def test_verbs_and_wordings_of_arguments_say_one_thing() -> None:
+    said = [verb for group in (*VERBS, *TEST_VERBS) for verb in set(synonyms(group, None))]
+    assert len(said) == len(set(said))
+    naturals = tool_phrases("test").naturals
+    for line in (*KNOWN, *TEST_KNOWN):
+        ways: list[str] = []
+        for part in line.partition(" | ")[2].split("; "):
+            _, kind, *own = part.split(":", 2)
+            key = f"{'enum' if ',' in kind else kind}: {''.join(own)}"
+            if "," not in kind:  # the value says which it is
+                ways += {*own, *(text for texts in naturals.get(key, ()) for text in texts)}
+        assert len(ways) == len(set(ways)), (line, [way for way in ways if ways.count(way) > 1])
 
 
 @pytest.mark.parametrize("held_out", [None, False, True])
