@@ -3,16 +3,18 @@
     python -m benchmarks.latency --shape qwen3-8b --contexts 1024 4096 8192 16384 32768
 
 A span of 100 tokens at 10 % of the context is erased from a copy of one prefilled sequence, by each eraser in turn,
-several rounds; figures are medians, and ratios are to `recompute` in the same run. Weights do not matter to time.
+several rounds; figures are medians, and ratios are to `recompute` in the same run. The score that `influence` chooses
+by is timed apart too, with each normaliser. Weights do not matter to time.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import time
 from statistics import median
 from typing import Any
+
+from kv_memory.engines.base import Engine, SequenceId
 
 SHAPES: dict[str, dict[str, int]] = {
     "qwen3-8b": {
@@ -38,6 +40,21 @@ SHAPES: dict[str, dict[str, int]] = {
 SPAN = 100
 
 
+def score_times(engine: Engine, seq: SequenceId, start: int, rounds: int) -> dict[str, float]:
+    """Median milliseconds to find the tokens that attended most, by normaliser; the first round warms up."""
+    from kv_memory.calibration.layers import NORMALISERS
+    from kv_memory.calibration.trial import now
+
+    times: dict[str, list[float]] = {name: [] for name in NORMALISERS}
+    for turn in range(rounds + 1):
+        for name in NORMALISERS:
+            started = now()
+            engine.influence(seq, [(start, start + SPAN)], normaliser=name)
+            if turn:
+                times[name].append(now() - started)
+    return {name: 1e3 * median(values) for name, values in times.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="pocket")
@@ -52,6 +69,7 @@ def main() -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config
 
     from benchmarks.record import environment, save
+    from kv_memory.calibration.trial import now
     from kv_memory.engines.transformers import TransformersEngine
     from kv_memory.erasers import ERASERS, get_eraser
     from kv_memory.pocket import model_path
@@ -66,11 +84,6 @@ def main() -> None:
             model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16 if cuda else torch.float32)
         engine = TransformersEngine(model, AutoTokenizer.from_pretrained(model_path()), name=args.shape)
 
-    def now() -> float:
-        if cuda:
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
     result: dict[str, Any] = {**environment(args.seed), "shape": args.shape, "span": SPAN, "rounds": args.rounds}
     result |= {"dtype": engine.capabilities.kv_dtype, "contexts": {}}
     for context in args.contexts:
@@ -79,14 +92,14 @@ def main() -> None:
         engine.prefill(seq, torch.randint(1000, 8000, (context,)).tolist())
         prefill = now() - started
         start = context // 10
-        times: dict[str, list[float]] = {name: [] for name in ERASERS}
+        times: dict[str, list[float]] = {name: [] for name in ERASERS if not get_eraser(name).lacking(engine)}
         for turn in range(args.rounds + 1):  # the first round warms up
-            for name in ERASERS:
+            for name, taken in times.items():
                 fork = engine.fork(seq)
                 started = now()
                 get_eraser(name).erase(engine, fork, [(start, start + SPAN)])
                 if turn:
-                    times[name].append(now() - started)
+                    taken.append(now() - started)
                 engine.free(fork)
         medians = {name: median(values) for name, values in times.items()}
         cells = engine.read_cells(seq, [0])
@@ -95,6 +108,7 @@ def main() -> None:
             "prefill_milliseconds": 1e3 * prefill,
             "erase_milliseconds_median": {name: 1e3 * value for name, value in medians.items()},
             "erase_milliseconds_range": {name: [1e3 * min(v), 1e3 * max(v)] for name, v in times.items()},
+            "score_milliseconds_median": score_times(engine, seq, start, args.rounds),
             "recompute_over_eraser": {name: medians["recompute"] / value for name, value in medians.items()},
             "kv_megabytes": kv * context / 1e6,
             "query_share_of_kv": 0.0 if cells.queries is None else cells.queries.nbytes / kv,

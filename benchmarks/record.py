@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
+from kv_memory.calibration.machine import hardware
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -18,7 +18,7 @@ RESULTS = Path(__file__).parent / "results"
 def environment(seed: int) -> dict[str, Any]:
     """Hardware, versions, commit and seed of this run."""
     return {
-        "hardware": _hardware(),
+        "hardware": hardware(),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in ("torch", "transformers", "tokenizers")},
         "commit": _commit(),
@@ -32,17 +32,6 @@ def save(name: str, result: dict[str, Any]) -> None:
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(f"wrote {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
-
-
-def _hardware() -> str:
-    if torch.cuda.is_available():
-        return str(torch.cuda.get_device_name())
-    try:
-        cpu = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
-        name = cpu.split(":", 1)[1].strip()
-    except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
-    return f"{name}, {torch.get_num_threads()} threads"
 
 
 def _version(name: str) -> str:

@@ -17,7 +17,7 @@ class Alignment:
     gone: list[int] = field(default_factory=list)
     """Cached messages that the incoming conversation left out, before others that it kept."""
     emptied: list[int] = field(default_factory=list)
-    """Cached messages of which it kept only the place: same id, no text."""
+    """Cached messages of which it kept only the place: same id, no text or a placeholder's."""
     end: int = 0
     """How many of the cached messages are kept or gone; those after it do not belong to this conversation."""
 
@@ -68,4 +68,5 @@ def _emptied(entry: Entry, message: Message) -> bool:
     if not any(a is not None and a == b for a, b in zip(known, (message.id, message.tool_call_id), strict=True)):
         return False
     everything = Cuts(entry.everything().chars)
-    return message.role == entry.message.role and message.digest() == entry.message.digest(everything)
+    empty = message.placeholder or message.digest() == entry.message.digest(everything)
+    return empty and message.role == entry.message.role

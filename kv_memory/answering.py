@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from kv_memory.branch import Branch
 from kv_memory.chat import ChatFormat, Piece
-from kv_memory.engines.base import Engine, Sampling, Tokenizer
+from kv_memory.engines.base import Engine, LogitsMask, Sampling, Tokenizer
 from kv_memory.messages import Message, parse_messages
 from kv_memory.reply import FinishReason, Reply, Usage, call_starts, read_message
 
@@ -21,13 +22,16 @@ class SamplingOptions(TypedDict, total=False):
     top_p: float
     stop: tuple[str, ...]
     seed: int | None
+    mask: LogitsMask | None
 
 
 class ReplyStream:
     """An answer as it is written: iterate for its text, then read `reply`. Closing it early leaves nothing behind."""
 
-    def __init__(self, items: Generator[str | Reply]) -> None:
+    def __init__(self, items: Generator[str | Reply], answer_id: str) -> None:
         self._items = items
+        self.answer_id = answer_id
+        """The ids of its tool calls are `call_id(answer_id, 0)` and so on."""
         self.reply: Reply | None = None
 
     def __iter__(self) -> Iterator[str]:
@@ -61,6 +65,7 @@ class Answering:
 
     def __post_init__(self) -> None:
         self.head: Piece = self.format.generation_prompt(self.messages, self.tools)
+        self.id = uuid.uuid4().hex[:12]
 
     def run(
         self,
@@ -97,7 +102,7 @@ class Answering:
             with self.engine.lock:
                 if tokens is not None:
                     tokens.close()
-                message, entered = read_message(text), False
+                message, entered = read_message(text, self.id), False
                 try:
                     entered = complete and self._enter(branch, start, message, text)
                 finally:

@@ -5,23 +5,33 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from kv_memory.calibration.record import Calibration
 from kv_memory.chat import Piece
 from kv_memory.engines.base import Engine, Interval, SequenceId
-from kv_memory.erasers import default_eraser
 from kv_memory.erasers.base import Eraser, Erasure
 from kv_memory.errors import ContextLengthError
 from kv_memory.ledger import Entry, Ledger, Selection, merge
 from kv_memory.messages import Cuts, Message
+from kv_memory.policy import default_eraser
 
 
 class Branch:
     """Callers hold the engine's lock."""
 
-    def __init__(self, engine: Engine, seq: SequenceId | None = None, ledger: Ledger | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        calibration: Calibration | None = None,
+        seq: SequenceId | None = None,
+        ledger: Ledger | None = None,
+    ) -> None:
+        """`calibration` chooses the eraser where a call names none."""
         self.engine = engine
+        self.calibration = calibration
         self._seq: SequenceId | None = engine.create() if seq is None else seq
         self.ledger = ledger or Ledger()
         self.tools_digest = ""
+        self.number = 0
         self.busy = False
         """An answer is being generated at its end."""
         self.used = 0.0
@@ -52,8 +62,7 @@ class Branch:
     def fork(self, entries: int | None = None) -> Branch:
         """A copy of its first messages (all without a number)."""
         ledger = self.ledger.copy(entries)
-        end = max((run.end for entry in ledger.entries for run in entry.runs), default=0)
-        other = Branch(self.engine, self.engine.fork(self.seq, end), ledger)
+        other = Branch(self.engine, self.calibration, self.engine.fork(self.seq, ledger.end), ledger)
         other.tools_digest = self.tools_digest
         return other
 
@@ -94,8 +103,15 @@ class Branch:
             self.ledger.erase(selections, (), exact=True)
             return 0, eraser
         done = self._run(eraser, spans, [selection.entry for selection in selections])
-        self.ledger.erase(selections, done.moves, exact=eraser.exact)
+        self.ledger.erase(selections, done.moves, exact=eraser.exact, steered=done.steered)
+        self._trim()
         return done.recomputed, eraser
+
+    def cut_off(self, entry: int) -> None:
+        """Forget the messages from this one on."""
+        self.ledger.truncate(entry)
+        if self.resident:
+            self._trim()
 
     def touch(self) -> None:
         """Note that it was used now."""
@@ -106,19 +122,30 @@ class Branch:
         spans = merge(i for entry in entries for i in entry.intervals)
         eraser = eraser or self._default(spans)
         done = self._run(eraser, spans, entries)
-        self.ledger.remove(entries, done.moves, exact=eraser.exact)
+        self.ledger.remove(entries, done.moves, exact=eraser.exact, steered=done.steered)
+        self._trim()
 
     def _run(self, eraser: Eraser, spans: Sequence[Interval], entries: Sequence[Entry]) -> Erasure:
-        """Erase from the cells; on an error cut the conversation off before the first of these messages."""
+        """Erase from the cells; on an error cut the conversation off before the first message that it may concern."""
+        healed = self.ledger.approximate_from if eraser.exact else None
         try:
             return eraser.erase(self.engine, self.seq, spans, self.ledger.approximate_from)
         except BaseException:
-            first = min(self.ledger.entries.index(entry) for entry in entries)
-            self.engine.truncate(self.seq, self.ledger.entries[first].start)
-            self.ledger.truncate(first)
+            known = self.ledger.entries
+            self.cut_off(
+                next(
+                    i
+                    for i, entry in enumerate(known)
+                    if entry in entries or (healed is not None and any(run.end > healed for run in entry.runs))
+                )
+            )
             raise
+
+    def _trim(self) -> None:
+        """Remove the cells after the last token: steering states that nothing follows, and what was cut off."""
+        self.engine.truncate(self.seq, self.ledger.end)
 
     def _default(self, spans: Sequence[Interval]) -> Eraser:
         erased = sum(end - start for start, end in spans)
         start = min((start for start, _ in spans), default=0)
-        return default_eraser(self.engine, self.ledger.cells_from(start) - erased)
+        return default_eraser(self.engine, self.ledger.cells_from(start) - erased, self.calibration)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from kv_memory.alignment import Alignment, align
 from kv_memory.branch import Branch
+from kv_memory.calibration.record import Calibration
 from kv_memory.chat import ChatFormat, Piece
 from kv_memory.edits import Edit, cuts_for
 from kv_memory.engines.base import Engine
@@ -28,6 +29,7 @@ class Host(Protocol):
     engine: Engine
     format: ChatFormat
     eraser: Eraser | None
+    calibration: Calibration | None
 
     def make_room(self, tokens: int, keep: Branch) -> None:
         """Evict what was least recently used until so many cells fit; ContextLengthError when they cannot."""
@@ -39,6 +41,7 @@ class Branches:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._branches: list[Branch] = []
+        self._added = 0
 
     def __iter__(self) -> Iterator[Branch]:
         return iter(self._branches)
@@ -50,6 +53,7 @@ class Branches:
 
     def add(self, branch: Branch) -> None:
         """Take a branch in; past the limit the one that was least recently used goes, ledger and all."""
+        branch.number, self._added = self._added, self._added + 1
         self._branches.append(branch)
         idle = sorted((b for b in self._branches if not b.busy and b is not branch), key=lambda b: (b.resident, b.used))
         for old in idle[: max(0, len(self._branches) - MAX_BRANCHES)]:
@@ -63,9 +67,12 @@ class Branches:
         edits: Sequence[Edit],
         head: Piece | None = None,
         progress: Callable[[int], None] | None = None,
+        *,
+        history_eraser: Eraser | None = None,
     ) -> tuple[Branch, Usage]:
         """A branch that holds exactly these messages, less what the edits leave out.
 
+        `history_eraser` erases what vanished from them; by default the host's.
         That all fits, with `head` after it, is checked before anything is changed.
         """
         tools_digest = hashlib.sha256(json.dumps(tools, sort_keys=True, default=str).encode()).hexdigest()
@@ -78,14 +85,21 @@ class Branches:
         new = sum(len(piece.ids) for message in pieces for piece in message)
         branch = self._continue(known_branch, alignment, new + (len(head.ids) + 1 if head else 0))
         branch.tools_digest = tools_digest
-        before = branch.cells
-        self._follow(branch, alignment, messages)
-        reused = branch.cells
+        before = branch.ledger.cells_from(0)
+        self._follow(branch, alignment, messages, history_eraser or self._host.eraser)
+        reused = branch.ledger.cells_from(0)
         first = alignment.known
         left_out = [cuts.get(i, Cuts()) for i in range(first, len(messages))]
         prefilled = branch.append(messages[first:], pieces, left_out, progress)
         branch.touch()
-        return branch, Usage(reused=reused, prefilled=prefilled, erased=before - reused, generated=0)
+        return branch, Usage(
+            reused=reused,
+            prefilled=prefilled,
+            erased=before - reused,
+            generated=0,
+            left_out=sum(self._host.format.tokens_in(messages[i], cut) for i, cut in cuts.items()),
+            branch=branch.number,
+        )
 
     def _choose(self, messages: Sequence[Message], tools_digest: str) -> tuple[Branch | None, Alignment]:
         """The branch that knows most of these messages; of equals the one that can be continued without a copy."""
@@ -108,7 +122,7 @@ class Branches:
             return branch
         if branch is not None:
             self._host.make_room(branch.cells, branch)
-        target = branch.fork(alignment.end) if branch else Branch(self._host.engine)
+        target = branch.fork(alignment.end) if branch else Branch(self._host.engine, self._host.calibration)
         try:
             target.check_room(new)
             self._host.make_room(new, target)
@@ -118,7 +132,7 @@ class Branches:
         self.add(target)
         return target
 
-    def _follow(self, branch: Branch, alignment: Alignment, messages: Sequence[Message]) -> None:
+    def _follow(self, branch: Branch, alignment: Alignment, messages: Sequence[Message], eraser: Eraser | None) -> None:
         """Bring the cached messages to where the caller's history has them: ids learned, vanished text erased."""
         entries = list(branch.ledger.entries)
         for number, message in zip(alignment.kept, messages, strict=False):
@@ -126,10 +140,11 @@ class Branches:
             if message.id is not None and not entry.cuts:
                 entry.message = replace(entry.message, id=message.id)
         emptied = [selection(entries[i], entries[i].everything()) for i in alignment.emptied]
+        emptied = [chosen for chosen in emptied if chosen.intervals()]
         if emptied:
-            branch.erase(emptied, self._host.eraser)
+            branch.erase(emptied, eraser)
         if alignment.gone:
-            branch.remove([entries[i] for i in alignment.gone], self._host.eraser)
+            branch.remove([entries[i] for i in alignment.gone], eraser)
 
 
 def _closes_alike(branch: Branch, alignment: Alignment, pieces: Sequence[Piece]) -> bool:

@@ -83,6 +83,12 @@ class ChatFormat:
         marks, text = self._render([*messages[:-1], last], tools, generate=False)
         return self._scaffold_piece(text[marks.extents(text)[len(messages) - 1][1] :])
 
+    def tokens_in(self, message: Message, cuts: Cuts) -> int:
+        """How many tokens these parts of a message are, about."""
+        parts = [message.content[start:end] for start, end in cuts.chars]
+        parts += [f"{message.tool_calls[i].name}{message.tool_calls[i].arguments}" for i in cuts.calls]
+        return sum(len(self._tokenizer.encode(part, special=False)[0]) for part in parts)
+
     def _render(
         self, messages: Sequence[Message], tools: list[dict[str, Any]] | None, *, generate: bool
     ) -> tuple[Marks, str]:

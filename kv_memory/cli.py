@@ -1,11 +1,12 @@
-"""The command line: `kv-memory demo`, `kv-memory replay`."""
+"""The command line: `kv-memory demo`, `kv-memory replay`, `kv-memory calibrate`."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,9 +19,13 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 Model = Annotated[
     str | None, typer.Option(help="Path or hub id of a Hugging Face causal LM; default: the pocket model.")
 ]
-EraserName = Annotated[
-    str | None,
-    typer.Option("--eraser", help="How to erase; default: recompute where few tokens follow, else influence."),
+Erasers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--eraser",
+        help="How to erase: a name, or the directory or hub id of a trained eraser; or one of each. Default: as the "
+        "model was calibrated.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
@@ -31,13 +36,13 @@ def _root() -> None:
 
 
 @app.command()
-def demo(eraser: EraserName = None, model: Model = None, as_json: AsJson = False) -> None:
+def demo(eraser: Erasers = None, model: Model = None, as_json: AsJson = False) -> None:
     """An agent conversation in which a tool result is retracted after the model has read it."""
     from kv_memory.demo import MESSAGES, QUESTION, STORY, TARGET
 
     if not as_json:
         typer.echo(f"{STORY}\n")
-    _compare(MESSAGES, None, TARGET, question=QUESTION, eraser=eraser, model=model, as_json=as_json)
+    _compare(MESSAGES, None, TARGET, question=QUESTION, erasers=eraser or (), model=model, as_json=as_json)
 
 
 @app.command()
@@ -50,7 +55,7 @@ def replay(
         str | None, typer.Option(help="Id of a message, tool call, document or span. Without it the ids are listed.")
     ] = None,
     ask: Annotated[str | None, typer.Option(help="A question to ask; default: the assistant's next turn.")] = None,
-    eraser: EraserName = None,
+    eraser: Erasers = None,
     model: Model = None,
     index: Annotated[int, typer.Option(help="Which conversation of the file, from 0.")] = 0,
     as_json: AsJson = False,
@@ -62,7 +67,7 @@ def replay(
     if retract is None:
         _list_ids(messages)
     else:
-        _compare(messages, tools, retract, question=ask, eraser=eraser, model=model, as_json=as_json)
+        _compare(messages, tools, retract, question=ask, erasers=eraser or (), model=model, as_json=as_json)
 
 
 def _list_ids(messages: list[dict[str, Any]]) -> None:
@@ -93,38 +98,93 @@ def _compare(
     target: str,
     *,
     question: str | None,
-    eraser: str | None,
+    erasers: Sequence[str],
     model: str | None,
     as_json: bool,
 ) -> None:
     from rich.console import Console
 
-    from kv_memory.erasers import get_eraser
     from kv_memory.messages import parse_messages
 
     parse_messages(messages)
-    if eraser is not None:
-        get_eraser(eraser)  # a wrong name is said before a model is loaded
+    name, trained = _choice(erasers)  # a wrong name is said before a model is loaded
     with _progress(Console(stderr=True)) as progress:
         progress("Loading the model", 0, 0)
         from transformers.utils.logging import disable_progress_bar
 
+        from kv_memory.erasers import get_eraser
         from kv_memory.evaluation.compare import compare
         from kv_memory.evaluation.show import show
         from kv_memory.memory import Memory
 
         disable_progress_bar()  # there is one already
-        memory = Memory(model)
+        memory = Memory(model, eraser=trained or name)
         memory.max_tokens = 16 * memory.engine.capabilities.max_positions  # the same conversation several times over
-        result = compare(memory, messages, [target], tools=tools, question=question, eraser=eraser, progress=progress)
+        if name is not None:
+            get_eraser(name).check(memory.engine)
+        result = compare(memory, messages, [target], tools=tools, question=question, eraser=name, progress=progress)
     if as_json:
         print(result.model_dump_json(indent=2))
     else:
         show(result, Console())
 
 
+def _choice(erasers: Sequence[str]) -> tuple[str | None, str | None]:
+    """The name of an eraser, and the directory or hub id of a trained one."""
+    from kv_memory.erasers import get_eraser, is_files
+
+    trained = [given for given in erasers if is_files(given)]
+    names = [get_eraser(given).name for given in erasers if not is_files(given)]
+    if max(len(trained), len(names)) > 1:
+        raise KVMemoryError("Give --eraser at most one name and one trained eraser.")
+    return next(iter(names), None), next(iter(trained), None)
+
+
+@app.command()
+def calibrate(
+    *,
+    model: Model = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Default: calibration.json in the model's directory, else in this one.")
+    ] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="UTF-8 text to erase spans from; default: generated conversations.")
+    ] = None,
+    span: Annotated[list[int] | None, typer.Option(help="Tokens of a span; may be given several times.")] = None,
+    following: Annotated[
+        list[int] | None, typer.Option(help="Tokens after the span; may be given several times.")
+    ] = None,
+    cases: Annotated[int, typer.Option(help="Cases of each span and suffix length.")] = 8,
+    probes: Annotated[int, typer.Option(help="Questions of each class and length; 0: none.")] = 20,
+    seed: Annotated[int, typer.Option(help="Of the cases and questions.")] = 0,
+    fidelity: Annotated[
+        Path | None, typer.Option(help="A calibration of this model: take fidelity from it, measure only the time.")
+    ] = None,
+    eraser: Annotated[
+        str | None,
+        typer.Option(help="Directory or hub id of a trained eraser, measured too; its eraser.json gets the result."),
+    ] = None,
+) -> None:
+    """Measure what every eraser leaves behind and costs on a model, and choose its default erasers."""
+    from rich.console import Console
+
+    with _progress(Console(stderr=True), "cases") as progress:
+        progress("Loading torch", 0, 0)
+        from transformers.utils.logging import disable_progress_bar
+
+        from kv_memory.calibration.calibrate import Plan
+        from kv_memory.calibration.command import run, show
+
+        disable_progress_bar()  # there is one already
+        plan = Plan(cases=cases, probes=probes, seed=seed)
+        plan = replace(plan, spans=tuple(span or plan.spans), followings=tuple(following or plan.followings))
+        result, path = run(model, plan, out=out, text=text, known=fidelity, eraser=eraser, progress=progress)
+    show(result, Console())
+    typer.echo(f"wrote {path}")
+
+
 @contextmanager
-def _progress(console: Any) -> Iterator[Callable[[str, int, int], None]]:
+def _progress(console: Any, unit: str = "tokens") -> Iterator[Callable[[str, int, int], None]]:
     """A bar on standard error, gone when it is done; a total of 0 means that nobody knows how long it takes."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -133,7 +193,7 @@ def _progress(console: Any) -> Iterator[Callable[[str, int, int], None]]:
         task = bar.add_task("", total=None, count="")
 
         def update(what: str, done: int, total: int) -> None:
-            count = f"{done:,} of {total:,} tokens" if total else ""
+            count = f"{done:,} of {total:,} {unit}" if total else ""
             bar.update(task, description=what, completed=done, total=total or None, count=count)
 
         yield update

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from kv_memory.chat import Piece
-from kv_memory.engines.base import Interval
+from kv_memory.engines.base import STEERED, Interval
+from kv_memory.erasers.base import moved
 from kv_memory.messages import Cuts, Message
 from kv_memory.spans import Span, SpanKind, SpanStatus
 
@@ -31,7 +32,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Erased:
-    """Tokens of a message that are no longer in the cache. [start, end) is the hole that they left, if there is one."""
+    """Tokens of a message that are no longer in the cache.
+
+    [start, end) is where they stood: a hole, or steering states (`Ledger.steered`), if it is not empty.
+    """
 
     start: int
     end: int
@@ -118,6 +122,9 @@ class Ledger:
         self.entries: list[Entry] = []
         self.approximate_from: int | None = None
         """The first position that an approximate erasure may have left its mark on."""
+        self.steered: list[Interval] = []
+        """Cells that hold steering states in place of erased tokens, ascending and disjoint; none before
+        `approximate_from`, none after the last token."""
         self._serial = 0
 
     def __len__(self) -> int:
@@ -165,10 +172,18 @@ class Ledger:
         del self.entries[entries:]
         self.settle()
 
-    def erase(self, selections: Sequence[Selection], moves: Sequence[tuple[int, int]], *, exact: bool) -> None:
+    def erase(
+        self,
+        selections: Sequence[Selection],
+        moves: Sequence[tuple[int, int]],
+        *,
+        exact: bool,
+        steered: Sequence[Interval] = (),
+    ) -> None:
         """Enter that the tokens of these selections are gone, and where the others stand now.
 
-        `exact`: everything from the first erased position on, or from `approximate_from`, was computed anew.
+        `exact`: everything from the first erased position on, or from `approximate_from`, was computed anew. `steered`:
+        which of the erased cells now hold steering states; nothing moves then.
         """
         starts = [start for selection in selections for start, _ in selection.intervals()]
         for selection in selections:
@@ -176,43 +191,62 @@ class Ledger:
         if exact:
             self._set_status(SpanStatus.EXACT, 0)
             self.approximate_from = None
+            self.steered = []
         else:
             self._mark_approximate(starts)
         for entry in self.entries:
-            entry.runs = [replace(run, start=_moved(run.start, moves)) for run in entry.runs]
-            entry.erased = [replace(e, start=_moved(e.start, moves), end=_moved(e.end, moves)) for e in entry.erased]
+            entry.runs = [replace(run, start=moved(run.start, moves)) for run in entry.runs]
+            entry.erased = [replace(e, start=moved(e.start, moves), end=moved(e.end, moves)) for e in entry.erased]
+        kept = [(moved(start, moves), moved(end - 1, moves) + 1) for start, end in self.steered]
+        self.steered = merge([*kept, *steered])
         self.settle()
 
-    def remove(self, entries: Sequence[Entry], moves: Sequence[tuple[int, int]], *, exact: bool) -> None:
+    def remove(
+        self,
+        entries: Sequence[Entry],
+        moves: Sequence[tuple[int, int]],
+        *,
+        exact: bool,
+        steered: Sequence[Interval] = (),
+    ) -> None:
         """Enter that these messages are gone with their scaffolding."""
         starts = [entry.start for entry in entries]
         self.entries = [entry for entry in self.entries if entry not in entries]
-        self.erase([], moves, exact=exact)
+        self.erase([], moves, exact=exact, steered=steered)
         if not exact:
             self._mark_approximate(starts)
             self.settle()
 
     def settle(self) -> None:
-        """An erasure after which nothing stands is exact, however it was done."""
-        last = max((run.end for entry in self.entries for run in entry.runs), default=0)
+        """An erasure after which nothing stands is exact, however it was done, and needs no steering states."""
+        last = self.end
+        self.steered = [(start, end) for start, end in self.steered if start < last]
         if self.approximate_from is not None and self.approximate_from >= last:
             self.approximate_from = None
         self._set_status(SpanStatus.EXACT, last if self.approximate_from is not None else 0)
 
+    @property
+    def end(self) -> int:
+        """One past the position of the last token; 0 when empty."""
+        return max((run.end for run in self._runs()), default=0)
+
     def token_ids(self) -> list[int]:
-        """The ids of all cells, in the order of their positions."""
-        return [i for run in sorted(self._runs(), key=lambda r: r.start) for i in run.piece.ids]
+        """The ids of all cells, in the order of their positions; STEERED for a steering state."""
+        runs: list[tuple[int, Sequence[int]]] = [(run.start, run.piece.ids) for run in self._runs()]
+        runs += [(start, [STEERED] * (end - start)) for start, end in self.steered]
+        return [i for _, ids in sorted(runs, key=lambda run: run[0]) for i in ids]
 
     def positions(self) -> list[int]:
         """The positions of all cells, ascending."""
-        return sorted(p for run in self._runs() for p in range(run.start, run.end))
+        cells = [*((run.start, run.end) for run in self._runs()), *self.steered]
+        return sorted(p for start, end in cells for p in range(start, end))
 
     def spans(self) -> list[Span]:
         """All spans: a message's content, then its documents, tool calls and erased ranges."""
         return [span for index, entry in enumerate(self.entries) for span in _entry_spans(entry, index)]
 
     def cells_from(self, start: int) -> int:
-        """How many cells stand at or after this position."""
+        """How many tokens stand at or after this position."""
         return sum(max(0, run.end - max(run.start, start)) for run in self._runs())
 
     def _mark_approximate(self, starts: Sequence[int]) -> None:
@@ -290,15 +324,6 @@ def _stretches(length: int, gone: set[int]) -> Iterator[tuple[bool, int, int]]:
 def _slice(run: Run, start: int, end: int) -> Run:
     chars = None if run.piece.chars is None else run.piece.chars[start:end]
     return Run(replace(run.piece, ids=run.piece.ids[start:end], chars=chars), run.start + start)
-
-
-def _moved(position: int, moves: Sequence[tuple[int, int]]) -> int:
-    delta = 0
-    for at, by in moves:
-        if at > position:
-            break
-        delta = by
-    return position + delta
 
 
 def _overwritten(message: Message, cuts: Cuts) -> Message:

@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from kv_memory.branch import Branch
+from kv_memory.calibration.record import FILE, Calibration, load
 from kv_memory.chat import ChatFormat
 from kv_memory.engines.base import Engine
-from kv_memory.erasers import get_eraser
+from kv_memory.erasers import get_eraser, is_files
 from kv_memory.erasers.base import Eraser
+from kv_memory.erasers.files import TrainedEraser, open_eraser
+from kv_memory.erasers.steer import Steer
 from kv_memory.errors import ContextLengthError, ConversationError, TargetError, UnknownTargetError
 from kv_memory.messages import parse_messages
 from kv_memory.session import Session
-from kv_memory.spans import Target
+from kv_memory.spans import Target, target_name
 from kv_memory.targets import find
 
 
@@ -35,20 +38,41 @@ class Memory:
         self,
         model: str | Path | Engine | None = None,
         *,
-        eraser: str | Eraser | None = None,
+        eraser: str | Path | Eraser | None = None,
+        calibration: Calibration | str | Path | None = None,
         max_tokens: int | None = None,
         device: str | None = None,
         dtype: str | None = None,
     ) -> None:
-        """`eraser`: how to erase where a call does not say; by default as `default_eraser` chooses.
+        """`eraser`: how to erase where a call does not say; by default as `default_eraser` chooses. A trained eraser,
+        by its directory or hub id, is loaded into the engine; then its calibration chooses, or `steer` is the default
+        where it has none.
+
+        `calibration`: of this model, or its file; by default the trained eraser's, or the calibration.json in the
+        model's directory, if there is one. A ready engine keeps the probe layers that it has.
 
         `max_tokens`: cells of all sessions together; by default four times the model's context.
 
-        Raises ModelError (a path that is not a model), UnsupportedModelError (its cache cannot be edited).
+        Raises ModelError (a path that is not a model, or an eraser that is not this model's), UnsupportedModelError
+        (its cache cannot be edited), UnsupportedOperationError (the engine lacks what the eraser needs), KVMemoryError
+        (a calibration that cannot be read, or of a model of another shape).
         """
-        self.engine = model if isinstance(model, Engine) else _load(model, device, dtype)
+        trained = open_eraser(eraser) if isinstance(eraser, (str, Path)) and is_files(eraser) else None
+        if calibration is None and trained is not None:
+            calibration = trained.calibration
+        if calibration is None and not isinstance(model, Engine):
+            beside = _path(model) / FILE
+            calibration = beside if beside.is_file() else None
+        self.calibration = load(Path(calibration)) if isinstance(calibration, (str, Path)) else calibration
+        self.engine = model if isinstance(model, Engine) else _load(model, self.calibration, trained, device, dtype)
         self.format = ChatFormat(self.engine.tokenizer)
-        self.eraser: Eraser | None = None if eraser is None else get_eraser(eraser)
+        self.eraser: Eraser | None = None
+        if trained is not None:
+            trained.load(self.engine)
+            self.eraser = None if trained.calibration else Steer()
+        elif eraser is not None:
+            self.eraser = get_eraser(eraser if isinstance(eraser, Eraser) else str(eraser))
+            self.eraser.check(self.engine)
         self.max_tokens = max_tokens or 4 * self.engine.capabilities.max_positions
         self._sessions: dict[str, Session] = {}
 
@@ -65,6 +89,10 @@ class Memory:
             if session_id in self._sessions:
                 raise ConversationError(f"There is already a session {session_id!r}; choose another id.")
             return self.session(session_id)
+
+    def get(self, session_id: str) -> Session | None:
+        """The session of this id, if there is one; waits for nothing."""
+        return self._sessions.get(session_id)
 
     def sessions(self) -> list[str]:
         """The ids of all sessions."""
@@ -99,7 +127,7 @@ class Memory:
 
     def explain_unknown(self, session: Session, target: Target) -> UnknownTargetError:
         """The error for a target that this session does not hold; says so if another one does."""
-        name = target if isinstance(target, str) else target.message
+        name = target_name(target)
         for other in self._sessions.values():
             for branch in other.branches if other is not session else ():
                 try:
@@ -112,11 +140,30 @@ class Memory:
         return UnknownTargetError(f"Nothing in session {session.id!r} has the id {name!r}; spans() lists the ids.")
 
 
-def _load(model: str | Path | None, device: str | None, dtype: str | None) -> Engine:
-    from kv_memory.engines.transformers import TransformersEngine
+def _path(model: str | Path | None) -> Path:
     from kv_memory.pocket import model_path
 
-    engine = TransformersEngine.load(model_path() if model is None else model, device=device, dtype=dtype)
-    if model is None:
-        engine.name = "pocket"
-    return engine
+    return model_path() if model is None else Path(model).expanduser()
+
+
+def _load(
+    model: str | Path | None,
+    calibration: Calibration | None,
+    trained: TrainedEraser | None,
+    device: str | None,
+    dtype: str | None,
+) -> Engine:
+    from kv_memory.engines.loading import load_model
+    from kv_memory.engines.transformers import TransformersEngine
+
+    name = "pocket" if model is None else str(model)
+
+    def check(config: dict[str, Any]) -> None:
+        if calibration is not None:
+            calibration.check(config)
+        if trained is not None:
+            trained.check(name, config)
+
+    loaded, tokenizer = load_model(str(_path(model) if model is None else model), device, dtype, check)
+    layers = calibration.influence.probe_layers if calibration else None
+    return TransformersEngine(loaded, tokenizer, name=name, probe_layers=layers)

@@ -59,6 +59,8 @@ class Message:
     id: str | None = None
     name: str | None = None
     documents: tuple[DocumentPart, ...] = ()
+    placeholder: bool = False
+    """Its text stands for what its id named before, which is to be erased. Without such a one it is text like any."""
 
     def digest(self, cuts: Cuts | None = None) -> str:
         """Of what the model reads of it, not of its ids; with `cuts`, of what is left of it."""
@@ -88,11 +90,23 @@ def cut_text(text: str, cuts: Iterable[tuple[int, int]]) -> str:
     return "".join([*kept, text[at:]])
 
 
+def uncut(interval: tuple[int, int], cuts: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    """These characters of what `cut_text` left, in the text as it was."""
+    start, end = interval
+    at = 0
+    for a, b in sorted(cuts):
+        length, at = max(0, b - max(a, at)), max(at, b)
+        start += length * (a <= start)
+        end += length * (a < end)
+    return start, end
+
+
 def parse_messages(messages: Any) -> list[Message]:
     """Read a conversation; ConversationError names the message and what is wrong with it.
 
     Content is a string, null, or a list of text parts; a part with a `document_id` is a document of its own. Parts are
-    joined with nothing between them. Tool calls are OpenAI's, or flat with `name` and `args`.
+    joined with nothing between them. Tool calls are OpenAI's, or flat with `name` and `args`. `placeholder: true` says
+    that the caller put this text in the place of the one that had its id.
     """
     if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Iterable):
         raise ConversationError("A conversation is a list of messages, each an object with role and content.")
@@ -120,6 +134,7 @@ def _parse_message(message: Any, index: int) -> Message:
         id=_text_or_none(message.get("id")),
         name=_text_or_none(message.get("name")),
         documents=documents,
+        placeholder=message.get("placeholder") is True,
     )
 
 

@@ -34,6 +34,10 @@ class Usage(BaseModel):
     erased: int
     """Cells erased because their messages had vanished from the conversation."""
     generated: int
+    left_out: int = 0
+    """Tokens of the conversation that were not read, since they are retracted."""
+    branch: int = 0
+    """Number of the session's branch that held the conversation."""
 
 
 class Reply(BaseModel):
@@ -49,15 +53,22 @@ class Reply(BaseModel):
     usage: Usage
 
 
-def read_message(text: str) -> dict[str, Any]:
+def call_id(answer_id: str, number: int) -> str:
+    """The id of one of the tool calls of an answer."""
+    return f"call_{answer_id}{number or ''}"
+
+
+def read_message(text: str, answer_id: str | None = None) -> dict[str, Any]:
     """The assistant message that this text is: content, and tool calls in the Hermes form that Qwen and others use.
 
-    A call that is not JSON with a name stays part of the content: nothing that the model wrote is lost.
+    A call that is not JSON with a name stays part of the content: nothing that the model wrote is lost. `answer_id`
+    (drawn at random without) makes the ids of the calls; see `call_id`.
     """
-    calls = []
+    calls: list[dict[str, Any]] = []
+    answer_id = answer_id or uuid.uuid4().hex[:12]
     start = len(text)
     for match in _TOOL_CALL.finditer(text):
-        call = _read_call(match[1])
+        call = _read_call(match[1], call_id(answer_id, len(calls)))
         if call is None:
             return {"role": "assistant", "content": text}
         calls.append(call)
@@ -71,7 +82,7 @@ def call_starts(text: str) -> list[int]:
     return [match.start() for match in _TOOL_CALL.finditer(text)]
 
 
-def _read_call(text: str) -> dict[str, Any] | None:
+def _read_call(text: str, name: str) -> dict[str, Any] | None:
     try:
         call = json.loads(text)
     except ValueError:
@@ -79,4 +90,4 @@ def _read_call(text: str) -> dict[str, Any] | None:
     if not isinstance(call, dict) or not isinstance(call.get("name"), str):
         return None
     function = {"name": call["name"], "arguments": json.dumps(call.get("arguments") or {}, ensure_ascii=False)}
-    return {"id": f"call_{uuid.uuid4().hex[:12]}", "type": "function", "function": function}
+    return {"id": name, "type": "function", "function": function}

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from kv_memory.edits import Edit, tombstones
 from kv_memory.spans import Span
 
-RetractionStatus = Literal["exact", "approximate", "queued", "nothing to erase"]
+RetractionStatus = Literal["exact", "approximate", "queued", "planned", "nothing to erase"]
 
 
 class RetractionReport(BaseModel):
@@ -24,7 +24,8 @@ class RetractionReport(BaseModel):
     reason: str
     eraser: str
     status: RetractionStatus
-    """`queued`: an answer is being generated; the retraction is applied when it ends, before the next prefill."""
+    """`queued`: an answer is being generated; the retraction is applied when it ends, before the next prefill.
+    `planned`: nothing was changed, it was a dry run."""
     spans: tuple[Span, ...]
     """What was named, as it stands afterwards."""
     edits: tuple[Edit, ...]
@@ -33,6 +34,8 @@ class RetractionReport(BaseModel):
     tokens_reused: int
     """Cells that were kept as they were."""
     seconds: float
+    derived: tuple[str, ...] = ()
+    """Ids of the answers after what was named: they were written with it in view, and may repeat it."""
 
     def tombstones(self, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The messages with what was retracted cut out of them, ids and order as they were.

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
 from kv_memory.answering import Answering, ReplyStream, SamplingOptions
 from kv_memory.branch import Branch
 from kv_memory.branches import Branches, Tools
-from kv_memory.edits import Edit, edit_of, selections
+from kv_memory.edits import Edit, selections
 from kv_memory.engines.base import Sampling
 from kv_memory.erasers import get_eraser
 from kv_memory.erasers.base import Eraser
@@ -24,8 +26,8 @@ from kv_memory.ledger import Ledger, Selection
 from kv_memory.messages import Message, parse_messages
 from kv_memory.reply import Reply, Usage
 from kv_memory.report import RetractionReport, RetractionStatus
-from kv_memory.spans import Span, SpanStatus, Target
-from kv_memory.targets import find
+from kv_memory.resolve import Meaning, resolve
+from kv_memory.spans import Span, SpanStatus, Target, target_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +47,8 @@ class Session:
         self._memory = memory
         self._engine = memory.engine
         self._edits: list[Edit] = []
-        self._queued: list[tuple[Branch, list[Edit], Eraser | None]] = []
+        self._queued: list[tuple[Branch, Callable[[], object]]] = []
+        self._soon: deque[Callable[[], object]] = deque()
 
     def prefill(
         self, messages: Any, tools: Tools = None, *, without: Sequence[Target] = (), progress: Progress | None = None
@@ -53,11 +56,9 @@ class Session:
         """Read a conversation without answering. `without` names parts of it to leave out, as if retracted before."""
         with self._engine.lock:
             parsed = parse_messages(messages)
-            if without:
-                unread = Ledger()
-                for message, pieces in zip(parsed, self._memory.format.encode(parsed, tools), strict=True):
-                    unread.append(message, pieces, 0)
-                self._remember([edit_of(unread, s) for target in without for s in find(unread, target)])
+            unread = self._unread(messages, tools) if without else None
+            self._apply_queued()
+            self._remember([edit for target in without for m in resolve(target, [], unread) for edit in m.edits])
             return self.branches.hold(parsed, tools, self._edits, None, progress)[1]
 
     def spans(self) -> list[Span]:
@@ -73,14 +74,18 @@ class Session:
         *,
         cancelled: Callable[[], bool] | None = None,
         progress: Progress | None = None,
+        history_eraser: str | Eraser | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> Reply:
         """Answer a conversation (all of it, OpenAI format; its last message is the one to answer).
 
         `cancelled` is asked before each token; a cancelled answer is returned as far as it went, but the session does
-        not remember it. `progress` hears how many tokens have been prefilled.
+        not remember it. `progress` hears how many tokens have been prefilled. `history_eraser` erases what vanished
+        from the history since the last call; by default as the memory erases.
         """
-        return self.stream(messages, tools, cancelled=cancelled, progress=progress, **sampling).finish()
+        return self.stream(
+            messages, tools, cancelled=cancelled, progress=progress, history_eraser=history_eraser, **sampling
+        ).finish()
 
     def stream(
         self,
@@ -89,16 +94,22 @@ class Session:
         *,
         cancelled: Callable[[], bool] | None = None,
         progress: Progress | None = None,
+        history_eraser: str | Eraser | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> ReplyStream:
         """Like `chat`, as an iterator of text. The conversation is read when the first text is asked for."""
+        wanted = None if history_eraser is None else get_eraser(history_eraser)
+        if wanted is not None:
+            wanted.check(self._engine)
         answering = Answering(self._engine, self._memory.format, parse_messages(messages), tools, Sampling(**sampling))
 
         def hold() -> tuple[Branch, Usage]:
             self._apply_queued()
-            return self.branches.hold(answering.messages, tools, self._edits, answering.head, progress)
+            return self.branches.hold(
+                answering.messages, tools, self._edits, answering.head, progress, history_eraser=wanted
+            )
 
-        return ReplyStream(answering.run(hold, cancelled or (lambda: False), self._apply_queued))
+        return ReplyStream(answering.run(hold, cancelled or (lambda: False), self._apply_queued), answering.id)
 
     def score(self, messages: Any, answer: str, tools: Tools = None) -> Tensor:
         """Log-probabilities [tokens + 1, vocabulary] before each token of `answer` and its end, as the next turn."""
@@ -115,56 +126,99 @@ class Session:
             finally:
                 self._engine.truncate(branch.seq, start)
 
-    def retract(self, *targets: Target, reason: str = "", eraser: str | Eraser | None = None) -> RetractionReport:
+    def retract(
+        self,
+        *targets: Target,
+        reason: str = "",
+        eraser: str | Eraser | None = None,
+        messages: Any = None,
+        dry_run: bool = False,
+    ) -> RetractionReport:
         """Erase what these targets name from the cache, in all branches, now and for good.
 
         A target is a span id, tool call id (its result), message id, document id, or a CharRange. The same message in
         a later call stays erased, though the caller's history still holds it. Naming what is already erased changes
         nothing, unless the eraser is exact and the earlier one was not. Without an `eraser`, here or in the memory, it
-        is `recompute` where few tokens follow and `influence` where many do. Raises UnknownTargetError or
-        AmbiguousTargetError before anything is changed.
+        is what `policy.default_eraser` chooses.
+
+        `messages`: the conversation that is meant, where the session may not have read all of it yet; what it has not
+        read it will not read. `dry_run` changes nothing and reports what would be erased.
+
+        Raises UnknownTargetError, AmbiguousTargetError, TargetError or UnsupportedOperationError (the engine lacks what
+        the eraser needs) before anything is changed.
         """
         if not targets:
             raise UnknownTargetError("Nothing to retract was named; give a span, tool call, message or document id.")
         with self._engine.lock:
             started = time.perf_counter()
             wanted = self._memory.eraser if eraser is None else get_eraser(eraser)
+            if wanted is not None:
+                wanted.check(self._engine)
             used: list[str] = []
-            home, edits = self._resolve(targets)
-            named = {s.span_id for s in selections(home.ledger, edits)}
-            self._remember(edits)
+            meanings = self._resolve(targets, None if messages is None else self._unread(messages))
+            edits = list(dict.fromkeys(edit for meaning in meanings for edit in meaning.edits))
+            named = [(m.ledger, {s.span_id for s in selections(m.ledger, m.edits)}) for m in meanings]
+            if not dry_run:
+                self._remember(edits)
             erased = recomputed = 0
             edited: list[Branch] = []
             queued = False
             for branch in self.branches:
                 concerned = selections(branch.ledger, edits)
-                if branch.busy and concerned:
-                    self._queued.append((branch, edits, wanted))
+                if not concerned:
+                    continue
+                if branch.busy and not dry_run:
+                    self._queued.append((branch, partial(_erase_edits, branch, edits, wanted)))
                     queued = True
-                elif concerned:
-                    erased += branch.resident * sum(end - start for s in concerned for start, end in s.intervals())
+                    continue
+                erased += branch.resident * sum(end - start for s in concerned for start, end in s.intervals())
+                edited.append(branch)
+                if not dry_run:
                     again, name = _erase(branch, concerned, wanted)
                     recomputed += again
                     used += [name] if name not in used else []
-                    edited.append(branch)
-            seconds = time.perf_counter() - started
-            spans = tuple(span for span in home.ledger.spans() if span.id in named)
+            if not dry_run:
+                _never_read(meanings, [branch.ledger for branch in self.branches])
+            spans = _named_spans(named)
             report = RetractionReport(
                 id=uuid.uuid4().hex[:12],
                 session=self.id,
-                targets=tuple(str(target) for target in targets),
+                targets=tuple(target_name(target) for target in targets),
                 reason=reason,
                 eraser=", ".join(used) or (wanted.name if wanted else "default"),
-                status="queued" if queued else _status(spans),
+                status="planned" if dry_run else "queued" if queued else _status(spans),
                 spans=spans,
                 edits=tuple(edits),
                 tokens_erased=erased,
                 tokens_recomputed=recomputed,
-                tokens_reused=sum(branch.cells for branch in edited) - recomputed,
-                seconds=seconds,
+                tokens_reused=sum(branch.cells for branch in edited) - recomputed - dry_run * erased,
+                seconds=time.perf_counter() - started,
+                derived=_answers_after(meanings),
             )
-            self.reports.append(report)
+            if not dry_run:
+                self.reports.append(report)
             return report
+
+    def soon(self, action: Callable[[], object]) -> None:
+        """Have this done before the next conversation is read, with the engine's lock held. Waits for nothing."""
+        self._soon.append(action)
+
+    def undo(self, report: RetractionReport) -> None:
+        """Take a retraction back: the next call reads again, from the first erased part on, what its history holds.
+
+        The text itself is not kept here: a history in which tombstones stand needs the messages back. What another
+        retraction named too stays retracted.
+        """
+        with self._engine.lock:
+            self.reports = [other for other in self.reports if other.id != report.id]
+            still = {edit for other in self.reports for edit in other.edits}
+            undone = [edit for edit in report.edits if edit not in still]
+            self._edits = [edit for edit in self._edits if edit not in undone]
+            for branch in self.branches:
+                if branch.busy:
+                    self._queued.append((branch, partial(_forget_edits, branch, undone)))
+                else:
+                    _forget_edits(branch, undone)
 
     def fork(self, session_id: str | None = None) -> Session:
         """A new session with a copy of the latest conversation and of all that is retracted here."""
@@ -183,33 +237,34 @@ class Session:
             for branch in self.branches:
                 branch.evict()
 
-    def _resolve(self, targets: Sequence[Target]) -> tuple[Branch, list[Edit]]:
-        """The edits that the targets are, and the branch that has the last of them; the latest is asked first."""
-        branches = sorted(self.branches, key=lambda b: -b.used)
-        edits: list[Edit] = []
-        home: Branch | None = None
+    def _resolve(self, targets: Sequence[Target], given: Ledger | None) -> list[Meaning]:
+        """What the targets mean; the conversation `given` is asked first, then the branch used last."""
+        ledgers = [branch.ledger for branch in sorted(self.branches, key=lambda b: -b.used)]
+        meanings = []
         for target in targets:
-            unknown: UnknownTargetError | None = None
-            for branch in branches:
-                try:
-                    edits += [edit_of(branch.ledger, s) for s in find(branch.ledger, target)]
-                    home = branch
-                    break
-                except UnknownTargetError as error:
-                    unknown = unknown or error
-            else:
-                raise self._memory.explain_unknown(self, target) from unknown
-        assert home is not None, "each target was found in some branch"
-        return home, list(dict.fromkeys(edits))
+            try:
+                meanings += resolve(target, ledgers, given)
+            except UnknownTargetError as error:
+                raise self._memory.explain_unknown(self, target) from error
+        return meanings
+
+    def _unread(self, messages: Any, tools: Tools = None) -> Ledger:
+        """A conversation as a ledger of no cells."""
+        ledger, parsed = Ledger(), parse_messages(messages)
+        for message, pieces in zip(parsed, self._memory.format.encode(parsed, tools), strict=True):
+            ledger.append(message, pieces, 0)
+        return ledger
 
     def _remember(self, edits: Sequence[Edit]) -> None:
         self._edits += [edit for edit in edits if edit not in self._edits]
 
     def _apply_queued(self) -> None:
+        while self._soon:
+            self._soon.popleft()()
         waiting = [item for item in self._queued if not item[0].busy]
         self._queued = [item for item in self._queued if item[0].busy]
-        for branch, edits, eraser in waiting:
-            _erase(branch, selections(branch.ledger, edits), eraser)
+        for _, change in waiting:
+            change()
 
 
 def _erase(branch: Branch, concerned: Sequence[Selection], eraser: Eraser | None) -> tuple[int, str]:
@@ -220,6 +275,40 @@ def _erase(branch: Branch, concerned: Sequence[Selection], eraser: Eraser | None
         return 0, eraser.name if eraser else "none"
     recomputed, used = branch.erase(concerned, eraser)
     return recomputed, used.name
+
+
+def _erase_edits(branch: Branch, edits: Sequence[Edit], eraser: Eraser | None) -> None:
+    _erase(branch, selections(branch.ledger, edits), eraser)
+
+
+def _forget_edits(branch: Branch, edits: Sequence[Edit]) -> None:
+    """Forget the conversation from the first message on that the edits concern."""
+    numbers = [branch.ledger.entries.index(s.entry) for s in selections(branch.ledger, edits)]
+    if numbers:
+        branch.cut_off(min(numbers))
+
+
+def _never_read(meanings: Sequence[Meaning], ledgers: Sequence[Ledger]) -> None:
+    """Enter as erased what is named of a conversation that no branch has read."""
+    for meaning in meanings:
+        if meaning.ledger not in ledgers:
+            meaning.ledger.erase(selections(meaning.ledger, meaning.edits), (), exact=True)
+
+
+def _named_spans(named: Sequence[tuple[Ledger, set[str]]]) -> tuple[Span, ...]:
+    found = {(id(ledger), span.id): span for ledger, ids in named for span in ledger.spans() if span.id in ids}
+    return tuple(found.values())
+
+
+def _answers_after(meanings: Sequence[Meaning]) -> tuple[str, ...]:
+    """The answers in each conversation after the first message that is meant in it."""
+    ids: dict[str, None] = {}
+    for ledger in {id(m.ledger): m.ledger for m in meanings}.values():
+        edits = [edit for m in meanings if m.ledger is ledger for edit in m.edits]
+        first = min((ledger.entries.index(s.entry) for s in selections(ledger, edits)), default=len(ledger))
+        later = (e for e in ledger.entries[first + 1 :] if e.message.role == "assistant" and not e.cuts)
+        ids |= dict.fromkeys(e.message.id or e.span_id for e in later)
+    return tuple(ids)
 
 
 def _status(spans: Sequence[Span]) -> RetractionStatus:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -39,7 +41,7 @@ class Span(BaseModel):
     start: int
     end: int
     tokens: int
-    """Cells that it occupies; an erased span occupies none."""
+    """Tokens of it that are in the cache; an erased span has none, though steering states may stand in its place."""
     message: int
     """Index of its message in the conversation."""
     message_id: str | None = None
@@ -72,5 +74,12 @@ class CharRange(BaseModel):
         return self
 
 
-Target = str | CharRange
-"""A span id, tool call id, message id or document id; or characters of a message."""
+Target = str | CharRange | Mapping[str, Any]
+"""A span id, tool call id, message id or document id; characters of a message; or a message as the history holds it."""
+
+
+def target_name(target: Target) -> str:
+    """What a target is called in reports and errors: its id, never its text."""
+    if isinstance(target, Mapping):
+        return str(target.get("tool_call_id") or target.get("id") or f"this {target.get('role')} message")
+    return target if isinstance(target, str) else str(target)

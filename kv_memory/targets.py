@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from kv_memory.alignment import same
 from kv_memory.errors import AmbiguousTargetError, TargetError, UnknownTargetError
 from kv_memory.ledger import Entry, Ledger, Selection, selection
-from kv_memory.messages import Cuts
-from kv_memory.spans import CharRange, Target
+from kv_memory.messages import Cuts, Message, ids_differ, parse_messages
+from kv_memory.spans import CharRange, Target, target_name
 
 
 def find(ledger: Ledger, target: Target) -> list[Selection]:
@@ -19,6 +20,8 @@ def find(ledger: Ledger, target: Target) -> list[Selection]:
     """
     if isinstance(target, CharRange):
         return [_range(ledger, target)]
+    if not isinstance(target, str):
+        return [_message(ledger, parse_messages([target])[0], target_name(target))]
     named = {selection.span_id: selection for selection in _named(ledger, target)}
     documents = [selection for entry in ledger.entries for selection in _documents(entry, target)]
     if not named and not documents:
@@ -50,6 +53,19 @@ def _documents(entry: Entry, name: str) -> Iterator[Selection]:
     for i, document in enumerate(entry.message.documents):
         if document.id == name:
             yield Selection(entry, f"{entry.span_id}.doc{i}", Cuts(((document.start, document.end),)))
+
+
+def _message(ledger: Ledger, message: Message, name: str) -> Selection:
+    """The message with this text; of several the one that has its id."""
+    found = [e for e in ledger.entries if same(e, message) and not ids_differ(e.message.id, message.id)]
+    found = [e for e in found if message.id is not None and e.message.id == message.id] or found
+    if not found:
+        raise UnknownTargetError(f"Nothing in this session is {name!r} with that text.")
+    if len(found) > 1:
+        raise AmbiguousTargetError(
+            f"{name!r} was said {len(found)} times; name one of the spans {', '.join(e.span_id for e in found)}."
+        )
+    return Selection(found[0], found[0].span_id, found[0].everything())
 
 
 def _range(ledger: Ledger, target: CharRange) -> Selection:

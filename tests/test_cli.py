@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from kv_memory.cli import main
+from tests.lora import save_lora
 from tests.test_session import CONVERSATION
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -56,6 +57,15 @@ def test_replay_compares_before_after_and_never_saw(run: Run, conversation: Path
     assert result["retracted"]["tokens_erased"] == len("the code is 4711")
 
 
+def test_replay_with_a_trained_eraser(run: Run, conversation: Path, model: Path, tmp_path: Path) -> None:
+    trained = save_lora(tiny_model(), tmp_path / "eraser")
+    arguments = ("replay", conversation, "--retract", "c1", "--model", model, "--json", "--eraser", trained)
+    for named, eraser in (((), "steer"), (("--eraser", "steer+influence"), "steer+influence")):
+        code, out, err = run(*arguments, *named)
+        assert (code, err) == (0, "")
+        assert json.loads(out)["eraser"] == eraser
+
+
 def test_replay_shows_the_span_map(run: Run, conversation: Path, model: Path) -> None:
     code, out, err = run("replay", conversation, "--retract", "c1", "--model", model, "--ask", "Which code?")
     assert code == 0
@@ -79,6 +89,9 @@ def test_replay_without_a_target_lists_the_ids(run: Run, conversation: Path) -> 
     [
         (["--retract", "nothing"], "'nothing'"),
         (["--retract", "c1", "--eraser", "magic"], "'magic'"),
+        (["--retract", "c1", "--eraser", "./magic"], "./magic is not a trained eraser"),
+        (["--retract", "c1", "--eraser", "steer"], "no trained eraser of"),
+        (["--retract", "c1", "--eraser", "drop", "--eraser", "shift"], "at most one name"),
         (["--retract", "c1", "--index", "7"], "--index 7"),
         (["--retract", "c1", "--model", "/no/such/model"], "/no/such/model"),
     ],

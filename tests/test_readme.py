@@ -22,5 +22,5 @@ def test_the_python_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_eraser_is_in_the_table() -> None:
     from kv_memory.erasers import ERASERS
 
-    listed = re.findall(r"^\| `(\w+)`", README, re.MULTILINE)
+    listed = re.findall(r"^\| `([\w+]+)`", README, re.MULTILINE)
     assert sorted(listed) == sorted(ERASERS)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from kv_memory import CharRange, Memory, Session, SpanKind, SpanStatus
+from kv_memory.engines.base import STEERED
 from kv_memory.erasers import ERASERS
 from kv_memory.erasers.base import Eraser
 from kv_memory.errors import (
@@ -18,6 +19,7 @@ from kv_memory.errors import (
     TargetError,
     UnknownTargetError,
 )
+from tests.lora import steering_engine
 from tests.tiny import tiny_engine
 
 SECRET = "the code is 4711"
@@ -32,7 +34,7 @@ CONVERSATION: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def memory() -> Memory:
-    return Memory(tiny_engine(), eraser="influence")
+    return Memory(steering_engine(), eraser="influence")
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ def edited(index: int, **change: Any) -> list[dict[str, Any]]:
 def latest_ids(session: Session) -> list[int]:
     branch = session.branches.latest
     assert branch is not None
-    return session._engine.tokens(branch.seq)
+    return [token for token in session._engine.tokens(branch.seq) if token != STEERED]
 
 
 # alignment

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from kv_memory.engines.adapter_check import check_adapter
 from kv_memory.errors import ModelError
 
 
@@ -14,12 +15,15 @@ class Adapters:
 
     def __init__(self, model: Any) -> None:
         self._model = model
+        self.base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        """The model itself, where a PeftModel holds it inside."""
         self._layers: list[Any] = []
         if hasattr(model, "peft_config"):
             self._find_layers()
 
     def load(self, path: str, name: str) -> None:
-        """Load an adapter saved by PEFT. Raises ModelError for a path that is none."""
+        """Load an adapter saved by PEFT. Raises ModelError for a path that is none, or one for another model."""
+        check_adapter(self.base, path)
         try:
             self._model.load_adapter(path, adapter_name=name)
         except (OSError, ValueError, KeyError, RuntimeError) as error:

@@ -2,37 +2,98 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from kv_memory.engines.cells import CellStore
+from kv_memory.engines.base import Normaliser
+from kv_memory.engines.cells import CellStore, Slots, on_device
 
 MASK_AT_ONCE = 2**25
-"""Entries of the mask held in memory at a time (32 MiB)."""
+"""Entries of the mask held in memory at a time (32 MiB, sampled 64 or 128)."""
+LOGITS_AT_ONCE = 2**25
+"""Unnormalised scores held in memory at a time (128 MiB)."""
+FIRST, SAMPLE = 4, 256
+"""Cells that a sampled normaliser adds up: the first ones, on which much attention rests in many models (StreamingLLM,
+arXiv 2309.17453), and about so many of the others, evenly spaced."""
+
+
+def attention_score(
+    store: CellStore, layer: int, asking: Tensor, target: Tensor, *, scaling: float, normaliser: Normaliser
+) -> Tensor:
+    """How much each asking cell attends to the target cells together, the mean over heads: float32 [asking].
+
+    `asking` and `target` are slots; `layer` is a probe layer and `scaling` that of its scores. Each query sees the
+    cells at positions up to its own. What the normalisers mean: `Engine.influence`.
+    """
+    if normaliser == "none":
+        return _logits(store, layer, asking, target, scaling)
+    if normaliser == "softmax":
+        return _mass(store, layer, asking, target, scaling=scaling, over=slice(0, store.used))
+    sample, weights = _sample(store, target)
+    return _mass(store, layer, asking, target, scaling=scaling, over=sample, weights=weights)
 
 
 @torch.inference_mode()
-def attention_mass(store: CellStore, layer: int, asking: Tensor, target: Tensor, scaling: float) -> Tensor:
-    """Softmax attention of each asking cell on the target cells together, the mean over heads: float32 [asking].
+def _mass(
+    store: CellStore,
+    layer: int,
+    asking: Tensor,
+    target: Tensor,
+    *,
+    scaling: float,
+    over: Slots,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Attention mass, its softmax over the cells `over` (slots), each of which stands for exp(weight) cells.
 
-    `asking` and `target` are slots; `layer` is a probe layer and `scaling` that of its scores. Each query sees the
-    cells at positions up to its own; its softmax is over all that it sees. It is attention over values that are 1 for
-    a target cell and 0 for another, so that the library's fused kernels do it without holding a score; their rounding
-    is that of the cells' dtype.
+    It is attention over values that are 1 for a target cell and 0 for another, so that the library's fused kernels do
+    it without holding a score; their rounding is that of the cells' dtype.
     """
-    used, heads, groups = store.used, store.layout.heads, store.layout.heads // store.layout.kv_heads
-    queries = store.queries[store.layout.probe_layers.index(layer)]
-    keys = store.keys[layer][:, :, :used].repeat_interleave(groups, dim=1)
+    layout, device = store.layout, store.keys[layer].device
+    groups = layout.heads // layout.kv_heads
+    queries = store.queries[layout.probe_layers.index(layer)]
+    keys = store.keys[layer][:, :, on_device(over, device)].repeat_interleave(groups, dim=1)
+    position, among = store.position.to(device), torch.arange(store.used)[over]
     # As wide as a head, since kernels want values of the keys' shape; only the first column is read.
-    values = keys.new_zeros(1, 1, used, store.layout.head_dim)
-    values[:, :, target.to(keys.device), 0] = 1
-    values = values.expand(1, heads, used, store.layout.head_dim)
-    position = store.position[:used].to(keys.device)
+    values = keys.new_zeros(1, 1, len(among), layout.head_dim)
+    values[0, 0, :, 0] = torch.isin(among, target).to(values)
+    values = values.expand(1, layout.heads, len(among), layout.head_dim)
     masses = [queries.new_zeros(0, dtype=torch.float32)]
-    for part in torch.split(asking, max(1, MASK_AT_ONCE // max(used, 1))):
-        where = part.to(keys.device)
-        seen = position[None, :] <= position[where, None]
-        mass = scaled_dot_product_attention(queries[:, :, where], keys, values, seen[None, None], scale=scaling)
+    for part in torch.split(asking.to(device), max(1, MASK_AT_ONCE // max(len(among), 1))):
+        mask = position[on_device(over, device)][None, :] <= position[part, None]
+        if weights is not None:
+            mask = torch.where(mask, weights.to(queries), float("-inf"))
+        mass = scaled_dot_product_attention(queries[:, :, part], keys, values, mask[None, None], scale=scaling)
         masses.append(mass[0, :, :, 0].float().mean(0))
     return torch.cat(masses)
+
+
+def _sample(store: CellStore, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The target cells, the first others and an even sample of the rest: slots, and the log of what each stands for."""
+    others = store.order()[1]
+    others = others[~torch.isin(others, target)]
+    step = max(1, (len(others) - FIRST) // SAMPLE)
+    rest = others[FIRST:][step // 2 :: step]
+    slots = torch.cat([target, others[:FIRST], rest])
+    weights = torch.zeros(len(slots))
+    weights[len(slots) - len(rest) :] = math.log(step)
+    return slots, weights
+
+
+@torch.inference_mode()
+def _logits(store: CellStore, layer: int, asking: Tensor, target: Tensor, scaling: float) -> Tensor:
+    """Log-sum-exp of the scaled scores of the target cells, the mean over heads; -inf where a cell sees none."""
+    layout, keys = store.layout, store.keys[layer]
+    groups, position, where = layout.heads // layout.kv_heads, store.position.to(keys.device), target.to(keys.device)
+    columns = keys[0][:, where].transpose(1, 2)[:, None]  # [kv_heads, 1, head_dim, target]
+    queries = store.queries[layout.probe_layers.index(layer)][0]
+    queries = queries.view(layout.kv_heads, groups, *queries.shape[1:])
+    scores = [keys.new_zeros(0, dtype=torch.float32)]
+    for part in torch.split(asking.to(keys.device), max(1, LOGITS_AT_ONCE // max(layout.heads * len(where), 1))):
+        hidden = position[where][None, :] > position[part, None]
+        logits = (queries[:, :, part] @ columns).float().mul_(scaling).masked_fill_(hidden, float("-inf"))
+        scores.append(logits.logsumexp(-1).mean((0, 1)))
+    return torch.cat(scores)

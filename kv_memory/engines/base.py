@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from kv_memory.errors import UnsupportedOperationError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,6 +22,24 @@ Interval = tuple[int, int]
 """A half-open interval [start, end) of token positions."""
 
 SequenceId = int
+
+STEERED = -1
+"""The token id of a cell that holds a steering state: it stands for no text any more and cannot be run again."""
+
+Normaliser = Literal["softmax", "sampled", "none"]
+"""What an influence score is divided by: `softmax` over all cells gives attention mass, at a cost of later cells times
+all cells; `sampled` estimates that from an even sample of some 256 cells, at a cost of later cells times sample and
+spans; `none` is the logarithm of what the softmax would divide."""
+
+
+@dataclass(frozen=True)
+class Steering:
+    """A trained eraser that is loaded (KVEraser, arXiv 2606.17034)."""
+
+    adapter: str
+    """The name of its LoRA, for `reencode`."""
+    slots: int | None = None
+    """Cells of a span that are steered, the first ones; the others are removed. None: all of them."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +56,13 @@ class Capabilities:
     deviation: bool = True
     adapters: bool = True
     """A LoRA adapter can be switched on for one call of `reencode`."""
+    steering: Steering | None = None
+    """The trained eraser that `steer` uses; None where none is loaded."""
+
+
+LogitsMask = Callable[[Sequence[int], "Tensor"], "Tensor"]
+"""From the ids generated so far and the logits [vocabulary] of the next one to logits in which a token that may not
+come is minus infinity. It decides on the end of the turn too, which must stay possible once nothing else is."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +74,8 @@ class Sampling:
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
     seed: int | None = None
+    mask: LogitsMask | None = None
+    """What may be said, for decoding that a grammar constrains."""
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str) or not all(self.stop):
@@ -108,12 +137,31 @@ class Engine(ABC):
 
     name: str
     """Path or hub id of the model."""
+    config: Mapping[str, Any]
+    """The text model's configuration, in Hugging Face's words."""
     capabilities: Capabilities
     tokenizer: Tokenizer
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         """Held by callers around each call and each step of a `generate`; the engine itself never takes it."""
+
+    def weights_digest(self) -> str | None:
+        """What tells this model from others of its shape: a digest of some of its weights; None where none is known."""
+        return None
+
+    def load_adapter(self, path: str, name: str) -> None:
+        """Load a LoRA directory saved by PEFT, for `reencode(adapter=name)`; it stays off otherwise.
+
+        Raises ModelError, with nothing loaded, for a path that is none or was made for a model of other sizes.
+        """
+        raise UnsupportedOperationError(
+            f"The engine of {self.name} loads no adapters; use another eraser than 'steer'."
+        )
+
+    def steer_with(self, steering: Steering | None) -> None:
+        """Which loaded eraser `steer` uses from now on."""
+        self.capabilities = replace(self.capabilities, steering=steering)
 
     @abstractmethod
     def create(self) -> SequenceId:
@@ -133,7 +181,7 @@ class Engine(ABC):
 
     @abstractmethod
     def tokens(self, seq: SequenceId) -> list[int]:
-        """The token ids of the visible cells, in the order of their positions."""
+        """The token ids of the visible cells, in the order of their positions; STEERED for a steering state."""
 
     @abstractmethod
     def next_position(self, seq: SequenceId) -> int:
@@ -185,15 +233,23 @@ class Engine(ABC):
         """Run the tokens of these cells again, at their own positions, over what is visible now; overwrite their rows.
 
         All in one pass: within it a later token sees the new rows of an earlier one. `adapter` names a loaded LoRA
-        that is on for this call alone.
+        that is on for this call alone; what it writes are steering states, no longer rows of those tokens, and the
+        token ids become STEERED. Raises ValueError for a cell that holds a steering state already.
         """
 
     @abstractmethod
-    def influence(self, seq: SequenceId, spans: Sequence[Interval]) -> tuple[list[int], Tensor]:
-        """How much each visible cell after the first span's start, outside all spans, attended to the spans' cells.
+    def influence(
+        self,
+        seq: SequenceId,
+        spans: Sequence[Interval],
+        *,
+        layers: Sequence[int] | None = None,
+        normaliser: Normaliser = "softmax",
+    ) -> tuple[list[int], Tensor]:
+        """How much each token after the first span's start, outside all spans, attended to the spans' cells.
 
-        Returns those positions, ascending, and their scores: attention mass, the mean over heads and kept layers. Call
-        it before the spans are dropped.
+        Returns those positions, ascending, and scores, float32 [layers, cells], the mean over heads. `layers`: probe
+        layers, by default all that queries are kept of. Call it before the spans are dropped.
         """
 
     @abstractmethod

@@ -7,7 +7,7 @@ where in the last token the stop string begins, and analyses the whole vocabular
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 
 import torch
 from torch import Tensor
@@ -56,16 +56,26 @@ def generate(
     `next_logits` gives [vocabulary] after the sequence's last cell. Raises ValueError at once, not at the first token.
     """
     sampler = Sampler(sampling, next_logits(seq).device)
-    return _tokens(engine, seq, lambda: sampler(next_logits(seq)), sampling, cancelled)
+
+    def draw(said: Sequence[int]) -> int:
+        logits = next_logits(seq)
+        return sampler(sampling.mask(said, logits) if sampling.mask else logits)
+
+    return _tokens(engine, seq, draw, sampling, cancelled)
 
 
 def _tokens(
-    engine: Engine, seq: SequenceId, draw: Callable[[], int], sampling: Sampling, cancelled: Callable[[], bool]
+    engine: Engine,
+    seq: SequenceId,
+    draw: Callable[[Sequence[int]], int],
+    sampling: Sampling,
+    cancelled: Callable[[], bool],
 ) -> Generator[Token]:
     """A token's cell is written before it is yielded, so that a caller who stops early has a cell for all it saw."""
     stream = TextStream(engine.tokenizer.decode, sampling.stop)
     ends = EosTokenCriteria(sorted(engine.tokenizer.eos_ids))
     start = engine.next_position(seq)
+    said: list[int] = []
 
     def last(token: Token) -> Token:
         """With the text that was held back, once the cells are those of the text."""
@@ -78,7 +88,7 @@ def _tokens(
         if cancelled():
             yield last(Token(-1, "", "cancelled"))
             return
-        token = draw()
+        token = draw(said)
         if bool(ends(torch.tensor([[token]]), None)):
             yield last(Token(-1, "", "stop"))
             return
@@ -86,6 +96,7 @@ def _tokens(
             engine.prefill(seq, [token])
         except ContextLengthError:
             break
+        said.append(token)
         text = stream.push(token)
         if stream.stopped or count == sampling.max_tokens:
             yield last(Token(token, text, "stop" if stream.stopped else "length"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +32,24 @@ _READ_ERRORS = (
 
 
 def load_model(
-    name: str, device: str | torch.device | None, dtype: str | torch.dtype | None
+    name: str,
+    device: str | torch.device | None,
+    dtype: str | torch.dtype | None,
+    check: Callable[[dict[str, Any]], object] = lambda config: None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model on its device, and its tokenizer.
 
     `device`: CUDA where there is one, else the CPU. `dtype`: on CUDA the checkpoint's if that has 16 bits, else
     bfloat16; on the CPU float32 for a model of less than a thousand million parameters, else the checkpoint's.
-    Raises ModelError, and UnsupportedModelError for layers that cannot be edited, before the weights are read.
+    Raises ModelError, UnsupportedModelError for layers that cannot be edited, and what `check` raises, which is given
+    the text model's configuration, before the weights are read.
     """
     name = _checked(name)
     try:
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         config = AutoConfig.from_pretrained(name)
         check_layer_types(config)
+        check(config.get_text_config(decoder=True).to_dict())
         tokenizer = AutoTokenizer.from_pretrained(name)
         model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype or _choose_dtype(config, place)).to(place)
     except _READ_ERRORS as error:

@@ -13,9 +13,20 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kv_memory.engines.adapters import Adapters
-from kv_memory.engines.attention_mass import attention_mass
-from kv_memory.engines.base import Capabilities, Cells, Engine, Interval, Sampling, SequenceId, Token
+from kv_memory.engines.attention_mass import attention_score
+from kv_memory.engines.base import (
+    STEERED,
+    Capabilities,
+    Cells,
+    Engine,
+    Interval,
+    Normaliser,
+    Sampling,
+    SequenceId,
+    Token,
+)
 from kv_memory.engines.cells import CellStore
+from kv_memory.engines.fingerprint import weights_digest
 from kv_memory.engines.forward import Forward, restored, restored_on_error
 from kv_memory.engines.generation import generate
 from kv_memory.engines.hf_tokenizer import HFTokenizer
@@ -62,7 +73,7 @@ class TransformersEngine(Engine):
         super().__init__()
         check_layer_types(model.config)
         self._adapters = Adapters(model)
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model  # a PeftModel holds it inside
+        base = self._adapters.base
         self._forward = Forward(base)
         near, far = (run_probe(self._forward, position) for position in _PROBE_POSITIONS)
         depth = len(near.rows)
@@ -75,6 +86,7 @@ class TransformersEngine(Engine):
         ends = getattr(base.generation_config, "eos_token_id", None)
         self.tokenizer = HFTokenizer(tokenizer, [ends] if isinstance(ends, int) else ends or ())
         self.name = name or str(getattr(base.config, "_name_or_path", "") or type(base).__name__)
+        self.config = self._forward.config.to_dict()
         self.capabilities = Capabilities(
             max_positions=context_limit(base.config),
             kv_dtype=str(self._layout.dtype).removeprefix("torch."),
@@ -101,6 +113,10 @@ class TransformersEngine(Engine):
         """Load a LoRA saved by PEFT, for `reencode(adapter=name)`; it stays off otherwise. Raises ModelError."""
         self._adapters.load(path, name)
 
+    def weights_digest(self) -> str | None:
+        """See Engine.weights_digest."""
+        return weights_digest(self._forward.model)
+
     def create(self) -> SequenceId:
         """A new empty sequence."""
         return self._add(_Sequence(CellStore(self._layout, self.capabilities.max_positions)))
@@ -122,7 +138,7 @@ class TransformersEngine(Engine):
         return _integers(self._get(seq).store.order()[0])
 
     def tokens(self, seq: SequenceId) -> list[int]:
-        """The token ids of the visible cells, in the order of their positions."""
+        """The token ids of the visible cells, in the order of their positions; STEERED for a steering state."""
         store = self._get(seq).store
         return _integers(store.token[store.order()[1]])
 
@@ -160,6 +176,7 @@ class TransformersEngine(Engine):
             slots = state.store.order()[1][-1:]
             if not len(slots):
                 raise ValueError("an empty sequence has no next token; prefill it first")
+            _check_tokens(state.store, slots)
             with restored(state.store, slots):
                 state.logits = self._forward.rerun(state.store, slots)
         return state.logits
@@ -212,22 +229,37 @@ class TransformersEngine(Engine):
         slots = state.store.find(sorted(set(positions)))
         if not len(slots):
             return
+        _check_tokens(state.store, slots)
         with self._adapters.on(adapter) if adapter else nullcontext():
             logits = self._forward.rerun(state.store, slots)
         at_end = int(state.store.position[slots[-1]]) == state.store.next_position - 1
         state.logits = logits if at_end and adapter is None else None
+        if adapter is not None:
+            state.store.token[slots] = STEERED
 
-    def influence(self, seq: SequenceId, spans: Sequence[Interval]) -> tuple[list[int], Tensor]:
-        """Softmax attention mass of the later cells on the spans' cells, in [0, 1], float32 [cells]."""
-        if not self._layout.probe_layers:
+    def influence(
+        self,
+        seq: SequenceId,
+        spans: Sequence[Interval],
+        *,
+        layers: Sequence[int] | None = None,
+        normaliser: Normaliser = "softmax",
+    ) -> tuple[list[int], Tensor]:
+        """How much the later cells attended to the spans' cells. Raises ValueError for a layer without queries."""
+        kept = self._layout.probe_layers
+        if not kept:
             raise UnsupportedOperationError("This engine keeps no queries; construct it with probe_layers.")
+        chosen = kept if layers is None else tuple(layers)
+        if not chosen or not set(chosen) <= set(kept):
+            raise ValueError(f"queries are kept of layers {list(kept)}, not of {list(chosen)}")
         store = self._get(seq).store
         erased = store.find([position for start, end in spans for position in range(start, end)])
         later = store.between(min((start for start, _ in spans), default=store.next_position))
-        later = later[~torch.isin(later, erased)]
-        masses = [attention_mass(store, i, later, erased, self._scaling[i]) for i in self._layout.probe_layers]
-        device = self._layout.devices[0]
-        return _integers(store.position[later]), torch.stack([mass.to(device) for mass in masses]).mean(0)
+        later = later[~torch.isin(later, erased) & (store.token[later] != STEERED)]
+        scores = [
+            attention_score(store, i, later, erased, scaling=self._scaling[i], normaliser=normaliser) for i in chosen
+        ]
+        return _integers(store.position[later]), torch.stack([score.to(self._layout.devices[0]) for score in scores])
 
     def deviation(self, seq: SequenceId, positions: Sequence[int], layer: int = 1) -> Tensor:
         """How far K and V together, at `layer`, are from what re-encoding would write: float32 [positions]."""
@@ -237,7 +269,9 @@ class TransformersEngine(Engine):
         wanted, inverse = torch.unique(torch.tensor(list(positions), dtype=torch.int64), return_inverse=True)
         if not len(wanted):
             return torch.zeros(0)
-        norms = self._forward.deviation(store, store.find(_integers(wanted)), layer)
+        slots = store.find(_integers(wanted))
+        _check_tokens(store, slots)
+        norms = self._forward.deviation(store, slots, layer)
         return norms[inverse.to(norms.device)]
 
     def read_cells(self, seq: SequenceId, positions: Sequence[int]) -> Cells:
@@ -281,6 +315,13 @@ class TransformersEngine(Engine):
                 f"{end} positions do not fit in the context of {self.name} ({self.capabilities.max_positions}); "
                 "shorten the conversation."
             )
+
+
+def _check_tokens(store: CellStore, slots: Tensor) -> None:
+    """Raise ValueError for a cell that stands for no token."""
+    steered = slots[store.token[slots] == STEERED]
+    if len(steered):
+        raise ValueError(f"the cell at position {int(store.position[steered[0]])} holds a steering state, not a token")
 
 
 def _integers(values: Tensor) -> list[int]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from kv_memory.engines.base import Engine
+from pathlib import Path
+
 from kv_memory.erasers.base import Eraser
 from kv_memory.erasers.drop import Drop
 from kv_memory.erasers.influence import Influence
@@ -10,10 +11,26 @@ from kv_memory.erasers.recompute import Recompute
 from kv_memory.erasers.repair import Repair
 from kv_memory.erasers.selective import Selective
 from kv_memory.erasers.shift import Shift
+from kv_memory.erasers.shift_influence import ShiftInfluence
+from kv_memory.erasers.steer import Steer
+from kv_memory.erasers.steer_influence import SteerInfluence
+from kv_memory.erasers.steer_repair import SteerRepair
 from kv_memory.errors import KVMemoryError
 
 ERASERS: dict[str, type[Eraser]] = {
-    eraser.name: eraser for eraser in (Recompute, Drop, Shift, Repair, Selective, Influence)
+    eraser.name: eraser
+    for eraser in (
+        Recompute,
+        Drop,
+        Shift,
+        Repair,
+        Selective,
+        Influence,
+        ShiftInfluence,
+        Steer,
+        SteerRepair,
+        SteerInfluence,
+    )
 }
 """All erasers, by the names that method.md and the command line use."""
 
@@ -26,16 +43,13 @@ def get_eraser(eraser: str | Eraser) -> Eraser:
     if isinstance(eraser, Eraser):
         return eraser
     if eraser not in ERASERS:
-        raise KVMemoryError(f"There is no eraser {eraser!r}; choose one of {', '.join(ERASERS)}.")
+        raise KVMemoryError(
+            f"There is no eraser {eraser!r}; choose one of {', '.join(ERASERS)}, or the directory or hub id of a "
+            "trained one."
+        )
     return ERASERS[eraser]()
 
 
-EXACT_UP_TO = 128
-"""Tokens after a span up to which reading them again costs about as much as an approximate erasure."""
-
-
-def default_eraser(engine: Engine, following: int) -> Eraser:
-    """The eraser where none was named: exact where `following`, the kept tokens after the span, are few."""
-    if following <= EXACT_UP_TO or not engine.capabilities.influence:
-        return Recompute()
-    return Influence()
+def is_files(eraser: str | Path) -> bool:
+    """Whether this is the directory or hub id of a trained eraser (files.py) rather than a name."""
+    return isinstance(eraser, Path) or "/" in eraser or eraser.startswith(("~", ".")) or Path(eraser).is_dir()

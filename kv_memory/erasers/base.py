@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from kv_memory.engines.base import Engine, Interval, SequenceId
+from kv_memory.engines.base import STEERED, Cells, Engine, Interval, SequenceId
 from kv_memory.errors import UnsupportedOperationError
 
 
@@ -20,6 +20,10 @@ class Erasure:
     moves: tuple[tuple[int, int], ...] = ()
     """(position, delta), ascending: a kept cell that stood at or after `position` (and before the next entry's) now
     stands `delta` further; empty when all kept cells stayed where they were."""
+    steered: tuple[Interval, ...] = ()
+    """Cells of the spans that are still there and hold steering states, ascending and disjoint."""
+    undo: Cells | None = None
+    """What to give to `Engine.write_cells` to have the spans back, bit-identical; see `Eraser.erase_undoably`."""
 
 
 class Eraser(ABC):
@@ -29,7 +33,9 @@ class Eraser(ABC):
     exact: ClassVar[bool] = False
     """The cache afterwards equals that of a conversation that never had the spans."""
     needs: ClassVar[frozenset[str]] = frozenset()
-    """Names of the boolean engine capabilities without which it cannot run."""
+    """Names of the engine capabilities without which it cannot run."""
+    undoable: ClassVar[bool] = False
+    """It changes the spans' cells and no others, so that they can be put back."""
 
     @abstractmethod
     def erase(
@@ -38,26 +44,54 @@ class Eraser(ABC):
         """Take the cells of `spans` (ascending, disjoint, not empty, all cells present) out of the sequence.
 
         `approximate_from`: the first position that an earlier, approximate erasure may have left its mark on; an exact
-        eraser starts there if that is before the spans.
+        eraser starts there if that is before the spans. Steering states of earlier erasures stay as they are; only an
+        exact eraser removes those after its start. Where the sequence would end in them, the caller truncates them.
         """
+
+    def erase_undoably(
+        self, engine: Engine, seq: SequenceId, spans: Sequence[Interval], approximate_from: int | None = None
+    ) -> Erasure:
+        """As `erase`, with the erasure's `undo`: a copy of the spans' cells. None unless the eraser is `undoable`."""
+        positions = [position for start, end in spans for position in range(start, end)]
+        undo = engine.read_cells(seq, positions) if self.undoable else None
+        return replace(self.erase(engine, seq, spans, approximate_from), undo=undo)
+
+    def lacking(self, engine: Engine) -> list[str]:
+        """The capabilities that it needs and the engine lacks."""
+        return sorted(need for need in self.needs if not getattr(engine.capabilities, need))
 
     def check(self, engine: Engine) -> None:
         """Raise UnsupportedOperationError, before anything is erased, where the engine lacks what this eraser needs."""
-        lacking = sorted(need for need in self.needs if not getattr(engine.capabilities, need))
-        if lacking:
+        lacking = self.lacking(engine)
+        if not lacking:
+            return
+        needs = f"The eraser {self.name!r} needs {' and '.join(lacking)}"
+        if lacking == ["steering"]:
             raise UnsupportedOperationError(
-                f"The eraser {self.name!r} needs {' and '.join(lacking)}, which the engine of {engine.name} lacks; use "
+                f"{needs}, and no trained eraser of {engine.name} is loaded; give Memory(eraser=DIRECTORY), or use "
                 "'drop' or 'recompute'."
             )
+        raise UnsupportedOperationError(f"{needs}, which the engine of {engine.name} lacks; use 'drop' or 'recompute'.")
 
 
 def kept_after(engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> list[int]:
-    """The positions after the first span's start that no span holds: those that a span can have influenced."""
+    """The positions of the tokens after the first span's start, outside all spans: what a span can have influenced."""
     erased = {position for start, end in spans for position in range(start, end)}
-    return [p for p in engine.positions(seq) if p >= spans[0][0] and p not in erased]
+    cells = zip(engine.positions(seq), engine.tokens(seq), strict=True)
+    return [p for p, token in cells if p >= spans[0][0] and p not in erased and token != STEERED]
 
 
 def drop_all(engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> None:
     """Remove the cells of all spans."""
     for start, end in spans:
         engine.drop(seq, start, end)
+
+
+def moved(position: int, moves: Sequence[tuple[int, int]]) -> int:
+    """Where a kept cell that stood at `position` stands after these moves (see Erasure)."""
+    delta = 0
+    for at, by in moves:
+        if at > position:
+            break
+        delta = by
+    return position + delta

@@ -17,6 +17,7 @@ class Drop(Eraser):
     """
 
     name: ClassVar[str] = "drop"
+    undoable: ClassVar[bool] = True
 
     def erase(
         self, engine: Engine, seq: SequenceId, spans: Sequence[Interval], approximate_from: int | None = None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from kv_memory.engines.base import Engine, Interval, SequenceId
+from kv_memory.engines.base import Engine, Interval, Normaliser, SequenceId
 from kv_memory.erasers.base import Eraser, Erasure, drop_all
+
+Combine = Literal["mean", "max"]
 
 
 class Influence(Eraser):
@@ -14,13 +16,26 @@ class Influence(Eraser):
 
     Ours (no paper): a span's influence sits in few suffix tokens, and the queries that the engine kept at prefill find
     them without a forward pass. Cost: one matrix product over the suffix, and a forward pass of k tokens.
+
+    `layers`: whose queries to ask, by default all that the engine kept; their scores are combined by mean or maximum.
+    `normaliser`: what a score is divided by. A calibration finds the best of these for a model.
     """
 
     name: ClassVar[str] = "influence"
     needs: ClassVar[frozenset[str]] = frozenset({"influence"})
 
-    def __init__(self, k: int = 32) -> None:
+    def __init__(
+        self,
+        k: int = 32,
+        *,
+        layers: Sequence[int] | None = None,
+        combine: Combine = "mean",
+        normaliser: Normaliser = "softmax",
+    ) -> None:
         self.k = k
+        self.layers = layers
+        self.combine = combine
+        self.normaliser = normaliser
 
     def erase(
         self, engine: Engine, seq: SequenceId, spans: Sequence[Interval], approximate_from: int | None = None
@@ -29,8 +44,13 @@ class Influence(Eraser):
         self.check(engine)
         if not spans:
             return Erasure(recomputed=0)
-        positions, scores = engine.influence(seq, spans)
-        chosen = [positions[i] for i in scores.topk(min(self.k, len(positions))).indices.tolist()]
+        chosen = self.choose(engine, seq, spans)
         drop_all(engine, seq, spans)
-        engine.reencode(seq, sorted(chosen))
+        engine.reencode(seq, chosen)
         return Erasure(recomputed=len(chosen))
+
+    def choose(self, engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> list[int]:
+        """The positions to re-encode, ascending. Call it before the spans are dropped."""
+        positions, layers = engine.influence(seq, spans, layers=self.layers, normaliser=self.normaliser)
+        scores = layers.mean(0) if self.combine == "mean" else layers.amax(0)
+        return sorted(positions[i] for i in scores.topk(min(self.k, len(positions))).indices.tolist())

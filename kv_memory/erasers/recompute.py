@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from kv_memory.engines.base import Engine, Interval, SequenceId
+from kv_memory.engines.base import STEERED, Engine, Interval, SequenceId
 from kv_memory.erasers.base import Eraser, Erasure
 
 
@@ -22,14 +22,17 @@ class Recompute(Eraser):
     def erase(
         self, engine: Engine, seq: SequenceId, spans: Sequence[Interval], approximate_from: int | None = None
     ) -> Erasure:
-        """See Eraser.erase. Closes all holes after the start; without spans, makes an earlier erasure exact."""
+        """See Eraser.erase. Closes all holes after the start and removes the steering states that stand there.
+
+        Without spans it makes an earlier erasure exact.
+        """
         starts = [start for start, _ in spans[:1]] + [p for p in (approximate_from,) if p is not None]
         if not starts:
             return Erasure(recomputed=0)
         start = min(starts)
         erased = {position for first, end in spans for position in range(first, end)}
         cells = zip(engine.positions(seq), engine.tokens(seq), strict=True)
-        kept = [(position, token) for position, token in cells if position >= start and position not in erased]
+        kept = [(p, token) for p, token in cells if p >= start and p not in erased and token != STEERED]
 
         engine.truncate(seq, start)
         new_start = engine.next_position(seq)

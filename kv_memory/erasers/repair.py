@@ -27,8 +27,12 @@ class Repair(Eraser):
         """See Eraser.erase."""
         if not spans:
             return Erasure(recomputed=0)
-        suffix = kept_after(engine, seq, spans)
-        chosen = {p for _, end in spans for p in suffix[bisect_left(suffix, end) :][: self.k]}
+        chosen = self.choose(engine, seq, spans)
         drop_all(engine, seq, spans)
-        engine.reencode(seq, sorted(chosen))
+        engine.reencode(seq, chosen)
         return Erasure(recomputed=len(chosen))
+
+    def choose(self, engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> list[int]:
+        """The positions to re-encode, ascending."""
+        suffix = kept_after(engine, seq, spans)
+        return sorted({p for _, end in spans for p in suffix[bisect_left(suffix, end) :][: self.k]})

@@ -12,7 +12,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from kv_memory.engines.base import Engine, SequenceId
 from kv_memory.engines.transformers import TransformersEngine
+from kv_memory.erasers.files import open_eraser
 from tests.conformance.models import CONFIGS, save_model
+from tests.lora import save_lora
 
 ENGINES: dict[str, Callable[[Path], Engine]] = {
     "transformers": lambda path: TransformersEngine.load(path, device="cpu", dtype="float32"),
@@ -24,11 +26,14 @@ if torch.cuda.is_available():
 
 @dataclass(frozen=True)
 class Case:
-    """An engine, and the same weights as a plain transformers model."""
+    """An engine with a random eraser loaded, and the same weights as a plain transformers model."""
 
     engine: Engine
     model: PreTrainedModel
     path: Path
+    """The model's directory; the eraser's is `eraser` in it."""
+    load: Callable[[Path], Engine]
+    """Makes another engine of the same kind."""
 
     def sequence(self, ids: list[int]) -> SequenceId:
         """A new sequence of these tokens."""
@@ -45,7 +50,8 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Case
         if (engine, model) not in made:
             path = save_model(model, tmp_path_factory.mktemp(model))
             plain = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
-            made[engine, model] = Case(ENGINES[engine](path), plain, path)
+            made[engine, model] = Case(ENGINES[engine](path), plain, path, ENGINES[engine])
+            open_eraser(save_lora(plain, path / "eraser")).load(made[engine, model].engine)
         return made[engine, model]
 
     return case

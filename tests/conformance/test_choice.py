@@ -32,7 +32,7 @@ def test_influence_is_the_models_own_attention_on_the_spans(
     attention = eager_attention(case, ids)
     expected = torch.stack([attention[:, :, start:end].sum(-1).mean(0) for start, end in spans]).sum(0)
     assert positions == [p for p in without(range(60), *spans) if p >= spans[0][0]]
-    assert_close(scores, expected[positions])
+    assert_close(scores[0], expected[positions])
 
 
 def test_influence_is_renormalised_over_the_cells_that_are_left(case: Case, ids: list[int]) -> None:
@@ -41,7 +41,23 @@ def test_influence_is_renormalised_over_the_cells_that_are_left(case: Case, ids:
     _, scores = engine.influence(seq, [(20, 33)])
     attention = eager_attention(case, ids)
     left = attention[:, 50:, without(range(60), (40, 50))].sum(-1)
-    assert_close(scores[-10:], (attention[:, 50:, 20:33].sum(-1) / left).mean(0))
+    assert_close(scores[0, -10:], (attention[:, 50:, 20:33].sum(-1) / left).mean(0))
+
+
+def test_a_sampled_normaliser_that_samples_every_cell_is_the_softmax(case: Case, ids: list[int]) -> None:
+    engine, seq = case.engine, case.sequence(ids)
+    engine.drop(seq, 40, 50)
+    expected = engine.influence(seq, [(20, 33)])[1]
+    assert_close(engine.influence(seq, [(20, 33)], normaliser="sampled")[1], expected)
+
+
+def test_a_score_without_normaliser_is_the_logarithm_before_the_division(case: Case, ids: list[int]) -> None:
+    engine, seq = case.engine, case.sequence(ids)
+    first, second = (engine.influence(seq, [span], normaliser="none")[1][0] for span in ((5, 9), (20, 33)))
+    attention = eager_attention(case, ids)[:, 33:]
+    # what both are divided by cancels out, for each head
+    ratio = (attention[:, :, 5:9].sum(-1) / attention[:, :, 20:33].sum(-1)).log().mean(0)
+    assert_close(first[-27:] - second[-27:], ratio)
 
 
 def test_influence_changes_nothing(one_case: Case, ids: list[int]) -> None:
@@ -53,7 +69,7 @@ def test_influence_changes_nothing(one_case: Case, ids: list[int]) -> None:
 
 def test_influence_of_a_span_at_the_end_has_no_cells(one_case: Case, ids: list[int]) -> None:
     positions, scores = one_case.engine.influence(one_case.sequence(ids), [(50, 60)])
-    assert (positions, scores.tolist()) == ([], [])
+    assert (positions, scores.tolist()) == ([], [[]])
 
 
 def brute_force_deviation(engine: Engine, seq: SequenceId, positions: list[int], layer: int) -> Tensor:

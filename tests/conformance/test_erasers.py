@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from kv_memory.engines.base import Engine, Interval, SequenceId
+from kv_memory.engines.base import STEERED, Engine, Interval, Normaliser, SequenceId
+from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.erasers import ERASERS
 from kv_memory.erasers.base import Eraser, Erasure
 from kv_memory.erasers.drop import Drop
@@ -15,6 +16,10 @@ from kv_memory.erasers.recompute import Recompute
 from kv_memory.erasers.repair import Repair
 from kv_memory.erasers.selective import Selective
 from kv_memory.erasers.shift import Shift
+from kv_memory.erasers.shift_influence import ShiftInfluence
+from kv_memory.erasers.steer import Steer
+from kv_memory.erasers.steer_influence import SteerInfluence
+from kv_memory.erasers.steer_repair import SteerRepair
 from tests.conformance.conftest import Case
 from tests.conformance.reference import (
     all_cells,
@@ -24,6 +29,7 @@ from tests.conformance.reference import (
     plain_logits,
     without,
 )
+from tests.tiny import tiny_model, tiny_tokenizer
 
 SPANS: dict[str, list[Interval]] = {
     "middle": [(20, 33)],
@@ -56,7 +62,9 @@ def test_recompute_equals_never_saw(case: Case, ids: list[int], spans: list[Inte
 
 
 @pytest.mark.parametrize("later", [[(40, 45)], []], ids=["with another span", "alone"])
-@pytest.mark.parametrize("earlier", [Drop(), Repair(4), Shift()], ids=lambda eraser: eraser.name)
+@pytest.mark.parametrize(
+    "earlier", [Drop(), Repair(4), Shift(), Steer(), SteerInfluence(4)], ids=lambda eraser: eraser.name
+)
 def test_recompute_makes_an_earlier_approximate_erasure_exact(
     case: Case, ids: list[int], earlier: Eraser, later: list[Interval]
 ) -> None:
@@ -82,6 +90,19 @@ def test_choosing_every_token_equals_never_saw_with_the_hole(
     kept, positions = without(ids, *spans), without(range(60), *spans)
     assert engine.positions(seq) == positions
     assert_close(next_log_probs(engine, seq), plain_logits(case.model, kept, positions)[-1].log_softmax(-1))
+
+
+@pytest.mark.parametrize(
+    "spans", [SPANS["middle"], SPANS["start"], SPANS["several"]], ids=["middle", "start", "several"]
+)
+def test_closing_the_gap_and_choosing_every_token_equals_never_saw(
+    case: Case, ids: list[int], spans: list[Interval]
+) -> None:
+    engine, seq = case.engine, case.sequence(ids)
+    ShiftInfluence(k=1000).erase(engine, seq, spans)
+    kept = without(ids, *spans)
+    assert engine.positions(seq) == list(range(len(kept)))
+    assert_close(next_log_probs(engine, seq), plain_logits(case.model, kept)[-1].log_softmax(-1))
 
 
 @every_span
@@ -116,8 +137,10 @@ def test_kept_tokens_stand_where_the_erasure_says(
 ) -> None:
     engine, seq = one_case.engine, one_case.sequence(ids)
     erasure = eraser.erase(engine, seq, spans)
-    assert engine.tokens(seq) == without(ids, *spans)
-    assert engine.positions(seq) == moved(without(range(60), *spans), erasure)
+    cells = dict(zip(moved(without(range(60), *spans), erasure), without(ids, *spans), strict=True))
+    cells |= {position: STEERED for start, end in erasure.steered for position in range(start, end)}
+    assert engine.positions(seq) == sorted(cells)
+    assert engine.tokens(seq) == [cells[position] for position in sorted(cells)]
 
 
 @every_eraser
@@ -153,8 +176,23 @@ def test_repair_runs_the_first_k_tokens_after_each_span(one_case: Case, ids: lis
 def test_influence_runs_the_tokens_that_attended_most(one_case: Case, ids: list[int]) -> None:
     engine, seq = one_case.engine, one_case.sequence(ids)
     positions, scores = engine.influence(seq, [(20, 33)])
-    best = sorted(positions[i] for i in scores.argsort(descending=True)[:5].tolist())
+    best = sorted(positions[i] for i in scores[0].argsort(descending=True)[:5].tolist())
     assert chosen_by(engine, seq, Influence(5), [(20, 33)]) == best
+
+
+@pytest.mark.parametrize("normaliser", ["softmax", "sampled", "none"])
+def test_influence_combines_the_layers_that_it_asks(ids: list[int], normaliser: Normaliser) -> None:
+    engine = TransformersEngine(tiny_model(), tiny_tokenizer(), probe_layers=(0, 1))
+    seq = engine.create()
+    engine.prefill(seq, [i % 250 for i in ids])
+    positions, scores = engine.influence(seq, [(20, 33)], normaliser=normaliser)
+    for eraser, score in (
+        (Influence(5, combine="mean", normaliser=normaliser), scores.mean(0)),
+        (Influence(5, combine="max", normaliser=normaliser), scores.amax(0)),
+        (Influence(5, layers=[1], normaliser=normaliser), scores[1]),
+    ):
+        best = [positions[i] for i in score.argsort(descending=True)[:5].tolist()]
+        assert eraser.choose(engine, seq, [(20, 33)]) == sorted(best)
 
 
 def test_selective_runs_the_tokens_that_deviate_most(one_case: Case, ids: list[int]) -> None:
@@ -168,7 +206,18 @@ def test_selective_runs_the_tokens_that_deviate_most(one_case: Case, ids: list[i
 
 @pytest.mark.parametrize(
     ("eraser", "recomputed"),
-    [(Recompute(), 40), (Drop(), 0), (Shift(), 0), (Repair(3), 6), (Selective(0.1), 40), (Influence(7), 7)],
+    [
+        (Recompute(), 40),
+        (Drop(), 0),
+        (Shift(), 0),
+        (Repair(3), 6),
+        (Selective(0.1), 40),
+        (Influence(7), 7),
+        (ShiftInfluence(7), 7),
+        (Steer(), 10),
+        (SteerRepair(3), 16),
+        (SteerInfluence(7), 17),
+    ],
     ids=lambda value: getattr(value, "name", None),
 )
 def test_the_report_counts_the_tokens_that_ran_again(

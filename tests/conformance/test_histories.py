@@ -8,14 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kv_memory.engines.base import Engine, SequenceId
+from kv_memory.engines.base import STEERED, Engine, SequenceId
+from kv_memory.erasers.steer import Steer
 from tests.conformance.conftest import ENGINES, Case
 from tests.conformance.models import CONTEXT
 from tests.conformance.reference import all_cells, assert_close, assert_same_cells, next_log_probs, plain_logits
 
 Numbers = tuple[int, int, int]
 Cells = dict[int, int]
-"""Token by position: all that a sequence is, but for its rows."""
+"""Token by position: all that a sequence is, but for its rows. It never ends in steering states."""
 
 
 def prefill(engine: Engine, seq: SequenceId, cells: Cells, n: Numbers) -> None:
@@ -33,13 +34,31 @@ def drop(engine: Engine, seq: SequenceId, cells: Cells, n: Numbers) -> None:
             del cells[end]
             end += 1
         engine.drop(seq, start, end)
+        truncate(engine, seq, cells, (0, 0, 0))
 
 
 def truncate(engine: Engine, seq: SequenceId, cells: Cells, n: Numbers) -> None:
-    start = engine.next_position(seq) - n[0] % 6
-    engine.truncate(seq, max(start, 0))
+    start = max((p + 1 for p in tokens(cells) if p < max(cells) + 1 - n[0] % 6), default=0)
+    engine.truncate(seq, start)
     for position in [p for p in cells if p >= start]:
         del cells[position]
+
+
+def steer(engine: Engine, seq: SequenceId, cells: Cells, n: Numbers) -> None:
+    if tokens(cells):
+        start = end = tokens(cells)[n[0] % len(tokens(cells))]
+        while cells.get(end, STEERED) != STEERED and end - start < 1 + n[1] % 8:
+            end += 1
+        done = Steer().erase(engine, seq, [(start, end)])
+        for position in range(start, end):
+            del cells[position]
+        cells |= {p: STEERED for first, last in done.steered for p in range(first, last)}
+        truncate(engine, seq, cells, (0, 0, 0))
+
+
+def tokens(cells: Cells) -> list[int]:
+    """The positions that hold one."""
+    return sorted(p for p, token in cells.items() if token != STEERED)
 
 
 def shift(engine: Engine, seq: SequenceId, cells: Cells, n: Numbers) -> None:
@@ -54,7 +73,7 @@ def shift(engine: Engine, seq: SequenceId, cells: Cells, n: Numbers) -> None:
 
 
 def reencode(engine: Engine, seq: SequenceId, cells: Cells, n: Numbers) -> None:
-    engine.reencode(seq, sorted(cells)[n[0] % 4 :: 1 + n[1] % 4])
+    engine.reencode(seq, tokens(cells)[n[0] % 4 :: 1 + n[1] % 4])
 
 
 def undo(engine: Engine, seq: SequenceId, cells: Cells, n: Numbers) -> None:
@@ -78,6 +97,7 @@ OPERATIONS: list[Callable[[Engine, SequenceId, Cells, Numbers], None]] = [
     drop,
     truncate,
     shift,
+    steer,
     reencode,
     undo,
     score,
@@ -94,7 +114,7 @@ def test_any_history_keeps_positions_and_tokens(
     kind: str,
     history: list[tuple[Callable[[Engine, SequenceId, Cells, Numbers], None], bool, Numbers]],
 ) -> None:
-    """Each step on one of two branches; in the end a full re-encoding equals a fresh run at these positions."""
+    """Each step on one of two branches; in the end all tokens, run again, equal a fresh run at these positions."""
     case = cases(kind, "qwen3")
     engine = case.engine
     trunk = engine.create()
@@ -110,7 +130,9 @@ def test_any_history_keeps_positions_and_tokens(
 
     for seq, expected in branches:
         if expected:
-            positions = sorted(expected)
+            positions = tokens(expected)
+            for position in expected.keys() - positions:
+                engine.drop(seq, position, position + 1)
             engine.reencode(seq, positions)
             fresh = plain_logits(case.model, [expected[p] for p in positions], positions)[-1]
             assert_close(next_log_probs(engine, seq), fresh.log_softmax(-1))

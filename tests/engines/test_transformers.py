@@ -48,14 +48,18 @@ def test_influence_in_passes_equals_one(monkeypatch: pytest.MonkeyPatch) -> None
     assert_close(parts, whole)
 
 
-def test_influence_is_the_mean_over_the_probe_layers() -> None:
-    masses = []
+def test_influence_has_a_row_for_each_probe_layer() -> None:
+    scores = []
     for layers in ((0,), (1,), (0, 1)):
         engine = TransformersEngine(tiny_model(), tiny_tokenizer(), probe_layers=layers)
         seq = engine.create()
         engine.prefill(seq, LONG[:100])
-        masses.append(engine.influence(seq, [(20, 30)])[1])
-    assert_close(masses[2], (masses[0] + masses[1]) / 2)
+        scores.append(engine.influence(seq, [(20, 30)])[1])
+    assert_close(scores[2], torch.cat(scores[:2]))
+    assert_close(engine.influence(seq, [(20, 30)], layers=[1])[1], scores[1])
+    for layers in ((), (2,)):
+        with pytest.raises(ValueError, match="queries are kept of layers"):
+            engine.influence(seq, [(20, 30)], layers=layers)
 
 
 def test_without_probe_layers_there_is_no_influence() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 
@@ -59,7 +60,7 @@ def test_what_an_engine_lacks_is_refused_before_anything_is_erased(eraser: Erase
     engine = lacking(capability)
     seq = engine.create()
     engine.prefill(seq, IDS)
-    with pytest.raises(UnsupportedOperationError, match=f"{eraser.name!r} needs {capability}"):
+    with pytest.raises(UnsupportedOperationError, match=re.escape(f"{eraser.name!r} needs {capability}")):
         eraser.erase(engine, seq, [(10, 20)])
     assert engine.tokens(seq) == IDS
 

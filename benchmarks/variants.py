@@ -1,0 +1,66 @@
+"""Erasers that only answer a question of a benchmark; what proves worth it moves into kv_memory.erasers.
+
+All close the gap as `shift+influence` does, so that only the choice of tokens tells them apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from kv_memory.calibration.oracle import deviations
+from kv_memory.engines.base import Engine, Interval, SequenceId
+from kv_memory.erasers.base import Eraser, Erasure, moved
+from kv_memory.erasers.influence import Influence
+from kv_memory.erasers.shift import Shift
+from kv_memory.erasers.shift_influence import ShiftInfluence
+from kv_memory.ledger import merge
+
+
+class References(ShiftInfluence):
+    """Half of the k by attention to the spans, the other half by attention to the spans and to the first half."""
+
+    name: ClassVar[str] = "references followed"
+
+    def choose(self, engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> list[int]:
+        half = Influence(self.k // 2, layers=self.layers).choose(engine, seq, spans)
+        second = Influence(self.k - len(half), layers=self.layers)
+        # its positions begin at the first span and leave out all that is given, the first half too
+        return sorted({*half, *second.choose(engine, seq, merge([*spans, *((p, p + 1) for p in half)]))})
+
+
+class Rescored(ShiftInfluence):
+    """Repairs half of the k, then the other half: those that attend most to what was repaired."""
+
+    name: ClassVar[str] = "scored again"
+
+    def erase(
+        self, engine: Engine, seq: SequenceId, spans: Sequence[Interval], approximate_from: int | None = None
+    ) -> Erasure:
+        half = ShiftInfluence(self.k // 2, layers=self.layers)
+        chosen = half.choose(engine, seq, spans)
+        done = half.erase(engine, seq, spans)
+        first = [moved(position, done.moves) for position in chosen]
+        if first:
+            rest = Influence(self.k - len(first), layers=self.layers)
+            second = rest.choose(engine, seq, merge((p, p + 1) for p in first))
+            engine.reencode(seq, sorted({*first, *second}))
+        return Erasure(recomputed=self.k, moves=done.moves)
+
+
+class ByDeviation(Eraser):
+    """Runs the `k` later tokens again whose cells change most: an oracle that costs a full recompute."""
+
+    name: ClassVar[str] = "oracle"
+
+    def __init__(self, k: int) -> None:
+        self.k = k
+
+    def erase(
+        self, engine: Engine, seq: SequenceId, spans: Sequence[Interval], approximate_from: int | None = None
+    ) -> Erasure:
+        positions, change = deviations(engine, seq, spans)
+        best = change.square().mean(0).topk(min(self.k, len(positions))).indices.tolist()
+        moves = Shift().erase(engine, seq, spans).moves
+        engine.reencode(seq, sorted(moved(positions[i], moves) for i in best))
+        return Erasure(recomputed=len(best), moves=moves)

@@ -1,0 +1,126 @@
+"""What a calibration erases: spans of given length with given text after them, and questions with known answers.
+
+A case is token ids and nothing else, so that an engine runs it directly. Text cases need no labels and serve any model;
+world cases are questions on generated conversations (kv_memory.pocket.worlds), which most chat models can answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from random import Random
+
+from kv_memory.chat import ChatFormat
+from kv_memory.engines.base import Interval
+from kv_memory.errors import ConversationError
+from kv_memory.ledger import Ledger, merge
+from kv_memory.messages import Message, parse_messages
+from kv_memory.pocket.worlds import Probe, World, make_world
+from kv_memory.reply import read_message
+from kv_memory.targets import find
+
+TEXT = "text"
+NEAR, INSIDE = 8, 16
+"""What a text case reads again: so many tokens on each side of the span, and so many of its first ones."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A context, what is erased from it, and what comes then."""
+
+    kind: str
+    """`TEXT`, or the class of the question."""
+    ids: tuple[int, ...]
+    spans: tuple[Interval, ...]
+    """Ascending and disjoint."""
+    tail: tuple[int, ...]
+    """Text: tokens over which divergence is the mean. A question: its tokens, up to where the assistant speaks."""
+    answer: str | None = None
+    """What is right had the spans never been read; None for text."""
+    call: str | None = None
+    """The tool that has to be called, `answer` being its arguments as JSON."""
+
+    def right(self, said: str) -> bool:
+        """Whether an answer is exactly what is right."""
+        calls = read_message(said).get("tool_calls")
+        if self.answer is None or self.call is None:
+            return self.answer is not None and said.strip() == self.answer
+        wanted = [(self.call, json.loads(self.answer))]
+        made = [(call["function"]["name"], json.loads(call["function"]["arguments"])) for call in calls or ()]
+        return made == wanted
+
+    @property
+    def kept(self) -> list[int]:
+        """The ids without the spans."""
+        gone = {position for start, end in self.spans for position in range(start, end)}
+        return [token for position, token in enumerate(self.ids) if position not in gone]
+
+    @property
+    def erased(self) -> int:
+        """How many tokens the spans are."""
+        return sum(end - start for start, end in self.spans)
+
+    @property
+    def following(self) -> int:
+        """Kept tokens after the first span's start."""
+        return len(self.ids) - self.spans[0][0] - self.erased
+
+
+def text_cases(ids: Sequence[int], head: Sequence[int], span: int, following: int, rng: Random) -> Iterator[Case]:
+    """Spans of this many tokens at random places of a text, without end. `head`: what every context begins with.
+
+    Before the span stand as many tokens of text as the span and a tenth of what follows it. The tail is `again`: what
+    really follows seldom depends on the span. Raises ConversationError for a text that is too short.
+    """
+    before = max(NEAR, span + following // 10)
+    length = before + span + following
+    if len(ids) < length:
+        raise ConversationError(
+            f"The text has {len(ids):,} tokens; {length:,} are needed for a span of {span} with {following:,} after "
+            "it: give a longer text, or shorter lengths."
+        )
+    start = len(head) + before
+
+    def case(at: int) -> Case:
+        context, where = (*head, *ids[at : at + length]), (start, start + span)
+        return Case(TEXT, context, (where,), again(context, where))
+
+    return (case(rng.randint(0, len(ids) - length)) for _ in count())
+
+
+def again(ids: tuple[int, ...], span: Interval) -> tuple[int, ...]:
+    """What stands around a span and its beginning, to be read once more: before it, in it, after it.
+
+    A model that still knows the span expects it there; one that never saw it does not. It needs no labels, and no model
+    that answers questions.
+    """
+    start, end = span
+    return ids[max(0, start - NEAR) : min(start + INSIDE, end)] + ids[end : end + NEAR]
+
+
+def world_text(form: ChatFormat, tokens: int, seed: int) -> list[int]:
+    """At least this many tokens of generated conversations, as this model's chat template writes them."""
+    ids: list[int] = []
+    while len(ids) < tokens:
+        world = make_world(seed, 1024, "test")
+        ids += [i for pieces in form.encode(parse_messages(world.messages), world.tools) for p in pieces for i in p.ids]
+        seed += 1
+    return ids
+
+
+def world_cases(form: ChatFormat, world: World, probes: Sequence[Probe]) -> Iterator[Case]:
+    """One case a probe: the conversation, the cells of what the probe names, and the question."""
+    messages = parse_messages(world.messages)
+    encoded = form.encode(messages, world.tools)
+    ledger, at = Ledger(), 0
+    for message, pieces in zip(messages, encoded, strict=True):
+        ledger.append(message, pieces, at)
+        at += sum(len(piece.ids) for piece in pieces)
+    for probe in probes:
+        spans = merge(i for chosen in find(ledger, probe.target) for i in chosen.intervals())
+        asked = [*messages, Message("user", probe.question)]
+        question = [i for piece in form.encode(asked, world.tools, start=len(messages))[0] for i in piece.ids]
+        head = form.generation_prompt(asked, world.tools).ids
+        yield Case(probe.kind, tuple(ledger.token_ids()), tuple(spans), (*question, *head), probe.without, probe.call)

@@ -1,0 +1,172 @@
+"""The calibration of one model: what was measured, and the default erasers that follow; `calibration.json`.
+
+Fidelity belongs to the model, time to the hardware too: the two may be measured on different machines, each under its
+own `Run`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from kv_memory.calibration.estimates import Estimate
+from kv_memory.engines.base import Normaliser
+from kv_memory.erasers.influence import Combine
+from kv_memory.errors import KVMemoryError
+
+FILE = "calibration.json"
+_SHAPE = (
+    "model_type",
+    "num_hidden_layers",
+    "hidden_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+)
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Run(_Record):
+    """Where and when figures were measured."""
+
+    hardware: str
+    dtype: str
+    versions: dict[str, str]
+    seed: int
+    date: str
+    """ISO 8601, UTC."""
+    seconds: float
+
+
+class LayerShare(_Record):
+    """How well one layer's score finds the tokens that the spans changed."""
+
+    layer: int
+    normaliser: Normaliser
+    share: float
+    """Of the squared change that the best choice of as many tokens carries: 1 is perfect (layers.py)."""
+
+
+class InfluenceSettings(_Record):
+    """The best settings of `influence` for this model."""
+
+    probe_layers: tuple[int, ...]
+    combine: Combine = "mean"
+    normaliser: Normaliser = "softmax"
+    share: float
+    """As LayerShare's, for these settings."""
+
+
+class Fidelity(_Record):
+    """Residual influence by eraser, span and suffix length: mean KL from never-saw as a share of that of no erasing."""
+
+    eraser: str
+    span: int
+    following: int
+    cases: int
+    residual: Estimate
+
+
+class Latency(_Record):
+    """Time by eraser, span and suffix length."""
+
+    eraser: str
+    span: int
+    following: int
+    milliseconds: float
+    """Median."""
+    recomputed: float
+    """Tokens that ran again, on average."""
+
+
+class Agreement(_Record):
+    """How often the greedy answer is never-saw's, on questions that never-saw answers rightly."""
+
+    eraser: str
+    kind: str
+    tokens: int
+    """About how long the conversations are."""
+    probes: int
+    agree: Estimate
+
+
+class Default(_Record):
+    """The eraser from so many following tokens on, up to the next entry."""
+
+    following: int
+    eraser: str
+
+
+class Calibration(_Record):
+    """All figures of one model."""
+
+    format: Literal[1] = 1
+    model: str
+    shape: dict[str, int | str]
+    influence: InfluenceSettings
+    layers: tuple[LayerShare, ...]
+    fidelity_run: Run
+    fidelity: tuple[Fidelity, ...]
+    agreement: tuple[Agreement, ...]
+    latency_run: Run
+    latency: tuple[Latency, ...]
+    defaults: tuple[Default, ...]
+    """By `decide.defaults`, ascending."""
+
+    def default(self, following: int) -> str | None:
+        """The eraser for so many kept tokens after the span; None below the shortest length measured."""
+        entry: Default | None = None
+        for entry_here in self.defaults:
+            if entry_here.following <= following:
+                entry = entry_here
+        return entry.eraser if entry else None
+
+    def check(self, config: Mapping[str, Any]) -> None:
+        """Raise KVMemoryError where it was made for a model of another shape."""
+        if self.shape != shape_of(config):
+            raise KVMemoryError(
+                f"The calibration is of {self.model}, a model of another shape; run kv-memory calibrate for this one."
+            )
+
+
+def shape_of(config: Mapping[str, Any]) -> dict[str, int | str]:
+    """What tells models apart in a (text) config: architecture and sizes."""
+    return {key: config[key] for key in _SHAPE if config.get(key) is not None}
+
+
+def load(path: Path) -> Calibration:
+    """Read a calibration file. Raises KVMemoryError where it cannot be read or is not one."""
+    try:
+        return Calibration.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise KVMemoryError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except ValidationError as error:
+        raise KVMemoryError(
+            f"{path} is not a calibration of this version ({error.error_count()} problems); run kv-memory calibrate."
+        ) from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write beside `path`, which it replaces after the block; after an exception both are as before.
+
+    Raises KVMemoryError at once where nothing can be written there.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.touch()
+    except OSError as error:
+        raise KVMemoryError(f"{path} cannot be written: {error.strerror or error}.") from error
+    try:
+        yield draft
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

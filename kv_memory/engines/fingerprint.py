@@ -1,0 +1,45 @@
+"""What tells models of one shape apart: some of their weights, and the commit of the hub that they came from."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+
+SAMPLE = 8
+"""Numbers of each parameter that the digest is of."""
+
+
+def weights_digest(model: Any) -> str | None:
+    """A digest of the first numbers of each parameter as bfloat16; 16 hexadecimal digits.
+
+    The same whether the weights are held in bfloat16 or float32, and whatever adapters are on top; None for weights
+    in another type, whose rounding differs.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            continue
+        if parameter.dtype not in (torch.bfloat16, torch.float32):
+            return None
+        first = parameter.detach().reshape(-1)[:SAMPLE].to(torch.bfloat16).cpu()
+        digest.update(bytes(first.view(torch.uint8).tolist()))
+    return digest.hexdigest()[:16]
+
+
+def revision_of(name: str) -> str | None:
+    """The commit of a hub model that this machine has; None for a directory that is not of the hub's cache."""
+    path = Path(name).expanduser()
+    if not path.is_dir():
+        try:
+            found = try_to_load_from_cache(name, "config.json")
+        except HFValidationError:
+            return None
+        if not isinstance(found, str):
+            return None
+        path = Path(found).parent
+    return path.name if path.parent.name == "snapshots" else None

@@ -1,0 +1,166 @@
+"""Trained erasers as files: a directory with a LoRA saved by PEFT and `eraser.json`, which says what it is for.
+
+The published eraser (KVEraser, arXiv 2606.17034) is the LoRA alone, and loads too. Nothing is loaded into an engine
+before all that the files say fits its model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kv_memory.calibration.record import Calibration, replacing, shape_of
+from kv_memory.engines.adapter_check import WEIGHTS, read_adapter
+from kv_memory.engines.base import Engine, Steering
+from kv_memory.engines.fingerprint import revision_of
+from kv_memory.erasers import ERASERS
+from kv_memory.errors import ModelError
+
+FILE = "eraser.json"
+CONFIG = "adapter_config.json"
+
+
+class EraserRecord(BaseModel):
+    """What eraser.json says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    model: str
+    """Path or hub id of the base model."""
+    revision: str | None = None
+    """Its commit on the hub, where that is known."""
+    weights: str | None = None
+    """As `Engine.weights_digest`: tells models of one shape apart."""
+    shape: dict[str, int | str]
+    """As calibration.record.shape_of."""
+    slots: int | None = Field(default=None, ge=1)
+    """As Steering's."""
+    recipe: dict[str, Any] = {}
+    """How it was trained."""
+    seed: int | None = None
+    lengths: tuple[int, ...] = ()
+    """Tokens of the contexts that it was trained on."""
+    calibration: Calibration | None = None
+    """What it and the other erasers leave behind and cost on this model."""
+
+    @classmethod
+    def of(cls, engine: Engine, **more: Any) -> EraserRecord:
+        """For an eraser of this engine's model. `more`: slots, recipe, seed, lengths, calibration."""
+        known = {"model": engine.name, "revision": revision_of(engine.name), "weights": engine.weights_digest()}
+        return cls.model_validate({**known, "shape": shape_of(engine.config), **more})
+
+    def save(self, folder: Path) -> None:
+        """Write eraser.json beside the adapter. Raises KVMemoryError where it cannot be written."""
+        with replacing(folder / FILE) as draft:
+            draft.write_text(self.model_dump_json(indent=1) + "\n")
+
+
+@dataclass(frozen=True)
+class TrainedEraser:
+    """An eraser directory, read but not loaded."""
+
+    folder: Path
+    record: EraserRecord | None
+    """None for a plain LoRA."""
+    base: str | None
+    """The base model's path or hub id, and its commit, as PEFT's config has them."""
+    revision: str | None
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Of its base model with this eraser, if it was calibrated."""
+        return self.record.calibration if self.record else None
+
+    def check(self, name: str, config: Mapping[str, Any]) -> None:
+        """Raise ModelError where the model of this name and configuration is not the one that it was trained for."""
+        if self.record is not None:
+            here, there = shape_of(config), self.record.shape
+            for key in {**there, **here}:
+                if here.get(key) != there.get(key):
+                    raise ModelError(
+                        f"The eraser {self.folder} is for {self.record.model} ({key} {there.get(key)}) and {name} has "
+                        f"{key} {here.get(key)}; use one that was trained for it."
+                    )
+        if (self.record is None or self.record.weights is None) and self.base and not _may_be_same(self.base, name):
+            raise ModelError(f"The eraser {self.folder} is for {self.base}, not for {name}; use one trained for it.")
+
+    def load(self, engine: Engine) -> Steering:
+        """Make it the eraser that `steer` uses in this engine. Raises ModelError, with nothing loaded, as `check`."""
+        self.check(engine.name, engine.config)
+        self._check_revision(engine)
+        name = f"eraser-{uuid4().hex[:8]}"
+        engine.load_adapter(str(self.folder), name)
+        steering = Steering(name, self.record.slots if self.record else None)
+        engine.steer_with(steering)
+        return steering
+
+    def calibrated(self, calibration: Calibration) -> EraserRecord:
+        """Its record with this calibration of its base model; a new one for a plain LoRA."""
+        plain = EraserRecord(model=self.base or calibration.model, revision=self.revision, shape=calibration.shape)
+        return (self.record or plain).model_copy(update={"calibration": calibration})
+
+    def _check_revision(self, engine: Engine) -> None:
+        digests = (self.record.weights if self.record else None, engine.weights_digest())
+        revisions = (self.record.revision if self.record else self.revision, revision_of(engine.name))
+        # Equal weights are what counts: a commit may change a text alone.
+        there, here = digests if None not in digests else revisions
+        if there is not None and here is not None and there != here:
+            raise ModelError(
+                f"The eraser {self.folder} is for another revision of {engine.name} ({there}, not {here}); use one "
+                "that was trained for it."
+            )
+
+
+def open_eraser(name: str | Path) -> TrainedEraser:
+    """Read what an eraser directory or hub id says. Raises ModelError where it is none."""
+    folder = _folder(str(name))
+    for needed in (CONFIG, WEIGHTS):
+        if not (folder / needed).is_file():
+            raise ModelError(
+                f"{name} is not a trained eraser: it has no {needed}; give the directory of a LoRA saved by PEFT, a "
+                f"hub id, or one of {', '.join(ERASERS)}."
+            )
+    config, _ = read_adapter(str(folder))
+    return TrainedEraser(folder, _record(folder / FILE), config.base_model_name_or_path, config.revision)
+
+
+def _record(path: Path) -> EraserRecord | None:
+    if not path.is_file():
+        return None
+    try:
+        return EraserRecord.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ModelError(
+            f"{path} is not the record of an eraser of this version ({error.error_count()} problems); train it again "
+            "or remove the file."
+        ) from error
+
+
+def _folder(name: str) -> Path:
+    path = Path(name).expanduser()
+    if path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
+        return path
+    try:
+        return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, FILE]))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ModelError(
+            f"Cannot find the eraser {name!r} ({reason}); give a directory, or a hub id that this machine can reach."
+        ) from error
+
+
+def _may_be_same(base: str, name: str) -> bool:
+    """Whether two names may be of one model; only two hub ids tell that they are not."""
+    return not (_is_hub_id(base) and _is_hub_id(name)) or base.split("/")[1].lower() == name.split("/")[1].lower()
+
+
+def _is_hub_id(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith(("/", ".", "~")) and not Path(name).exists()

@@ -1,0 +1,34 @@
+"""Erasing by closing the gap, and reading again the tokens that attended to it most."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from kv_memory.engines.base import Engine, Interval, SequenceId
+from kv_memory.erasers.base import Erasure, moved
+from kv_memory.erasers.influence import Influence
+from kv_memory.erasers.shift import Shift
+
+
+class ShiftInfluence(Influence):
+    """`shift`, then re-encode the `k` tokens that `influence` chooses, at their new positions.
+
+    Ours (no paper). Without a hole every token stands where it would had the spans never been read, which a model can
+    notice near the hole. Cost: that of both.
+    """
+
+    name: ClassVar[str] = "shift+influence"
+    needs: ClassVar[frozenset[str]] = frozenset({"influence", "shift"})
+
+    def erase(
+        self, engine: Engine, seq: SequenceId, spans: Sequence[Interval], approximate_from: int | None = None
+    ) -> Erasure:
+        """See Eraser.erase. Holes that earlier erasures left stay."""
+        self.check(engine)
+        if not spans:
+            return Erasure(recomputed=0)
+        chosen = self.choose(engine, seq, spans)
+        moves = Shift().erase(engine, seq, spans).moves
+        engine.reencode(seq, [moved(position, moves) for position in chosen])
+        return Erasure(recomputed=len(chosen), moves=moves)

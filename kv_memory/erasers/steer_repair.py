@@ -1,0 +1,32 @@
+"""Erasing by steering states, and reading again what comes right after them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+from kv_memory.engines.base import Engine, Interval, SequenceId
+from kv_memory.erasers.base import Erasure
+from kv_memory.erasers.repair import Repair
+from kv_memory.erasers.steer import steer_all
+
+
+class SteerRepair(Repair):
+    """`steer`, then re-encode the first `k` kept tokens after each span, over the steering states.
+
+    Ours, of the two published methods that it joins (KVEraser, arXiv 2606.17034). Cost: that of both.
+    """
+
+    name: ClassVar[str] = "steer+repair"
+    needs: ClassVar[frozenset[str]] = frozenset({"steering"})
+
+    def erase(
+        self, engine: Engine, seq: SequenceId, spans: Sequence[Interval], approximate_from: int | None = None
+    ) -> Erasure:
+        """See Eraser.erase."""
+        self.check(engine)
+        chosen = self.choose(engine, seq, spans) if spans else []
+        done = steer_all(engine, seq, spans)
+        engine.reencode(seq, chosen)
+        return replace(done, recomputed=done.recomputed + len(chosen))

@@ -1,0 +1,68 @@
+"""What targets mean in a session: in its branches, and in a conversation that it may not have read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kv_memory.alignment import same
+from kv_memory.edits import Edit, edit_of
+from kv_memory.errors import UnknownTargetError
+from kv_memory.ledger import Entry, Ledger, Selection, selection
+from kv_memory.messages import Cuts, Message, ids_differ, uncut
+from kv_memory.spans import Target, target_name
+from kv_memory.targets import find
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """Parts of one conversation that a target names."""
+
+    ledger: Ledger
+    edits: tuple[Edit, ...]
+
+
+def resolve(target: Target, ledgers: Sequence[Ledger], given: Ledger | None = None) -> list[Meaning]:
+    """What `target` means in the first ledger that knows it, or in the conversation `given`, which is the authority.
+
+    What of `given` a ledger has read is meant there, in the characters of the text as it was read. Raises
+    UnknownTargetError, and what `find` raises.
+    """
+    unknown: UnknownTargetError | None = None
+    if given is not None:
+        try:
+            return [_where_read(chosen, given, ledgers) for chosen in find(given, target)]
+        except UnknownTargetError as error:
+            unknown = error
+    for ledger in ledgers:
+        try:
+            return [Meaning(ledger, tuple(edit_of(ledger, s) for s in find(ledger, target)))]
+        except UnknownTargetError as error:
+            unknown = unknown or error
+    raise unknown or UnknownTargetError(
+        f"Nothing has been read in this session, so nothing is {target_name(target)!r}."
+    )
+
+
+def _where_read(meant: Selection, given: Ledger, ledgers: Sequence[Ledger]) -> Meaning:
+    """In the first ledger that read this message; in the conversation `given` itself where none did."""
+    number = _alike(given, meant.entry.message).index(meant.entry)
+    for ledger in ledgers:
+        read = _alike(ledger, meant.entry.message)
+        if read:
+            return Meaning(ledger, (edit_of(ledger, _as_read(meant, read[min(number, len(read) - 1)])),))
+    return Meaning(given, (edit_of(given, meant),))
+
+
+def _alike(ledger: Ledger, message: Message) -> list[Entry]:
+    return [e for e in ledger.entries if same(e, message) and not ids_differ(e.message.id, message.id)]
+
+
+def _as_read(meant: Selection, entry: Entry) -> Selection:
+    """The same part of a message that was read whole, while `meant` speaks of what is left of it."""
+    whole = meant.cuts == meant.entry.everything()
+    if whole or not entry.cuts or meant.entry.digest == entry.digest:
+        return selection(entry, entry.everything() if whole else meant.cuts)
+    calls = [i for i in range(len(entry.message.tool_calls)) if i not in entry.cuts.calls]
+    chars = tuple(uncut(interval, entry.cuts.chars) for interval in meant.cuts.chars)
+    return selection(entry, Cuts(chars, frozenset(calls[i] for i in meant.cuts.calls)))
