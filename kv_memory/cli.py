@@ -1,4 +1,4 @@
-"""The command line: `kv-memory demo`, `kv-memory replay`, `kv-memory calibrate`."""
+"""The command line: `kv-memory demo`, `replay`, `calibrate` and `train-eraser`."""
 
 from __future__ import annotations
 
@@ -183,12 +183,62 @@ def calibrate(
     typer.echo(f"wrote {path}")
 
 
+@app.command("train-eraser")
+def train_eraser(
+    *,
+    text: Annotated[str, typer.Option(help="Text to train on: a file, a folder, or a dataset's name on the hub.")],
+    out: Annotated[Path, typer.Option(help="The eraser's directory.")],
+    model: Model = None,
+    text_steps: Annotated[int, typer.Option(help="Steps on text.")] = 1000,
+    task_steps: Annotated[int, typer.Option(help="Steps on questions about generated conversations.")] = 2000,
+    length: Annotated[
+        list[int] | None, typer.Option(help="Tokens of a context; may be given several times. Train on those to serve.")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Tokens of a batch's contexts together.")] = 16384,
+    rank: Annotated[int, typer.Option(help="Of the LoRA.")] = 16,
+    learning_rate: Annotated[float, typer.Option(help="The highest.")] = 3e-4,
+    seed: Annotated[int, typer.Option(help="Of weights and examples.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that make examples.")] = 2,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+) -> None:
+    """Train an eraser for a model, on text and on questions; the result is a directory to pass on."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    with _progress(console, "steps") as progress:
+        progress("Loading torch", 0, 0)
+        from transformers.utils.logging import disable_progress_bar
+
+        from kv_memory.training.command import run, table_text
+        from kv_memory.training.plan import Plan
+
+        disable_progress_bar()  # there is one already
+        settings = {"text_steps": text_steps, "task_steps": task_steps, "tokens": batch, "rank": rank, "seed": seed}
+        plan = Plan.of(**settings, learning_rate=learning_rate, **({"lengths": tuple(length)} if length else {}))
+
+        def report(step: int, loss: float, table: Any) -> None:
+            progress(f"Training, loss {loss:.3f}", step, plan.steps)
+            if table is not None:
+                console.print(f"step {step:,}, loss {loss:.3f}", table_text(table), sep="\n", highlight=False)
+
+        run(
+            model, text, out, plan, resume=resume, workers=workers, say=lambda what: progress(what, 0, 0), report=report
+        )
+    typer.echo(f"wrote {out}")
+
+
 @contextmanager
 def _progress(console: Any, unit: str = "tokens") -> Iterator[Callable[[str, int, int], None]]:
     """A bar on standard error, gone when it is done; a total of 0 means that nobody knows how long it takes."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[count]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=None, count="")
 

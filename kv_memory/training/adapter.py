@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,7 +21,9 @@ class Adapter:
 
     def __init__(self, model: Any, rank: int = 16, alpha: int = 32) -> None:
         config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=list(PROJECTIONS), bias="none")
-        self.model = get_peft_model(model, config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers in a way that is to go
+            self.model = get_peft_model(model, config)
         """With the adapter; its `base_model.model` is the given model."""
         self.layers = [module for module in self.model.modules() if isinstance(module, LoraLayer)]
         self.rows: Tensor | None = None

@@ -1,0 +1,61 @@
+"""kv-memory train-eraser: from a model's directory and a text to an eraser that loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from kv_memory import Memory
+from kv_memory.errors import KVMemoryError
+from kv_memory.training.command import RUN, run
+from kv_memory.training.plan import Plan
+from tests.tiny import tiny_model, tiny_tokenizer
+
+WORDS = " ".join(f"word{number}" for number in range(1500))
+PLAN = Plan.of(text_steps=2, task_steps=2, lengths=(320,), tokens=320, rank=2, warm_up=1, learning_rate=0.01)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("model")
+    tiny_model().save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    (folder / "text.txt").write_text(WORDS)
+    return str(folder)
+
+
+def test_an_eraser_is_trained_and_used(model: str, tmp_path: Path) -> None:
+    steps: list[int] = []
+    record = run(model, f"{model}/text.txt", tmp_path, PLAN, report=lambda step, loss, table: steps.append(step))
+    assert steps == [1, 2, 3, 4] and record.lengths == (320,) and record.seed == 0
+    memory = Memory(model, eraser=str(tmp_path))
+    session = memory.session("s")
+    session.prefill([{"role": "user", "content": "secret", "id": "a"}, {"role": "user", "content": "hello" * 40}])
+    assert session.retract("a").eraser == "steer"
+
+
+def test_a_folder_with_a_run_is_not_overwritten(model: str, tmp_path: Path) -> None:
+    run(model, f"{model}/text.txt", tmp_path, PLAN)
+    with pytest.raises(KVMemoryError, match="--resume"):
+        run(model, f"{model}/text.txt", tmp_path, PLAN)
+    again = run(model, f"{model}/text.txt", tmp_path, PLAN, resume=True)  # nothing is left to do
+    assert again.recipe["rank"] == 2
+
+
+def test_ctrl_c_leaves_a_checkpoint(model: str, tmp_path: Path) -> None:
+    def stop(step: int, loss: float, table: object) -> None:
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(model, f"{model}/text.txt", tmp_path, PLAN, report=stop)
+    assert torch.load(tmp_path / RUN / "checkpoint.pt", weights_only=True)["step"] == 2
+    assert not (tmp_path / "eraser.json").exists()
+
+
+def test_contexts_longer_than_the_models_are_refused(model: str, tmp_path: Path) -> None:
+    with pytest.raises(KVMemoryError, match="at most 2,048"):
+        run(model, f"{model}/text.txt", tmp_path, Plan.of(lengths=(4096,)))
+    assert not list(tmp_path.iterdir())
