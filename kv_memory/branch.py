@@ -29,7 +29,7 @@ class Branch:
         self.engine = engine
         self.calibration = calibration
         self._seq: SequenceId | None = engine.create() if seq is None else seq
-        self.ledger = ledger or Ledger()
+        self.ledger = Ledger() if ledger is None else ledger
         self.tools_digest = ""
         self.number = 0
         self.busy = False

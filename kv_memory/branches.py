@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ from kv_memory.chat import ChatFormat, Piece
 from kv_memory.edits import Edit, cuts_for
 from kv_memory.engines.base import Engine
 from kv_memory.erasers.base import Eraser
-from kv_memory.ledger import selection
+from kv_memory.ledger import Ledger, selection
 from kv_memory.messages import Cuts, Message
 from kv_memory.reply import Usage
 
@@ -42,6 +43,7 @@ class Branches:
         self._host = host
         self._branches: list[Branch] = []
         self._added = 0
+        self._serials = itertools.count()
 
     def __iter__(self) -> Iterator[Branch]:
         return iter(self._branches)
@@ -122,7 +124,7 @@ class Branches:
             return branch
         if branch is not None:
             self._host.make_room(branch.cells, branch)
-        target = branch.fork(alignment.end) if branch else Branch(self._host.engine, self._host.calibration)
+        target = branch.fork(alignment.end) if branch else self._empty()
         try:
             target.check_room(new)
             self._host.make_room(new, target)
@@ -131,6 +133,9 @@ class Branches:
             raise
         self.add(target)
         return target
+
+    def _empty(self) -> Branch:
+        return Branch(self._host.engine, self._host.calibration, ledger=Ledger(self._serials))
 
     def _follow(self, branch: Branch, alignment: Alignment, messages: Sequence[Message], eraser: Eraser | None) -> None:
         """Bring the cached messages to where the caller's history has them: ids learned, vanished text erased."""

@@ -7,6 +7,7 @@ until it is retracted, then what was retracted of it is overwritten.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -118,14 +119,15 @@ def selection(entry: Entry, cuts: Cuts) -> Selection:
 class Ledger:
     """The entries of one cached conversation, in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, serials: Iterator[int] | None = None) -> None:
+        """`serials` number the messages; the branches of a session share them, so that a span id means one message."""
         self.entries: list[Entry] = []
         self.approximate_from: int | None = None
         """The first position that an approximate erasure may have left its mark on."""
         self.steered: list[Interval] = []
         """Cells that hold steering states in place of erased tokens, ascending and disjoint; none before
         `approximate_from`, none after the last token."""
-        self._serial = 0
+        self._serials = serials or itertools.count()
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -147,13 +149,12 @@ class Ledger:
                 at += len(piece.ids)
         last = pieces[-1] if pieces and pieces[-1].kind == "scaffold" else None
         tail = last.ids if last else ()
-        entry = Entry(self._serial, message, message.digest(), runs, tail, generated)
+        entry = Entry(next(self._serials), message, message.digest(), runs, tail, generated)
         if cuts:
             hole = runs[0].end if runs else start
             for chars, call in [*((c, None) for c in cuts.chars), *((None, c) for c in sorted(cuts.calls))]:
                 entry.erased.append(Erased(hole, hole, chars, call, SpanStatus.EXACT, selection(entry, cuts).span_id))
             entry.cuts, entry.message = cuts, _overwritten(message, cuts)
-        self._serial += 1
         self.entries.append(entry)
         return entry
 

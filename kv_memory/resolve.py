@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kv_memory.alignment import same
 from kv_memory.edits import Edit, edit_of
@@ -42,6 +42,15 @@ def resolve(target: Target, ledgers: Sequence[Ledger], given: Ledger | None = No
     raise unknown or UnknownTargetError(
         f"Nothing has been read in this session, so nothing is {target_name(target)!r}."
     )
+
+
+def learn_ids(ledgers: Sequence[Ledger], given: Ledger) -> None:
+    """Enter the ids that messages got after they were read, as an answer does from a caller that stores it."""
+    for ledger in ledgers:
+        for said in given.entries:
+            entry = next((e for e in _alike(ledger, said.message) if e.message.id is None and not e.cuts), None)
+            if entry is not None and said.message.id is not None:
+                entry.message = replace(entry.message, id=said.message.id)
 
 
 def _where_read(meant: Selection, given: Ledger, ledgers: Sequence[Ledger]) -> Meaning:

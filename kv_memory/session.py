@@ -7,6 +7,7 @@ the longest match is used, and forked where the conversation diverges.
 
 from __future__ import annotations
 
+import itertools
 import time
 import uuid
 from collections import deque
@@ -22,12 +23,13 @@ from kv_memory.engines.base import Sampling
 from kv_memory.erasers import get_eraser
 from kv_memory.erasers.base import Eraser
 from kv_memory.errors import UnknownTargetError
-from kv_memory.ledger import Ledger, Selection
+from kv_memory.ledger import Ledger
 from kv_memory.messages import Message, parse_messages
 from kv_memory.reply import Reply, Usage
-from kv_memory.report import RetractionReport, RetractionStatus
-from kv_memory.resolve import Meaning, resolve
-from kv_memory.spans import Span, SpanStatus, Target, target_name
+from kv_memory.report import RetractionReport
+from kv_memory.resolve import Meaning, learn_ids, resolve
+from kv_memory.retraction import answers_after, erase, erase_edits, forget_edits, named_spans, never_read, status_of
+from kv_memory.spans import Span, Target, target_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,7 +58,7 @@ class Session:
         """Read a conversation without answering. `without` names parts of it to leave out, as if retracted before."""
         with self._engine.lock:
             parsed = parse_messages(messages)
-            unread = self._unread(messages, tools) if without else None
+            unread = self._unread(parsed, Ledger(), tools) if without else None
             self._apply_queued()
             self._remember([edit for target in without for m in resolve(target, [], unread) for edit in m.edits])
             return self.branches.hold(parsed, tools, self._edits, None, progress)[1]
@@ -155,7 +157,7 @@ class Session:
             if wanted is not None:
                 wanted.check(self._engine)
             used: list[str] = []
-            meanings = self._resolve(targets, None if messages is None else self._unread(messages))
+            meanings = self._resolve(targets, self._given(messages))
             edits = list(dict.fromkeys(edit for meaning in meanings for edit in meaning.edits))
             named = [(m.ledger, {s.span_id for s in selections(m.ledger, m.edits)}) for m in meanings]
             if not dry_run:
@@ -168,32 +170,32 @@ class Session:
                 if not concerned:
                     continue
                 if branch.busy and not dry_run:
-                    self._queued.append((branch, partial(_erase_edits, branch, edits, wanted)))
+                    self._queued.append((branch, partial(erase_edits, branch, edits, wanted)))
                     queued = True
                     continue
                 erased += branch.resident * sum(end - start for s in concerned for start, end in s.intervals())
                 edited.append(branch)
                 if not dry_run:
-                    again, name = _erase(branch, concerned, wanted)
+                    again, name = erase(branch, concerned, wanted)
                     recomputed += again
                     used += [name] if name not in used else []
             if not dry_run:
-                _never_read(meanings, [branch.ledger for branch in self.branches])
-            spans = _named_spans(named)
+                never_read(meanings, [branch.ledger for branch in self.branches])
+            spans = named_spans(named)
             report = RetractionReport(
                 id=uuid.uuid4().hex[:12],
                 session=self.id,
                 targets=tuple(target_name(target) for target in targets),
                 reason=reason,
                 eraser=", ".join(used) or (wanted.name if wanted else "default"),
-                status="planned" if dry_run else "queued" if queued else _status(spans),
+                status="planned" if dry_run else "queued" if queued else status_of(spans),
                 spans=spans,
                 edits=tuple(edits),
                 tokens_erased=erased,
                 tokens_recomputed=recomputed,
                 tokens_reused=sum(branch.cells for branch in edited) - recomputed - dry_run * erased,
                 seconds=time.perf_counter() - started,
-                derived=_answers_after(meanings),
+                derived=answers_after(meanings),
             )
             if not dry_run:
                 self.reports.append(report)
@@ -216,9 +218,9 @@ class Session:
             self._edits = [edit for edit in self._edits if edit not in undone]
             for branch in self.branches:
                 if branch.busy:
-                    self._queued.append((branch, partial(_forget_edits, branch, undone)))
+                    self._queued.append((branch, partial(forget_edits, branch, undone)))
                 else:
-                    _forget_edits(branch, undone)
+                    forget_edits(branch, undone)
 
     def fork(self, session_id: str | None = None) -> Session:
         """A new session with a copy of the latest conversation and of all that is retracted here."""
@@ -241,6 +243,8 @@ class Session:
         """What the targets mean; the conversation `given` is asked first, then the branch used last."""
         ledgers = [branch.ledger for branch in sorted(self.branches, key=lambda b: -b.used)]
         meanings = []
+        if given is not None:
+            learn_ids(ledgers, given)
         for target in targets:
             try:
                 meanings += resolve(target, ledgers, given)
@@ -248,10 +252,13 @@ class Session:
                 raise self._memory.explain_unknown(self, target) from error
         return meanings
 
-    def _unread(self, messages: Any, tools: Tools = None) -> Ledger:
+    def _given(self, messages: Any) -> Ledger | None:
+        """The conversation of a retraction; its span ids are none of the session's."""
+        return None if messages is None else self._unread(parse_messages(messages), Ledger(itertools.count(-1, -1)))
+
+    def _unread(self, messages: Sequence[Message], ledger: Ledger, tools: Tools = None) -> Ledger:
         """A conversation as a ledger of no cells."""
-        ledger, parsed = Ledger(), parse_messages(messages)
-        for message, pieces in zip(parsed, self._memory.format.encode(parsed, tools), strict=True):
+        for message, pieces in zip(messages, self._memory.format.encode(messages, tools), strict=True):
             ledger.append(message, pieces, 0)
         return ledger
 
@@ -265,54 +272,3 @@ class Session:
         self._queued = [item for item in self._queued if item[0].busy]
         for _, change in waiting:
             change()
-
-
-def _erase(branch: Branch, concerned: Sequence[Selection], eraser: Eraser | None) -> tuple[int, str]:
-    """Tokens recomputed, and the name of the eraser that did it."""
-    live = any(selection.intervals() for selection in concerned)
-    upgrade = eraser is not None and eraser.exact and branch.ledger.approximate_from is not None
-    if not (live or upgrade):
-        return 0, eraser.name if eraser else "none"
-    recomputed, used = branch.erase(concerned, eraser)
-    return recomputed, used.name
-
-
-def _erase_edits(branch: Branch, edits: Sequence[Edit], eraser: Eraser | None) -> None:
-    _erase(branch, selections(branch.ledger, edits), eraser)
-
-
-def _forget_edits(branch: Branch, edits: Sequence[Edit]) -> None:
-    """Forget the conversation from the first message on that the edits concern."""
-    numbers = [branch.ledger.entries.index(s.entry) for s in selections(branch.ledger, edits)]
-    if numbers:
-        branch.cut_off(min(numbers))
-
-
-def _never_read(meanings: Sequence[Meaning], ledgers: Sequence[Ledger]) -> None:
-    """Enter as erased what is named of a conversation that no branch has read."""
-    for meaning in meanings:
-        if meaning.ledger not in ledgers:
-            meaning.ledger.erase(selections(meaning.ledger, meaning.edits), (), exact=True)
-
-
-def _named_spans(named: Sequence[tuple[Ledger, set[str]]]) -> tuple[Span, ...]:
-    found = {(id(ledger), span.id): span for ledger, ids in named for span in ledger.spans() if span.id in ids}
-    return tuple(found.values())
-
-
-def _answers_after(meanings: Sequence[Meaning]) -> tuple[str, ...]:
-    """The answers in each conversation after the first message that is meant in it."""
-    ids: dict[str, None] = {}
-    for ledger in {id(m.ledger): m.ledger for m in meanings}.values():
-        edits = [edit for m in meanings if m.ledger is ledger for edit in m.edits]
-        first = min((ledger.entries.index(s.entry) for s in selections(ledger, edits)), default=len(ledger))
-        later = (e for e in ledger.entries[first + 1 :] if e.message.role == "assistant" and not e.cuts)
-        ids |= dict.fromkeys(e.message.id or e.span_id for e in later)
-    return tuple(ids)
-
-
-def _status(spans: Sequence[Span]) -> RetractionStatus:
-    statuses = {span.status for span in spans}
-    if statuses <= {SpanStatus.LIVE}:
-        return "nothing to erase"
-    return "approximate" if SpanStatus.APPROXIMATE in statuses else "exact"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,7 +26,8 @@ def save_lora(
     """A random LoRA of a copy of this model, as PEFT saves it."""
     torch.manual_seed(3)
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, init_lora_weights=False)
-    adapted = get_peft_model(deepcopy(model), config)
+    with warnings.catch_warnings(action="ignore"):  # PEFT uses an old name of transformers
+        adapted = get_peft_model(deepcopy(model), config)
     adapted.save_pretrained(folder)
     # Written afterwards: PEFT would ask the hub for a model of this name.
     path = folder / "adapter_config.json"

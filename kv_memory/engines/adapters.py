@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,7 +26,9 @@ class Adapters:
         """Load an adapter saved by PEFT. Raises ModelError for a path that is none, or one for another model."""
         check_adapter(self.base, path)
         try:
-            self._model.load_adapter(path, adapter_name=name)
+            # PEFT and transformers warn of each other's old names, and of a second adapter, which is no mistake here.
+            with warnings.catch_warnings(action="ignore"):
+                self._model.load_adapter(path, adapter_name=name)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             reason = str(error).strip().split("\n")[0]
             raise ModelError(
