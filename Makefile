@@ -5,13 +5,23 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint format clean
+LANGCHAIN := integrations/langchain
+
+.PHONY: demo test test-langchain lint format clean
 
 demo: $(STAMP)
 	@$(BIN)/kv-memory demo
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	@cd $(LANGCHAIN) && ../../$(BIN)/python -m pytest -q -n 2 --dist loadfile --benchmark-disable
+
+# The integration alone, in a copy of its packages with another langchain-core: make test-langchain CORE=1.8.2
+test-langchain: $(STAMP)
+	@test -n "$(CORE)" || { echo "Say which langchain-core: make test-langchain CORE=1.8.2"; exit 2; }
+	@$(BIN)/pip install --quiet --target $(VENV)/langchain-core-$(CORE) --no-deps langchain-core==$(CORE)
+	@cd $(LANGCHAIN) && PYTHONPATH=../../$(VENV)/langchain-core-$(CORE) ../../$(BIN)/python -m pytest -q -n 2 \
+		--dist loadfile --benchmark-disable
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -22,13 +32,13 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt $(LANGCHAIN)/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kv_memory needs Python 3.11 or newer; call make PYTHON=python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV), once (about a minute) ..."
 	@# torch alone and pinned first: left to a dependency, pip would take its newest build with several GB of CUDA
 	@$(BIN)/pip install --quiet --constraint constraints.txt torch
-	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]' --editable '$(LANGCHAIN)[test]'
 	@touch $@
 
 clean:

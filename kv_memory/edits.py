@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from kv_memory.ledger import Ledger, Selection, selection
-from kv_memory.messages import Cuts, Message, cut_text, ids_differ, parse_messages
+from kv_memory.ledger import Entry, Ledger, Selection, selection
+from kv_memory.messages import Cuts, Message, cut_text, ids_differ, parse_messages, recut
 
 
 class Edit(BaseModel):
@@ -47,20 +47,35 @@ class Edit(BaseModel):
         return alike[min(self.occurrence, len(alike) - 1)] if alike else None
 
 
-def edit_of(ledger: Ledger, chosen: Selection) -> Edit:
-    """The edit that a selection in this ledger is."""
-    entry, message = chosen.entry, chosen.entry.message
-    said = (message.role, message.id, message.tool_call_id, entry.digest)
+def edits_of(ledger: Ledger, chosen: Selection) -> tuple[Edit, ...]:
+    """The edits that a selection in this ledger is: of the message as it was read and, where something of it had been
+    retracted before, of what that left of it, which may be what the caller's history holds by now.
+    """
+    entry, cuts = chosen.entry, Cuts(chosen.chars(), chosen.cuts.calls)
+    as_read = _edit(ledger, entry, cuts, lambda e: e.digest)
+    if not entry.cuts:
+        return (as_read,)
+    kept = [i for i in range(len(entry.message.tool_calls)) if i not in entry.cuts.calls]
+    left = Cuts(
+        tuple(recut(interval, entry.cuts.chars) for interval in cuts.chars),
+        frozenset(number for number, i in enumerate(kept) if i in cuts.calls),
+    )
+    return as_read, _edit(ledger, entry, left, lambda e: e.message.digest(e.cuts))
+
+
+def _edit(ledger: Ledger, entry: Entry, cuts: Cuts, digest: Callable[[Entry], str]) -> Edit:
+    def said(e: Entry) -> tuple[str, str | None, str | None, str]:
+        return e.message.role, e.message.id, e.message.tool_call_id, digest(e)
+
     before = ledger.entries[: ledger.entries.index(entry)]
-    alike = [e for e in before if (e.message.role, e.message.id, e.message.tool_call_id, e.digest) == said]
     return Edit(
-        role=message.role,
-        message_id=message.id,
-        tool_call_id=message.tool_call_id,
-        digest=entry.digest,
-        occurrence=len(alike),
-        chars=chosen.cuts.chars,
-        calls=chosen.cuts.calls,
+        role=entry.message.role,
+        message_id=entry.message.id,
+        tool_call_id=entry.message.tool_call_id,
+        digest=digest(entry),
+        occurrence=sum(said(e) == said(entry) for e in before),
+        chars=cuts.chars,
+        calls=cuts.calls,
     )
 
 

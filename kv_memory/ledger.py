@@ -99,6 +99,11 @@ class Selection:
                 if chosen:
                     yield run, chosen
 
+    def chars(self) -> tuple[Interval, ...]:
+        """The characters that are cut, widened to those of whole tokens."""
+        touched = [run.piece.chars[i] for run, chosen in self.tokens() if run.piece.chars for i in chosen]
+        return tuple(merge([*self.cuts.chars, *touched]))
+
     def intervals(self) -> list[Interval]:
         """The positions of those tokens."""
         return merge((run.start + i, run.start + i + 1) for run, chosen in self.tokens() for i in chosen)

@@ -101,6 +101,15 @@ def uncut(interval: tuple[int, int], cuts: Iterable[tuple[int, int]]) -> tuple[i
     return start, end
 
 
+def recut(interval: tuple[int, int], cuts: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    """These characters of a text, in what `cut_text` leaves of it."""
+
+    def left(end: int) -> int:
+        return len(cut_text(" " * end, ((a, min(b, end)) for a, b in cuts if a < end)))
+
+    return left(interval[0]), left(interval[1])
+
+
 def parse_messages(messages: Any) -> list[Message]:
     """Read a conversation; ConversationError names the message and what is wrong with it.
 

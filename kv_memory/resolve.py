@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from kv_memory.alignment import same
-from kv_memory.edits import Edit, edit_of
+from kv_memory.edits import Edit, edits_of
 from kv_memory.errors import UnknownTargetError
 from kv_memory.ledger import Entry, Ledger, Selection, selection
 from kv_memory.messages import Cuts, Message, ids_differ, uncut
@@ -36,7 +36,7 @@ def resolve(target: Target, ledgers: Sequence[Ledger], given: Ledger | None = No
             unknown = error
     for ledger in ledgers:
         try:
-            return [Meaning(ledger, tuple(edit_of(ledger, s) for s in find(ledger, target)))]
+            return [Meaning(ledger, tuple(e for s in find(ledger, target) for e in edits_of(ledger, s)))]
         except UnknownTargetError as error:
             unknown = unknown or error
     raise unknown or UnknownTargetError(
@@ -59,8 +59,8 @@ def _where_read(meant: Selection, given: Ledger, ledgers: Sequence[Ledger]) -> M
     for ledger in ledgers:
         read = _alike(ledger, meant.entry.message)
         if read:
-            return Meaning(ledger, (edit_of(ledger, _as_read(meant, read[min(number, len(read) - 1)])),))
-    return Meaning(given, (edit_of(given, meant),))
+            return Meaning(ledger, edits_of(ledger, _as_read(meant, read[min(number, len(read) - 1)])))
+    return Meaning(given, edits_of(given, meant))
 
 
 def _alike(ledger: Ledger, message: Message) -> list[Entry]:

@@ -198,3 +198,24 @@ def test_characters_of_a_cut_text_are_found_in_the_whole(
     inside = [(max(a, start), min(b, end)) for a, b in cuts if a < end and b > start]
     left = cut_text(whole[start:end], [(a - start, b - start) for a, b in inside])
     assert left == cut_text(whole, cuts)[slice(*interval)]
+
+
+def test_a_second_range_is_cut_from_what_the_first_left(session: Session) -> None:
+    session.prefill(CONVERSATION)
+    history = session.retract(CharRange(message="c1", start=0, end=4)).tombstones(CONVERSATION)
+    second = session.retract(CharRange(message="c1", start=12, end=16))
+    assert second.tombstones(history)[3]["content"] == "code is "
+    assert second.tombstones(CONVERSATION)[3]["content"] == "the code is "
+    assert session.prefill(second.tombstones(history)).prefilled == 0
+    session.forget()
+    session.prefill(history)
+    assert "4711" not in text(session)
+
+
+def test_a_range_is_widened_to_whole_tokens_in_the_history_too() -> None:
+    session = Memory().session("words")
+    session.prefill(CONVERSATION)
+    report = session.retract(CharRange(message="c1", start=6, end=7))
+    history = report.tombstones(CONVERSATION)
+    assert history[3]["content"] == "the  is 4711"
+    assert session.prefill(history).prefilled == 0

@@ -1,0 +1,79 @@
+"""A RAG chat whose document is updated in the index while the conversation goes on."""
+
+import re
+import time
+import zlib
+
+from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
+from langchain_core.indexing import InMemoryRecordManager, index
+from langchain_core.messages import BaseMessage, HumanMessage
+from langchain_core.vectorstores import InMemoryVectorStore
+
+from langchain_kv_memory import ErasableChatModel, RetractionReport
+from langchain_kv_memory.changes import DocumentChanges
+from langchain_kv_memory.placed import document_blocks
+from langchain_kv_memory.rag import TrackedRecordManager, TrackedRetriever
+
+
+class HashedWords(Embeddings):
+    """Counts of hashed words: enough to find texts that share words with a question, and nothing to download."""
+
+    def embed_query(self, text: str) -> list[float]:
+        """The counts of one text."""
+        counts = [0.0] * 256
+        for word in re.findall(r"[\w-]+", text.lower()):
+            counts[zlib.crc32(word.encode()) % 256] += 1
+        return counts
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """The counts of each text."""
+        return [self.embed_query(text) for text in texts]
+
+
+def tell(report: RetractionReport) -> None:
+    """Print what a retraction did."""
+    done = f"{report.tokens_erased} tokens erased, {report.tokens_recomputed} computed anew"
+    print(f"       ({report.reason}: {done}, {1000 * report.seconds:.0f} ms, {report.status})")
+
+
+def main() -> None:
+    """Run the conversation."""
+    model = ErasableChatModel(on_retract=tell)
+    changes = DocumentChanges(model)
+    store = InMemoryVectorStore(HashedWords())
+    records = TrackedRecordManager(InMemoryRecordManager("manual"), changes)
+    retriever = TrackedRetriever(retriever=store.as_retriever(search_kwargs={"k": 2}), changes=changes)
+    history: list[BaseMessage] = []
+
+    def write(*texts: str) -> None:
+        pages = [Document(text, metadata={"about": text.split()[3]}) for text in texts]
+        index(pages, records, store, cleanup="incremental", source_id_key="about", key_encoder="sha256")
+
+    def answer(thread: str, messages: list[BaseMessage]) -> BaseMessage:
+        started = time.perf_counter()
+        said = model.invoke(messages, {"configurable": {"thread_id": thread}})
+        used, seconds = said.usage_metadata["input_token_details"], time.perf_counter() - started
+        cost = f"{used['cache_creation']} tokens read, {used['cache_read']} in the cache, {used['kv_erased']} left out"
+        print(f"model: {said.text}    [{cost}; {1000 * seconds:.0f} ms]")
+        return said
+
+    def ask(question: str, *, retrieve: bool = True) -> None:
+        print(f"\nuser:  {question}{'' if retrieve else '  (nothing retrieved)'}")
+        found = document_blocks(retriever.invoke(question)) if retrieve else []
+        history.append(HumanMessage([*found, question]))
+        history.append(answer("ada", history))
+
+    write("The fee of Z-3 is 19.00.", "The owner of P-310 is Ada Fenwick.")
+    ask("What is the fee of Z-3?")
+    ask("What is the owner of P-310?")
+    print("\n(the index gets a new page about Z-3)")
+    write("The fee of Z-3 is 32.00.")
+    ask("What is the fee of Z-3?", retrieve=False)
+    ask("What is the fee of Z-3?")
+    print("\nThe same read anew from the start, with the old page:")
+    answer("anew", history[:-1])
+
+
+if __name__ == "__main__":
+    main()

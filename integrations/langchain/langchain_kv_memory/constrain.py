@@ -1,0 +1,191 @@
+"""Decoding that a grammar constrains, with llguidance: tool calls, forced or well-formed, and answers of a schema."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import llguidance.hf
+import numpy as np
+import torch
+from llguidance import LLMatcher, LLTokenizer
+from torch import Tensor
+
+from kv_memory.engines.base import Engine, LogitsMask
+from kv_memory.errors import UnsupportedOperationError
+
+OPEN, CLOSE = "<tool_call>", "</tool_call>"
+_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+
+class Grammars:
+    """Makes masks for one model's tokenizer.
+
+    Raises UnsupportedOperationError where the answer must be constrained and the engine's tokenizer is of another kind
+    than Hugging Face's.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._tokenizer: Any = getattr(engine.tokenizer, "hf", None)
+        self._lock = threading.Lock()
+        self._compiled: LLTokenizer | None = None
+        known = self._tokenizer.get_added_vocab() if self._tokenizer else {}
+        self.open_id: int | None = known.get(OPEN)
+        """The token that begins a tool call, where that is one token."""
+        self._marks = (OPEN, CLOSE) if {OPEN, CLOSE} <= set(known) else (json.dumps(OPEN), json.dumps(CLOSE))
+
+    def answer(
+        self, tools: Sequence[Mapping[str, Any]], schema: Mapping[str, Any] | None, max_tokens: int
+    ) -> LogitsMask:
+        """The whole answer is one call of one of these tools, or JSON of this schema, where there is one.
+
+        When `max_tokens` come near, strings, lists and objects are closed as soon as they may be, so that the answer
+        fits its schema also where the model finds no end.
+        """
+        choices = ["call"] if tools else []
+        rules = [_call_rules(tools), f'call: {self._marks[0]} "\\n" body "\\n" {self._marks[1]}'] if tools else []
+        if schema is not None:
+            choices.append("json")
+            rules.append(f"json: {_json(schema)}")
+        grammar = "\n".join([f"start: {' | '.join(choices)}", *rules])
+        matcher = self._matcher(grammar)
+        reserve = min(len(self._engine.tokenizer.encode(grammar, special=False)[0]), max_tokens // 2)
+        return GrammarMask(matcher, self._closers(), max_tokens - reserve)
+
+    def calls(self, tools: Sequence[Mapping[str, Any]]) -> LogitsMask | None:
+        """What the model says is free, but a call that it begins is of one of these tools.
+
+        None where that cannot be said: calls are not marked by a token, or a schema is of a kind that is not known.
+        """
+        if self.open_id is None:
+            return None
+        grammar = f'start: "\\n" body "\\n" {self._marks[1]}\n{_call_rules(tools)}'
+        try:
+            self._matcher(grammar)
+        except ValueError:
+            return None
+        return CallMask(self.open_id, lambda: self._matcher(grammar))
+
+    def no_calls(self) -> LogitsMask | None:
+        """The model may say everything but a call."""
+        if self.open_id is None:
+            return None
+        barred = self.open_id
+
+        def mask(_said: Sequence[int], logits: Tensor) -> Tensor:
+            return logits.index_fill(-1, torch.tensor([barred], device=logits.device), float("-inf"))
+
+        return mask
+
+    def _closers(self) -> tuple[Tensor, Tensor]:
+        """The ids that close something: those that close a string first, which would take the others as its text."""
+        ends = {i: text for text, i in self._tokenizer.get_vocab().items() if text and set(text) <= set('"}]')}
+        quotes = [i for i, text in ends.items() if text.startswith('"')]
+        others = [i for i in ends if i not in quotes]
+        return torch.tensor(quotes), torch.tensor([*others, *self._engine.tokenizer.eos_ids])
+
+    def _matcher(self, grammar: str) -> LLMatcher:
+        if self._tokenizer is None:
+            raise UnsupportedOperationError(
+                f"{self._engine.name} has no Hugging Face tokenizer, which constrained decoding needs; leave "
+                "tool_choice and structured output away, or load the model with transformers."
+            )
+        with self._lock:
+            if self._compiled is None:
+                ends = sorted(self._engine.tokenizer.eos_ids)
+                self._compiled = llguidance.hf.from_tokenizer(self._tokenizer, eos_token=ends)
+        matcher = LLMatcher(self._compiled, grammar)
+        if matcher.is_error():
+            reason = matcher.get_error().split("\n")[0]
+            raise ValueError(f"This schema cannot constrain what the model says ({reason}); simplify it.")
+        return matcher
+
+
+class GrammarMask:
+    """Lets through what the grammar allows, from the first token on.
+
+    After `late` tokens only what closes something, wherever the grammar allows that.
+    """
+
+    def __init__(self, matcher: LLMatcher, closers: Sequence[Tensor], late: int) -> None:
+        self._matcher = matcher
+        self._closers = closers
+        self._late = late
+        self._consumed = 0
+
+    def __call__(self, said: Sequence[int], logits: Tensor) -> Tensor:
+        """The logits, minus infinity for what may not come."""
+        self._matcher.consume_tokens(list(said[self._consumed :]))
+        self._consumed = len(said)
+        allowed = _allowed(self._matcher, len(logits))
+        for closers in self._closers if len(said) >= self._late else ():
+            closing = torch.zeros_like(allowed).index_fill(0, closers, True) & allowed
+            if closing.any():
+                return _masked(logits, closing)
+        return _masked(logits, allowed)
+
+
+class CallMask:
+    """Lets everything through until a call begins, and then what the grammar of calls allows until it ends."""
+
+    def __init__(self, open_id: int, begin: Callable[[], LLMatcher]) -> None:
+        self._open_id = open_id
+        self._begin = begin
+        self._matcher: LLMatcher | None = None
+        self._consumed = 0
+
+    def __call__(self, said: Sequence[int], logits: Tensor) -> Tensor:
+        """The logits, minus infinity for what may not come."""
+        for token in said[self._consumed :]:
+            if self._matcher is not None:
+                self._matcher.consume_token(token)
+                self._matcher = None if self._matcher.is_accepting() else self._matcher
+            elif token == self._open_id:
+                self._matcher = self._begin()
+        self._consumed = len(said)
+        return logits if self._matcher is None else _masked(logits, _allowed(self._matcher, len(logits)))
+
+
+def _allowed(matcher: LLMatcher, vocabulary: int) -> Tensor:
+    """Which tokens may come next: bool [vocabulary]."""
+    bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8), bitorder="little")
+    allowed = torch.zeros(vocabulary, dtype=torch.bool)
+    known = min(len(bits), vocabulary)  # models pad their vocabulary beyond the tokenizer's
+    allowed[:known] = torch.from_numpy(bits[:known].astype(bool))
+    return allowed
+
+
+def _masked(logits: Tensor, allowed: Tensor) -> Tensor:
+    return logits.masked_fill(~allowed.to(logits.device), float("-inf"))
+
+
+def _call_rules(tools: Sequence[Mapping[str, Any]]) -> str:
+    """Rules for `body`: the JSON of a call of one of these tools, spaced as chat templates space it."""
+    rules = []
+    for number, tool in enumerate(tools):
+        name = json.dumps(f'{{"name": {json.dumps(tool["function"]["name"])}, "arguments": ')
+        schema = tool["function"].get("parameters") or {"type": "object", "properties": {}}
+        rules += [f'tool{number}: {name} args{number} "}}"', f"args{number}: {_json(schema)}"]
+    return "\n".join([f"body: {' | '.join(f'tool{i}' for i in range(len(tools)))}", *rules])
+
+
+def _json(schema: Mapping[str, Any]) -> str:
+    return "%json " + json.dumps({"x-guidance": _STYLE, **_closed(schema)})
+
+
+def _closed(schema: Any) -> Any:
+    """The schema, where an object that names its properties has no others."""
+    if not isinstance(schema, Mapping):
+        return schema
+    closed = dict(schema)
+    for key, value in schema.items():
+        if key in ("properties", "$defs", "definitions"):
+            closed[key] = {name: _closed(part) for name, part in value.items()}
+        elif key in ("anyOf", "oneOf", "allOf", "prefixItems"):
+            closed[key] = [_closed(part) for part in value]
+        elif key == "items":
+            closed[key] = _closed(value)
+    return closed if "properties" not in schema else {"additionalProperties": False, **closed}

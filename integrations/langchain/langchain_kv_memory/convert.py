@@ -1,0 +1,100 @@
+"""LangChain's messages as kv_memory reads them (OpenAI's format, with ids and documents)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    ChatMessage,
+    FunctionMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+)
+
+from kv_memory.errors import ConversationError
+from langchain_kv_memory.documents import document_id, documents_of, places
+
+_ROLES: tuple[tuple[type[BaseMessage], str], ...] = (
+    (SystemMessage, "system"),
+    (HumanMessage, "user"),
+    (AIMessage, "assistant"),
+    (ToolMessage, "tool"),
+    (FunctionMessage, "tool"),
+)
+PLACEHOLDERS = ("[cleared]",)
+"""What LangChain's ClearToolUsesEdit puts in the place of a tool result."""
+
+
+def to_openai(messages: Sequence[BaseMessage], placeholders: Sequence[str] = PLACEHOLDERS) -> list[dict[str, Any]]:
+    """The conversation. Raises ConversationError where a message has no text form, such as an image.
+
+    Metadata of messages is not read: it says nothing about what is erased. A tool result whose whole text is one of
+    `placeholders` stands for the result that had its id; where there was none, it is text like any other.
+    """
+    return [_convert(message, index, placeholders) for index, message in enumerate(messages)]
+
+
+def text_of(message: BaseMessage) -> str:
+    """The text of a message as kv_memory counts its characters."""
+    content = _convert(message, 0, ())["content"]
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
+
+
+def _convert(message: BaseMessage, index: int, placeholders: Sequence[str]) -> dict[str, Any]:
+    named = next((role for kind, role in _ROLES if isinstance(message, kind)), None)
+    role = message.role if isinstance(message, ChatMessage) else named
+    if role is None:
+        raise ConversationError(f"Message {index} is of type {message.type!r}, which a chat model does not read.")
+    said: dict[str, Any] = {"role": role, "content": _content(message, index)}
+    if message.id is not None:
+        said["id"] = message.id
+    if message.name is not None:
+        said["name"] = message.name
+    if isinstance(message, AIMessage) and message.tool_calls:
+        said["tool_calls"] = [_call(call["id"], call["name"], call["args"]) for call in message.tool_calls]
+    if isinstance(message, ToolMessage):
+        said["tool_call_id"] = message.tool_call_id
+        if message.content in placeholders:
+            said["placeholder"] = True
+    return said
+
+
+def _call(call_id: str | None, name: str, args: Mapping[str, Any]) -> dict[str, Any]:
+    function = {"name": name, "arguments": json.dumps(args, ensure_ascii=False)}
+    return {"id": call_id, "type": "function", "function": function}
+
+
+def _content(message: BaseMessage, index: int) -> str | list[dict[str, Any]]:
+    if isinstance(message.content, str):
+        documents = documents_of(message.artifact) if isinstance(message, ToolMessage) else []
+        return _with_documents(message.content, documents)
+    parts = []
+    for block in message.content:
+        if isinstance(block, str):
+            parts.append({"type": "text", "text": block})
+        elif block.get("type") == "text" and isinstance(block.get("text"), str):
+            kept = {key: block[key] for key in ("document_id",) if block.get(key) is not None}
+            parts.append({"type": "text", "text": block["text"], **kept})
+        elif not isinstance(message, AIMessage):  # an answer's other blocks (its calls, reasoning) are not its text
+            raise ConversationError(
+                f"Message {index} holds a block of type {block.get('type')!r}; this model reads text only."
+            )
+    return parts if any("document_id" in part for part in parts) else "".join(part["text"] for part in parts)
+
+
+def _with_documents(text: str, documents: Sequence[Any]) -> str | list[dict[str, Any]]:
+    """The text in parts, those of documents with their ids."""
+    found = places(text, documents)
+    if not found:
+        return text
+    parts, at = [], 0
+    for document, start, end in found:
+        parts.append({"type": "text", "text": text[at:start]})
+        parts.append({"type": "text", "text": text[start:end], "document_id": document_id(document)})
+        at = end
+    return [part for part in [*parts, {"type": "text", "text": text[at:]}] if part["text"]]

@@ -1,0 +1,49 @@
+"""Retract from the model and from a LangGraph agent's state in one go."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from langchain_core.runnables import RunnableConfig
+
+from langchain_kv_memory.chat_model import ErasableChatModel
+from langchain_kv_memory.report import RetractionReport
+from langchain_kv_memory.retraction import Target
+
+
+def retract_in_graph(
+    graph: Any,
+    model: ErasableChatModel,
+    *targets: Target,
+    config: RunnableConfig,
+    as_node: str | None = None,
+    **options: Any,
+) -> RetractionReport:
+    """`model.retract` in the graph's thread, then the tombstones into its `messages`, under the same ids.
+
+    The state is a new checkpoint; older ones of a saver that keeps them still hold the text. `as_node`: as the
+    graph's `update_state`. `options`: as `model.retract`, whose errors it raises.
+    """
+    messages = graph.get_state(config).values.get("messages", [])
+    report = model.retract(*targets, config=config, messages=messages, **options)
+    changed = [] if options.get("dry_run") else report.tombstones(messages)
+    if changed:
+        graph.update_state(config, {"messages": changed}, as_node=as_node)
+    return report
+
+
+async def aretract_in_graph(
+    graph: Any,
+    model: ErasableChatModel,
+    *targets: Target,
+    config: RunnableConfig,
+    as_node: str | None = None,
+    **options: Any,
+) -> RetractionReport:
+    """As `retract_in_graph`, without blocking the event loop."""
+    messages = (await graph.aget_state(config)).values.get("messages", [])
+    report = await model.aretract(*targets, config=config, messages=messages, **options)
+    changed = [] if options.get("dry_run") else report.tombstones(messages)
+    if changed:
+        await graph.aupdate_state(config, {"messages": changed}, as_node=as_node)
+    return report

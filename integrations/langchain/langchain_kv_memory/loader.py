@@ -1,0 +1,46 @@
+"""The memory of a chat model, loaded when it is first needed."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from kv_memory import Memory
+from langchain_kv_memory.constrain import Grammars
+
+
+class MemoryLoader:
+    """Loads once, whichever thread asks first; shared by the copies that LangChain makes of a chat model."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._memory: Memory | None = None
+        self._grammars: Grammars | None = None
+
+    def get(self, make: Callable[[], Memory]) -> Memory:
+        """The memory; `make` makes it the first time."""
+        with self._lock:
+            if self._memory is None:
+                self._memory = make()
+            return self._memory
+
+    def grammars(self, memory: Memory) -> Grammars:
+        """What compiles grammars for the memory's tokenizer."""
+        with self._lock:
+            if self._grammars is None:
+                self._grammars = Grammars(memory.engine)
+            return self._grammars
+
+
+def context_size(model: str | None) -> int | None:
+    """The longest context of a model directory, by its config file; None where there is no such file."""
+    from kv_memory.pocket import model_path
+
+    file = (model_path() if model is None else Path(model).expanduser()) / "config.json"
+    if not file.is_file():
+        return None
+    config = json.loads(file.read_text())
+    size = config.get("max_position_embeddings", config.get("text_config", {}).get("max_position_embeddings"))
+    return size if isinstance(size, int) else None

@@ -1,0 +1,92 @@
+"""The options of one call: sampling, tools and what they allow the model to say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kv_memory.answering import SamplingOptions
+from kv_memory.engines.base import LogitsMask, Sampling
+from langchain_kv_memory.constrain import Grammars
+
+_SAMPLING = ("temperature", "top_p", "max_tokens", "seed")
+_IGNORED = ("stream", "strict", "parallel_tool_calls")
+"""Of other providers: calls always keep to their schema here, and a forced answer is one call."""
+_KNOWN = (*_SAMPLING, *_IGNORED, "stop", "tools", "tool_choice", "response_format", "session_id")
+
+
+@dataclass(frozen=True)
+class CallOptions:
+    """What a call asks for."""
+
+    sampling: SamplingOptions
+    tools: list[dict[str, Any]] | None
+    tool_choice: str
+    """"auto", "any", "none", or the name of a tool."""
+    schema: Mapping[str, Any] | None
+    """What the answer is to be JSON of."""
+
+    @classmethod
+    def read(cls, defaults: Mapping[str, Any], stop: Sequence[str] | None, kwargs: Mapping[str, Any]) -> CallOptions:
+        """Of the keyword arguments of a call, over the model's `defaults`. Raises ValueError for what is not known."""
+        unknown = sorted(set(kwargs) - set(_KNOWN))
+        if unknown:
+            raise ValueError(f"This model has no option {unknown[0]!r} for a call; it knows {', '.join(_KNOWN)}.")
+        tools = list(kwargs.get("tools") or [])
+        sampling: dict[str, Any] = {key: defaults[key] for key in _SAMPLING if defaults.get(key) is not None}
+        sampling |= {key: kwargs[key] for key in _SAMPLING if kwargs.get(key) is not None}
+        if stops := tuple(stop or defaults.get("stop") or ()):
+            sampling["stop"] = stops
+        return cls(
+            SamplingOptions(**sampling),  # type: ignore[typeddict-item]  # these are its keys
+            tools or None,
+            read_choice(kwargs.get("tool_choice"), tools),
+            read_format(kwargs.get("response_format")),
+        )
+
+    def mask(self, grammars: Grammars) -> LogitsMask | None:
+        """What the model is allowed to say, if not everything."""
+        tools = self.tools if self.tools and self.tool_choice != "none" else []
+        limit = self.sampling.get("max_tokens", Sampling.max_tokens)
+        if self.schema is not None:
+            return grammars.answer(tools, self.schema, limit)
+        if not tools:
+            return grammars.no_calls()
+        if self.tool_choice == "auto":
+            return grammars.calls(tools)
+        return grammars.answer([t for t in tools if self.tool_choice in ("any", t["function"]["name"])], None, limit)
+
+
+def read_choice(choice: Any, tools: Sequence[Mapping[str, Any]]) -> str:
+    """`tool_choice` in the forms that LangChain and OpenAI know. Raises ValueError for a tool that is not bound."""
+    if isinstance(choice, Mapping):
+        choice = choice.get("function", choice).get("name", choice.get("type"))
+    if choice in (None, False, "auto"):
+        return "auto"
+    if choice == "none":
+        return "none"
+    names = [tool["function"]["name"] for tool in tools]
+    if choice in (True, "any", "required"):
+        if not names:
+            raise ValueError(f"tool_choice={choice!r} needs tools; bind at least one.")
+        return "any"
+    if choice not in names:
+        raise ValueError(f"tool_choice names {choice!r}, which is not bound; bound are {', '.join(names) or 'none'}.")
+    return str(choice)
+
+
+def read_format(given: Any) -> Mapping[str, Any] | None:
+    """The JSON schema of OpenAI's `response_format`; any object for its JSON mode; ValueError for others."""
+    if given is None or given == {"type": "text"}:
+        return None
+    kind = given.get("type") if isinstance(given, Mapping) else None
+    if kind == "json_object":
+        return {"type": "object"}
+    if kind == "json_schema" and isinstance(given["json_schema"].get("schema"), Mapping):
+        schema: Mapping[str, Any] = given["json_schema"]["schema"]
+        return schema
+    raise ValueError(
+        'response_format is {"type": "json_schema", "json_schema": {"name": ..., "schema": ...}} or '
+        '{"type": "json_object"}; a tool strategy or with_structured_output() makes it for you.'
+    )

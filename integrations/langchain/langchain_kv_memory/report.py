@@ -1,0 +1,89 @@
+"""What a retraction did, in all sessions that it reached."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+
+from langchain_core.messages import BaseMessage
+from pydantic import BaseModel, ConfigDict, Field
+
+from kv_memory import RetractionReport as SessionReport
+from kv_memory import Span
+from kv_memory.report import RetractionStatus
+from langchain_kv_memory.tombstones import tombstones
+
+_WEIGHT: tuple[RetractionStatus, ...] = ("nothing to erase", "exact", "planned", "approximate", "queued")
+
+
+class RetractionReport(BaseModel):
+    """The record of one retraction; never holds retracted text."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str = Field(default_factory=lambda: uuid.uuid4().hex[:12])
+    reason: str = ""
+    parts: tuple[SessionReport, ...] = ()
+    """What was done in each session."""
+    queued: tuple[str, ...] = ()
+    """Sessions in which it will be done before their next answer (`wait=False`)."""
+    missing: tuple[str, ...] = ()
+    """Targets that no session in the scope holds."""
+
+    @property
+    def status(self) -> RetractionStatus:
+        """That of the part that is furthest from exact; "queued" where it is not done yet."""
+        if self.queued:
+            return "queued"
+        return max((part.status for part in self.parts), key=_WEIGHT.index, default="nothing to erase")
+
+    @property
+    def exact(self) -> bool:
+        """The cache is what it would be had the model never read it."""
+        return self.status in ("exact", "nothing to erase")
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """What was named, as it stands afterwards, each with its status."""
+        return tuple(span for part in self.parts for span in part.spans)
+
+    @property
+    def derived(self) -> tuple[str, ...]:
+        """Ids of later answers: they were written with the text in view; retract those that repeat it."""
+        return tuple(dict.fromkeys(name for part in self.parts for name in part.derived))
+
+    @property
+    def tokens_erased(self) -> int:
+        """Cells that were taken out."""
+        return sum(part.tokens_erased for part in self.parts)
+
+    @property
+    def tokens_recomputed(self) -> int:
+        """Cells that were computed anew."""
+        return sum(part.tokens_recomputed for part in self.parts)
+
+    @property
+    def tokens_reused(self) -> int:
+        """Cells that were kept as they were."""
+        return sum(part.tokens_reused for part in self.parts)
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return sum(part.seconds for part in self.parts)
+
+    def tombstones(self, messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+        """Replacements, under the same ids, of those messages that hold retracted text: for a graph's state.
+
+        `messages` is the whole conversation, in order. The session takes the changed conversation for the same one.
+        """
+        return list(self._changed(messages).values())
+
+    def applied_to(self, messages: Sequence[BaseMessage]) -> list[BaseMessage]:
+        """All the messages, with those replacements in their places."""
+        changed = self._changed(messages)
+        return [changed.get(i, message) for i, message in enumerate(messages)]
+
+    def _changed(self, messages: Sequence[BaseMessage]) -> dict[int, BaseMessage]:
+        edits = dict.fromkeys(edit for part in self.parts for edit in part.edits)
+        return tombstones(messages, list(edits), self.id)

@@ -1,0 +1,106 @@
+"""What a chat model is made of: its settings, the memory that they load, and what it says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal, Self
+
+from langchain_core.caches import BaseCache
+from langchain_core.language_models import ModelProfile
+from langchain_core.language_models.base import LangSmithParams
+from langchain_core.messages import BaseMessage
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import ConfigDict, Field
+
+from kv_memory import Memory
+from langchain_kv_memory.convert import PLACEHOLDERS, to_openai
+from langchain_kv_memory.loader import MemoryLoader, context_size
+from langchain_kv_memory.sessions import SessionEntryPoints
+from langchain_kv_memory.wrap import memory_over
+
+
+class LocalChatModel(SessionEntryPoints):
+    """A chat model over a memory, which it loads when it is first needed."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=())
+
+    model: str | None = None
+    """A directory saved with save_pretrained, or a hub id; None is the embedded pocket model."""
+    memory: Memory | None = Field(default=None, exclude=True, repr=False)
+    """A ready memory, which several chat models may share."""
+    eraser: str | None = None
+    """How to erase where a call does not say; None chooses by span and what follows it."""
+    device: str | None = None
+    dtype: str | None = None
+    max_cache_tokens: int | None = None
+    """Cells of all sessions together; by default four times the model's context."""
+    temperature: float | None = None
+    """0, the default, takes the likeliest token."""
+    top_p: float | None = None
+    max_tokens: int | None = None
+    seed: int | None = None
+    stop: list[str] | None = None
+    on_history_edit: Literal["erase", "recompute"] = "erase"
+    """What to do where messages vanish from the history or become placeholders: erase them from the cache as `eraser`
+    says, or read everything after them again. A message that was replaced by other text is always read again."""
+    placeholders: tuple[str, ...] = PLACEHOLDERS
+    """Whole texts of tool results that stand for one that was cleared."""
+    cache: BaseCache | bool | None = Field(default=False, exclude=True)
+    loader: MemoryLoader = Field(default_factory=MemoryLoader, exclude=True, repr=False)
+    """Loads the memory; shared by the copies that LangChain makes of this object."""
+
+    @classmethod
+    def wrap(cls, llm: Any, tokenizer: Any = None, **options: Any) -> Self:
+        """A chat model over what is loaded already; `options` are this class's.
+
+        `llm`: a transformers model (with its `tokenizer`) or text-generation pipeline, LangChain's HuggingFacePipeline
+        or ChatHuggingFace over one, a kv_memory Engine or Memory. Raises TypeError for anything else,
+        UnsupportedModelError for a model whose cache cannot be edited.
+        """
+        shared = {"eraser": options.get("eraser"), "max_tokens": options.get("max_cache_tokens")}
+        return cls(memory=memory_over(llm, tokenizer, **shared), **options)
+
+    def load(self) -> Memory:
+        """The memory; loads the weights the first time. Raises what `kv_memory.Memory` raises."""
+        if self.memory is None:
+            make = partial(Memory, self.model, device=self.device, dtype=self.dtype)
+            self.memory = self.loader.get(partial(make, eraser=self.eraser, max_tokens=self.max_cache_tokens))
+        return self.memory
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """The ids of a text, by the model's own tokenizer."""
+        return self.load().engine.tokenizer.encode(text, special=False)[0]
+
+    def get_num_tokens_from_messages(self, messages: Sequence[BaseMessage], tools: Sequence[Any] | None = None) -> int:
+        """How many cells a conversation needs."""
+        shown = [convert_to_openai_tool(tool) for tool in tools] if tools else None
+        return self.load().count_tokens(to_openai(messages, self.placeholders), shown)
+
+    @property
+    def _name(self) -> str:
+        return self.memory.engine.name if self.memory else self.model or "pocket"
+
+    @property
+    def _llm_type(self) -> str:
+        return "kv-memory"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        named = ("eraser", "temperature", "top_p", "max_tokens", "seed", "stop", "on_history_edit")
+        return {"model_name": self._name, **{name: getattr(self, name) for name in named}}
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        params = super()._get_ls_params(stop=stop or self.stop, **kwargs)
+        params["ls_provider"] = "kv_memory"
+        params.setdefault("ls_model_name", self._name)
+        return params
+
+    def _resolve_model_profile(self) -> ModelProfile | None:
+        profile = ModelProfile(
+            text_inputs=True, text_outputs=True, image_inputs=False, tool_calling=True, structured_output=True
+        )
+        size = self.memory.engine.capabilities.max_positions if self.memory else context_size(self.model)
+        if size is not None:
+            profile["max_input_tokens"] = size
+        return profile

@@ -1,0 +1,74 @@
+"""What stays of a message of which something was retracted: under its own ids, without the text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from langchain_core.documents import Document
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+
+from kv_memory.edits import Edit, cuts_for
+from kv_memory.messages import Cuts, cut_text, parse_messages
+from langchain_kv_memory.convert import text_of, to_openai
+from langchain_kv_memory.documents import document_id, documents_of, places
+
+
+def tombstones(messages: Sequence[BaseMessage], edits: Sequence[Edit], retraction: str) -> dict[int, BaseMessage]:
+    """The messages that these edits concern, cut; by their number."""
+    if not messages or not edits:
+        return {}
+    cuts = cuts_for(parse_messages(to_openai(messages, ())), edits)
+    return {i: _entombed(messages[i], cut, retraction) for i, cut in cuts.items()}
+
+
+def _entombed(message: BaseMessage, cuts: Cuts, retraction: str) -> BaseMessage:
+    cache = {**message.response_metadata.get("kv_memory", {}), "retraction": retraction}
+    changed: dict[str, Any] = {
+        "content": _cut_content(message, cuts),
+        "additional_kwargs": {},  # providers keep copies of calls and of what was thought there
+        "response_metadata": {**message.response_metadata, "kv_memory": cache},
+    }
+    if isinstance(message, AIMessage):
+        changed["tool_calls"] = [call for i, call in enumerate(message.tool_calls) if i not in cuts.calls]
+        changed["invalid_tool_calls"] = []
+    if isinstance(message, ToolMessage):
+        changed["artifact"] = _cut_artifact(message, cuts)
+    return message.model_copy(update=changed)
+
+
+def _cut_content(message: BaseMessage, cuts: Cuts) -> str | list[str | dict[str, Any]]:
+    if isinstance(message.content, str):
+        return cut_text(message.content, cuts.chars)
+    gone = {call["id"] for i, call in enumerate(getattr(message, "tool_calls", [])) if i in cuts.calls}
+    blocks: list[str | dict[str, Any]] = []
+    at = 0
+    for block in message.content:
+        text = block if isinstance(block, str) else block.get("text") if block.get("type") == "text" else None
+        if isinstance(text, str):
+            left, at = cut_text(text, _inside(cuts, at, at + len(text))), at + len(text)
+            blocks.append(left if isinstance(block, str) else {**block, "text": left})
+        elif isinstance(block, dict) and block.get("id") not in gone:
+            blocks.append(block)
+    return blocks
+
+
+def _inside(cuts: Cuts, start: int, end: int) -> list[tuple[int, int]]:
+    """The cuts of the characters [start, end), counted from there."""
+    return [(max(a, start) - start, min(b, end) - start) for a, b in cuts.chars if a < end and b > start]
+
+
+def _cut_artifact(message: ToolMessage, cuts: Cuts) -> Any:
+    """The documents of the artifact without what was cut; an artifact of another kind may hold the text: it goes."""
+    documents = documents_of(message.artifact)
+    if not documents or len(documents) != len(message.artifact):
+        return None
+    gone, kept = set(), {}
+    for document, start, end in places(text_of(message), documents):
+        inside = _inside(cuts, start, end)
+        left = cut_text(document.page_content, inside)
+        if inside and not left.strip():
+            gone.add(document_id(document))
+        elif inside:
+            kept[id(document)] = Document(page_content=left, id=document_id(document), metadata=document.metadata)
+    return [kept.get(id(d), d) for d in documents if document_id(d) not in gone]

@@ -1,0 +1,114 @@
+"""A vector store that tells what is deleted from it, and what is written over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
+from langchain_core.runnables import run_in_executor
+from langchain_core.vectorstores import VectorStore
+
+from langchain_kv_memory.changes import DocumentChanges
+
+_READS = frozenset(
+    name
+    for name in dir(VectorStore)
+    if "similarity_search" in name or "max_marginal_relevance_search" in name or name == "_select_relevance_score_fn"
+)
+
+
+class TrackedVectorStore(VectorStore):
+    """The same store; every search is its own, and what else it can do is there too."""
+
+    def __init__(self, store: VectorStore, changes: DocumentChanges) -> None:
+        self._store = store
+        self._changes = changes
+
+    def __getattribute__(self, name: str) -> Any:
+        return getattr(self._store, name) if name in _READS else super().__getattribute__(name)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_store"], name)
+
+    @property
+    def embeddings(self) -> Embeddings | None:
+        """The store's embeddings."""
+        return self._store.embeddings
+
+    def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool | None:
+        """Delete documents by their ids."""
+        done = self._store.delete(ids, **kwargs)
+        if done is not False:
+            self._changes.deleted(ids or ())
+        return done
+
+    async def adelete(self, ids: list[str] | None = None, **kwargs: Any) -> bool | None:
+        """As `delete`."""
+        done = await self._store.adelete(ids, **kwargs)
+        if done is not False:
+            self._changes.deleted(ids or ())
+        return done
+
+    def add_documents(self, documents: list[Document], **kwargs: Any) -> list[str]:
+        """Write documents; one whose id is taken by other text is a changed document."""
+        before = self._before([d.id for d in documents], kwargs)
+        ids = self._store.add_documents(documents, **kwargs)
+        self._written(ids, [d.page_content for d in documents], before)
+        return ids
+
+    async def aadd_documents(self, documents: list[Document], **kwargs: Any) -> list[str]:
+        """As `add_documents`."""
+        before = await run_in_executor(None, self._before, [d.id for d in documents], kwargs)
+        ids = await self._store.aadd_documents(documents, **kwargs)
+        self._written(ids, [d.page_content for d in documents], before)
+        return ids
+
+    def add_texts(
+        self, texts: Iterable[str], metadatas: list[dict[str, Any]] | None = None, **kwargs: Any
+    ) -> list[str]:
+        """As `add_documents`."""
+        written = list(texts)
+        before = self._before([], kwargs)
+        ids = self._store.add_texts(written, metadatas, **kwargs)
+        self._written(ids, written, before)
+        return ids
+
+    async def aadd_texts(
+        self, texts: Iterable[str], metadatas: list[dict[str, Any]] | None = None, **kwargs: Any
+    ) -> list[str]:
+        """As `add_documents`."""
+        written = list(texts)
+        before = await run_in_executor(None, self._before, [], kwargs)
+        ids = await self._store.aadd_texts(written, metadatas, **kwargs)
+        self._written(ids, written, before)
+        return ids
+
+    def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
+        """The documents of these ids, those that there are."""
+        return self._store.get_by_ids(ids)
+
+    async def aget_by_ids(self, ids: Sequence[str], /) -> list[Document]:
+        """As `get_by_ids`."""
+        return await self._store.aget_by_ids(ids)
+
+    def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
+        """The store's own search."""
+        return self._store.similarity_search(query, k, **kwargs)
+
+    @classmethod
+    def from_texts(cls, *args: Any, **kwargs: Any) -> TrackedVectorStore:
+        """Not there: make the store first, then wrap it."""
+        raise NotImplementedError("A tracked store is made of a store: TrackedVectorStore(store, changes).")
+
+    def _before(self, own_ids: Sequence[str | None], kwargs: dict[str, Any]) -> list[Document] | None:
+        ids = [id for id in kwargs.get("ids") or own_ids if id]
+        try:
+            return self._store.get_by_ids(ids) if ids else []
+        except NotImplementedError:
+            return None
+
+    def _written(self, ids: Sequence[str], texts: Sequence[str], before: list[Document] | None) -> None:
+        pairs = zip(ids, texts, strict=True)
+        self._changes.written([Document(text, id=id) for id, text in pairs], before)

@@ -1,0 +1,43 @@
+"""From what a developer has loaded to a memory over it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kv_memory import Memory
+from kv_memory.engines.base import Engine
+
+
+def memory_over(llm: Any, tokenizer: Any = None, **options: Any) -> Memory:
+    """A memory over a loaded model, without loading it again.
+
+    `llm`: a transformers model (with its `tokenizer`), a transformers text-generation pipeline, LangChain's
+    HuggingFacePipeline or ChatHuggingFace over one, an engine, or a memory. `options` are Memory's. Raises TypeError
+    for anything else, UnsupportedModelError for a model whose cache cannot be edited.
+    """
+    if isinstance(llm, Memory):
+        return llm
+    if isinstance(llm, Engine):
+        return Memory(llm, **options)
+    model, found = _transformers_parts(llm)
+    tokenizer = tokenizer or found
+    if model is None or tokenizer is None:
+        wanted = "a transformers model with tokenizer=..., a text-generation pipeline, a HuggingFacePipeline, a "
+        wanted += "ChatHuggingFace over one, an Engine or a Memory"
+        given = f"{type(llm).__name__} without a tokenizer" if model is not None else type(llm).__name__
+        raise TypeError(f"wrap() takes {wanted}; got {given}.")
+    from kv_memory.engines.transformers import TransformersEngine
+
+    return Memory(TransformersEngine(model, tokenizer), **options)
+
+
+def _transformers_parts(llm: Any) -> tuple[Any, Any]:
+    """The model and tokenizer inside; None for what is not there."""
+    from transformers import PreTrainedModel
+
+    inner = getattr(llm, "llm", llm)  # ChatHuggingFace
+    inner = getattr(inner, "pipeline", inner)  # HuggingFacePipeline
+    if isinstance(inner, PreTrainedModel) or hasattr(inner, "get_base_model"):
+        return inner, None
+    model = getattr(inner, "model", None)
+    return (model, getattr(inner, "tokenizer", None)) if isinstance(model, PreTrainedModel) else (None, None)

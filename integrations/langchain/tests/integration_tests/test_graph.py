@@ -1,0 +1,132 @@
+"""Retracting from an agent and its state in one go, and LangChain's own middleware that edits histories."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from langchain.agents import create_agent
+from langchain.agents.middleware import ClearToolUsesEdit, ContextEditingMiddleware, SummarizationMiddleware
+from langchain_core.documents import Document
+from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage
+from langchain_core.tools import tool
+from langgraph.checkpoint.memory import InMemorySaver
+
+from langchain_kv_memory import CharRange, ErasableChatModel, aretract_in_graph, retract_in_graph
+from langchain_kv_memory.documents import documents_of
+
+from .orders import NEW, QUESTION, RESULT, SYSTEM, lookup, prefilled, read, thread
+
+CONFIG = thread("t")
+ASKED: Any = {"messages": [*lookup(), HumanMessage(QUESTION)]}
+AGAIN: Any = {"messages": [HumanMessage(QUESTION)]}
+
+
+@tool
+def get_order(order_id: str) -> str:
+    """Look an order up by its id."""
+    return order_id
+
+
+def agent_over(model: ErasableChatModel, *middleware: Any, **more: Any) -> Any:
+    return create_agent(
+        model, [get_order], system_prompt=SYSTEM, middleware=middleware, checkpointer=InMemorySaver(), **more
+    )
+
+
+def test_model_and_state_forget_together(model: ErasableChatModel) -> None:
+    agent = agent_over(model)
+    assert agent.invoke(ASKED, CONFIG)["messages"][-1].content == "delivered"
+    report = retract_in_graph(agent, model, "call_1", config=CONFIG, reason="wrong status")
+    state = agent.get_state(CONFIG)
+    assert RESULT not in str(state.values)
+    assert (state.next, report.tokens_erased > 20) == ((), True)
+    after = agent.invoke(AGAIN, CONFIG)["messages"]
+    assert [m.id for m in after[:4]] == [m.id for m in state.values["messages"][:4]]
+    assert after[-1].content == "unknown"
+    assert prefilled(after[-1]) <= NEW
+
+
+async def test_the_same_without_blocking(model: ErasableChatModel) -> None:
+    agent = agent_over(model)
+    await agent.ainvoke(ASKED, CONFIG)
+    tail = CharRange(message="call_1", start=RESULT.index(', "date"'), end=len(RESULT) - 1)
+    await aretract_in_graph(agent, model, tail, config=CONFIG, mode="exact")
+    state = (await agent.aget_state(CONFIG)).values["messages"]
+    assert state[2].content == '{"order_id": "W-5530", "status": "delivered"}'
+
+
+def test_a_document_of_a_tool_result_goes_from_the_state(model: ErasableChatModel) -> None:
+    @tool(response_format="content_and_artifact")
+    def find(query: str) -> tuple[str, list[Document]]:
+        """Find documents."""
+        found = [Document("The price of SKU-7741 is 249.00.", id="doc-1"), Document("Lamps are cheap.", id="doc-2")]
+        return "\n\n".join(d.page_content for d in found), found
+
+    call = {"name": "find", "args": {"query": "price"}, "id": "c", "type": "tool_call"}
+    agent = agent_over(model)
+    asked = [*lookup()[:1], lookup(call="c")[1], find.invoke(call), HumanMessage("What is the price of SKU-7741?")]
+    assert agent.invoke({"messages": asked}, CONFIG)["messages"][-1].content == "249.00"
+    retract_in_graph(agent, model, "doc-1", config=CONFIG)
+    result = agent.get_state(CONFIG).values["messages"][2]
+    assert isinstance(result, ToolMessage)
+    assert (result.content, [d.id for d in documents_of(result.artifact)]) == ("\n\nLamps are cheap.", ["doc-2"])
+
+
+def test_before_an_interrupted_agent_goes_on(model: ErasableChatModel) -> None:
+    agent = agent_over(model, interrupt_before=["model"])
+    agent.invoke(ASKED, CONFIG)
+    retract_in_graph(agent, model, "call_1", config=CONFIG)
+    assert agent.get_state(CONFIG).next == ("model",)
+    assert agent.invoke(None, CONFIG)["messages"][-1].content == "unknown"
+
+
+def test_cleared_tool_uses_are_erased_and_not_read_again(model: ErasableChatModel) -> None:
+    """ClearToolUsesEdit changes each request and never the state, so the state brings the text back each turn."""
+    editing = ContextEditingMiddleware(edits=[ClearToolUsesEdit(trigger=10, keep=1)])
+    agent, plain = agent_over(model, editing), agent_over(model)
+    history = [*lookup(), *lookup('{"item": "SKU-1108", "weight": 31}', "call_2")]
+    plain.invoke({"messages": [*history, HumanMessage("Thanks.", id="thanks")]}, CONFIG)
+    cleared = agent.invoke({"messages": [*history, HumanMessage("Thanks.", id="thanks"), *AGAIN["messages"]]}, CONFIG)
+    answer = cleared["messages"][-1]
+    assert answer.response_metadata["kv_memory"]["erased"] > 20
+    assert read(answer) > 100
+    assert answer.content != "delivered"
+    again = agent.invoke(AGAIN, CONFIG)["messages"][-1]
+    assert prefilled(again) <= NEW
+
+
+def test_a_summarized_history_goes_on(model: ErasableChatModel) -> None:
+    summing = SummarizationMiddleware(model=model, trigger=("messages", 8), keep=("messages", 2))
+    agent = agent_over(model, summing)
+    for turn in range(4):
+        state = agent.invoke({"messages": [*lookup(call=f"c{turn}"), HumanMessage(QUESTION)]}, CONFIG)
+    assert len(state["messages"]) < 10
+    assert isinstance(agent.invoke(AGAIN, CONFIG)["messages"][-1].content, str)
+    assert model.load().sessions() == ["t"]
+
+
+def test_redacted_text_is_not_in_the_cache(model: ErasableChatModel) -> None:
+    """What LangChain's PIIMiddleware does: the same message under its id, with other text."""
+    said = HumanMessage("My mail is ada@example.com and my order is W-5530.", id="pii")
+    asked = [SystemMessage(SYSTEM), said, HumanMessage(QUESTION, id="q")]
+    model.invoke(asked, CONFIG)
+    redacted = said.model_copy(update={"content": "My mail is [REDACTED_EMAIL] and my order is W-5530."})
+    after = model.invoke([asked[0], redacted, asked[2]], CONFIG)
+    assert read(after) > 15
+    (branch,) = [b for b in model.load().session("t").branches if b.number == 1]
+    engine = model.load().engine
+    assert "ada" not in engine.tokenizer.decode(engine.tokens(branch.seq))
+
+
+@pytest.mark.parametrize("missing", ["warn", "ignore"])
+def test_nothing_to_retract_leaves_the_state(model: ErasableChatModel, missing: Any) -> None:
+    agent = agent_over(model)
+    agent.invoke(ASKED, CONFIG)
+    before = agent.get_state(CONFIG).config
+    if missing == "warn":
+        with pytest.warns(UserWarning, match="no-such-id"):
+            retract_in_graph(agent, model, "no-such-id", config=CONFIG, missing=missing)
+    else:
+        retract_in_graph(agent, model, "no-such-id", config=CONFIG, missing=missing)
+    assert agent.get_state(CONFIG).config == before

@@ -1,0 +1,82 @@
+"""A chat over an index that changes, with the pocket model: what was deleted is gone from the conversation."""
+
+from __future__ import annotations
+
+import pytest
+from langchain_core.documents import Document
+from langchain_core.indexing import InMemoryRecordManager, index
+from langchain_core.messages import BaseMessage, HumanMessage
+from langchain_core.vectorstores import InMemoryVectorStore
+
+from langchain_kv_memory import ErasableChatModel
+from langchain_kv_memory.changes import DocumentChanges
+from langchain_kv_memory.placed import document_blocks
+from langchain_kv_memory.rag import TrackedRecordManager, TrackedRetriever
+from langchain_kv_memory.vectorstore import TrackedVectorStore
+
+from ..hashed_words import HashedWords
+
+
+def fee(amount: str) -> Document:
+    return Document(f"The fee of Z-3 is {amount}.", metadata={"source": "Z-3"}, id="z3")
+
+
+OWNER = Document("The owner of P-310 is Ada.", metadata={"source": "P-310"}, id="p310")
+
+
+class Chat:
+    """A conversation whose application keeps every message as it was."""
+
+    def __init__(self, model: ErasableChatModel, retriever: TrackedRetriever, thread: str = "t") -> None:
+        self.model, self.retriever = model, retriever
+        self.history: list[BaseMessage] = []
+        self.thread = {"configurable": {"thread_id": thread}}
+
+    def ask(self, question: str, *, look_up: bool = True) -> str:
+        found = document_blocks(self.retriever.invoke(question)) if look_up else []
+        self.history.append(HumanMessage([*found, {"type": "text", "text": question}]))
+        self.history.append(self.model.invoke(self.history, self.thread))
+        return self.history[-1].text
+
+    def documents(self) -> list[tuple[str, int]]:
+        """The id of each document that was read, and how many cells it occupies now."""
+        return [(str(s.document_id), s.tokens) for s in self.model.spans(config=self.thread) if s.document_id]
+
+
+@pytest.mark.parametrize("cleanup", ["incremental", "full", "scoped_full"])
+def test_a_document_that_index_replaces_leaves_each_session_at_its_next_call(
+    model: ErasableChatModel, cleanup: str
+) -> None:
+    changes = DocumentChanges(model)
+    store = InMemoryVectorStore(HashedWords())
+    manager = TrackedRecordManager(InMemoryRecordManager("n"), changes)
+    retriever = TrackedRetriever(retriever=store.as_retriever(), changes=changes)
+
+    def update(*documents: Document) -> None:
+        index(documents, manager, store, cleanup=cleanup, source_id_key="source", key_encoder="sha256")
+
+    update(fee("19.00"), OWNER)
+    chats = [Chat(model, retriever, thread) for thread in ("a", "b")]
+    for chat in chats:
+        chat.ask("What is the fee of Z-3?")
+        assert all(cells > 0 for _, cells in chat.documents())
+    update(fee("32.00"), OWNER)
+    for chat in chats:
+        assert "19.00" not in chat.ask("What is the fee of Z-3?", look_up=False)
+        assert sorted(cells > 0 for _, cells in chat.documents()) == [False, True], "the new one is not retrieved yet"
+        assert chat.ask("What is the fee of Z-3?") == "32.00"
+
+
+def test_direct_delete_and_overwrite(model: ErasableChatModel) -> None:
+    changes = DocumentChanges(model)
+    store = TrackedVectorStore(InMemoryVectorStore(HashedWords()), changes)
+    store.add_documents([fee("19.00"), OWNER])
+    chat = Chat(model, TrackedRetriever(retriever=store.as_retriever(), changes=changes))
+    chat.ask("What is the fee of Z-3?")
+    store.add_documents([fee("32.00")])
+    assert chat.ask("What is the fee of Z-3?") == "32.00"
+    assert [cells > 0 for id, cells in chat.documents() if id == "z3"] == [False, True]
+    store.delete(["p310"])
+    assert "Ada" not in chat.ask("What is the owner of P-310?", look_up=False)
+    assert {cells for id, cells in chat.documents() if id == "p310"} == {0}
+    assert [cells > 0 for id, cells in chat.documents() if id == "z3"] == [False, True]

@@ -1,0 +1,75 @@
+"""A chat model over what is loaded already."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from langchain_huggingface import ChatHuggingFace, HuggingFacePipeline
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+
+from kv_memory import Memory
+from kv_memory.errors import ModelError
+from kv_memory.pocket import model_path
+from langchain_kv_memory import ErasableChatModel
+
+from .orders import QUESTION, lookup, read, talk, thread
+
+CONFIG = thread("t")
+
+
+@pytest.fixture(scope="module")
+def loaded() -> tuple[Any, Any]:
+    path = str(model_path())
+    return AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+
+
+@pytest.mark.parametrize("kind", ["model", "pipeline", "HuggingFacePipeline", "ChatHuggingFace", "engine", "memory"])
+def test_what_can_be_wrapped(loaded: tuple[Any, Any], pocket: Memory, kind: str) -> None:
+    transformer, tokenizer = loaded
+    pipe = pipeline("text-generation", model=transformer, tokenizer=tokenizer)
+    model = {
+        "model": lambda: ErasableChatModel.wrap(transformer, tokenizer, max_tokens=8),
+        "pipeline": lambda: ErasableChatModel.wrap(pipe, max_tokens=8),
+        "HuggingFacePipeline": lambda: ErasableChatModel.wrap(HuggingFacePipeline(pipeline=pipe), max_tokens=8),
+        "ChatHuggingFace": lambda: ErasableChatModel.wrap(
+            ChatHuggingFace(llm=HuggingFacePipeline(pipeline=pipe)), max_tokens=8
+        ),
+        "engine": lambda: ErasableChatModel.wrap(pocket.engine, max_tokens=8),
+        "memory": lambda: ErasableChatModel.wrap(pocket, max_tokens=8),
+    }[kind]()
+    assert model.invoke(talk(), CONFIG).content == "delivered"
+    model.retract("call_1", config=CONFIG)
+    assert model.invoke(talk(), CONFIG).content == "unknown"
+    assert model.profile is not None
+    assert model.profile["max_input_tokens"] == pocket.engine.capabilities.max_positions
+    model.forget(config=CONFIG)
+
+
+def test_what_cannot_be_wrapped_is_named(loaded: tuple[Any, Any]) -> None:
+    with pytest.raises(TypeError, match=r"wrap\(\) takes .* got str"):
+        ErasableChatModel.wrap("a string")
+    with pytest.raises(TypeError, match="without a tokenizer"):
+        ErasableChatModel.wrap(loaded[0])
+
+
+def test_chat_models_may_share_a_memory(pocket: Memory, model: ErasableChatModel) -> None:
+    other = ErasableChatModel(memory=pocket, max_tokens=4)
+    model.invoke(talk(), CONFIG)
+    other.retract("call_1", config=CONFIG)
+    assert model.invoke(talk(), CONFIG).content == "unknown"
+    assert read(other.invoke(talk(), CONFIG)) > 70
+
+
+def test_a_model_that_is_none_is_told_at_the_first_call() -> None:
+    model = ErasableChatModel(model="/no/such/model")
+    with pytest.raises(ModelError, match="does not exist"):
+        model.invoke("Hello")
+
+
+def test_an_eraser_of_the_model_is_used(pocket: Memory) -> None:
+    model = ErasableChatModel.wrap(pocket.engine, eraser="drop", max_tokens=4)
+    model.invoke([*lookup(), *talk()[4:]], CONFIG)
+    report = model.retract("call_1", config=CONFIG)
+    assert (report.parts[0].eraser, report.tokens_recomputed) == ("drop", 0)
+    assert model.invoke([*lookup(), *talk()[4:]], CONFIG).text != QUESTION
