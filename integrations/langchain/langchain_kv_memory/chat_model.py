@@ -74,14 +74,14 @@ class ErasableChatModel(AnsweringChatModel):
             targets,
             session_id_of(config, session_id),
             scope,
-            {"exact": "recompute"}.get(mode or "", mode),
+            {"exact": "recompute"}.get(mode or "", mode) or self.eraser,
             reason,
             missing,
             messages,
             dry_run,
         )
         if not wait:
-            return wish.queue(self.load(), self._tell)
+            return wish.queue(self.memory or self.loader.loaded, self._tell)
         report = wish.carry_out(self.load())
         if report.parts and not dry_run:
             self._tell(report)

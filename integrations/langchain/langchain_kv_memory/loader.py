@@ -19,6 +19,11 @@ class MemoryLoader:
         self._memory: Memory | None = None
         self._grammars: Grammars | None = None
 
+    @property
+    def loaded(self) -> Memory | None:
+        """The memory, if it is loaded; waits for nothing."""
+        return self._memory
+
     def get(self, make: Callable[[], Memory]) -> Memory:
         """The memory; `make` makes it the first time."""
         with self._lock:

@@ -65,13 +65,18 @@ class Retraction:
             ]
         return RetractionReport(reason=self.reason, parts=tuple(parts), missing=tuple(missing))
 
-    def queue(self, memory: Memory, done: Callable[[RetractionReport], None]) -> RetractionReport:
-        """Have each session retract before it reads its next conversation; waits for nothing. `done` hears of each."""
+    def queue(self, memory: Memory | None, done: Callable[[RetractionReport], None]) -> RetractionReport:
+        """Have each session retract before it reads its next conversation; waits for nothing. `done` hears of each.
+
+        Without a memory nothing has been read, so that all is missing.
+        """
         everywhere = self.scope == "all" or (self.scope is None and any(isinstance(t, Document) for t in self.targets))
-        names = dict.fromkeys([self.home, *memory.sessions()] if everywhere else [self.home])
-        sessions = [session for session in map(memory.get, names) if session is not None]
-        for session in sessions:
-            session.soon(partial(self._carry_out_in, memory, session, done))
+        sessions: list[Session] = []
+        if memory is not None:
+            names = dict.fromkeys([self.home, *memory.sessions()] if everywhere else [self.home])
+            sessions = [session for session in map(memory.get, names) if session is not None]
+            for session in sessions:
+                session.soon(partial(self._carry_out_in, memory, session, done))
         missing = () if sessions else tuple(target_name(_core(target)) for target in self.targets)
         return RetractionReport(reason=self.reason, queued=tuple(s.id for s in sessions), missing=missing)
 

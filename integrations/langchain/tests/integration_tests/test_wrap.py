@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from langchain_core.messages import HumanMessage
 from langchain_huggingface import ChatHuggingFace, HuggingFacePipeline
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
@@ -68,8 +69,18 @@ def test_a_model_that_is_none_is_told_at_the_first_call() -> None:
 
 
 def test_an_eraser_of_the_model_is_used(pocket: Memory) -> None:
-    model = ErasableChatModel.wrap(pocket.engine, eraser="drop", max_tokens=4)
-    model.invoke([*lookup(), *talk()[4:]], CONFIG)
-    report = model.retract("call_1", config=CONFIG)
-    assert (report.parts[0].eraser, report.tokens_recomputed) == ("drop", 0)
-    assert model.invoke([*lookup(), *talk()[4:]], CONFIG).text != QUESTION
+    for model in (
+        ErasableChatModel.wrap(pocket.engine, eraser="drop", max_tokens=4),
+        ErasableChatModel(memory=pocket, eraser="drop", max_tokens=4),
+    ):
+        model.forget(config=CONFIG)
+        history = [*lookup(), *lookup(call="call_2"), HumanMessage(QUESTION)]
+        model.invoke(history, CONFIG)
+        report = model.retract("call_1", config=CONFIG)
+        assert (report.parts[0].eraser, report.tokens_recomputed) == ("drop", 0)
+        after = model.invoke([*history[:3], HumanMessage(QUESTION)], thread("t2"))
+        assert after.response_metadata["kv_memory"]["session"] == "t2"
+        model.invoke([*history[:3], *history[6:]], CONFIG)
+        branch = model.load().session("t").branches.latest
+        assert branch is not None
+        assert branch.ledger.approximate_from is not None

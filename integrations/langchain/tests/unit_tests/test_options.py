@@ -91,5 +91,6 @@ def test_nothing_is_loaded_to_construct_bind_and_describe() -> None:
     assert ErasableChatModel(model="org/name")._get_ls_params()["ls_model_name"] == "org/name"
     assert "max_input_tokens" not in (ErasableChatModel(model="org/name").profile or {})
     assert model.asdict()["_type"] == "kv-memory"
+    assert model.retract("call_1", wait=False).missing == ("call_1",)
     assert model.memory is None
     assert model.cache is False
