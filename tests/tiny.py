@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
@@ -83,6 +85,13 @@ def tiny_model(seed: int = 0, max_positions: int = 2048) -> Qwen3ForCausalLM:
         initializer_range=0.3,
     )
     return Qwen3ForCausalLM(config).eval()
+
+
+def save_tiny(folder: Path) -> Path:
+    """That model and its tokenizer as files; the folder."""
+    tiny_model().save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
 
 
 def tiny_engine(seed: int = 0, max_positions: int = 2048) -> TransformersEngine:

@@ -10,11 +10,10 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import islice
 from random import Random
-from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from kv_memory.calibration.cases import INSIDE, NEAR, Case, text_cases, world_text
+from kv_memory.calibration.cases import INSIDE, NEAR, Case, context_head, text_cases, world_text
 from kv_memory.calibration.decide import candidates, defaults
 from kv_memory.calibration.layers import choose_layers
 from kv_memory.calibration.machine import hardware
@@ -92,7 +91,7 @@ def calibrate(
             f"{name} reads at most {engine.capabilities.max_positions:,} tokens and the longest case has "
             f"{plan.longest:,}; give shorter lengths."
         )
-    ids, head = _ids(engine, tokenizer, text, plan), _head(tokenizer)
+    ids, head = _ids(engine, tokenizer, text, plan), context_head(tokenizer)
 
     def cases(span: int, following: int, count: int) -> Iterator[Case]:
         return islice(text_cases(ids, head, span, following, rng), count)
@@ -151,12 +150,6 @@ def _ids(engine: TransformersEngine, tokenizer: PreTrainedTokenizerBase, text: s
         return engine.tokenizer.encode(text, special=False)[0]
     # Four times the longest context, so that cases differ.
     return world_text(ChatFormat(engine.tokenizer), 4 * plan.longest, plan.seed)
-
-
-def _head(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The token that the model's contexts begin with, if there is one: much attention may rest on it."""
-    ids: Any = tokenizer("a")["input_ids"]
-    return [ids[0]] if ids and ids[0] == tokenizer.bos_token_id else []
 
 
 def _steps(progress: Progress, what: str, total: int) -> Callable[[], None]:

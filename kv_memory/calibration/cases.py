@@ -11,6 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from random import Random
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
 
 from kv_memory.chat import ChatFormat
 from kv_memory.engines.base import Interval
@@ -88,6 +91,12 @@ def text_cases(ids: Sequence[int], head: Sequence[int], span: int, following: in
         return Case(TEXT, context, (where,), again(context, where))
 
     return (case(rng.randint(0, len(ids) - length)) for _ in count())
+
+
+def context_head(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The token that the model's contexts begin with, if there is one: much attention may rest on it."""
+    ids: Any = tokenizer("a")["input_ids"]
+    return [ids[0]] if ids and ids[0] == tokenizer.bos_token_id else []
 
 
 def again(ids: tuple[int, ...], span: Interval) -> tuple[int, ...]:

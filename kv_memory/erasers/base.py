@@ -74,6 +74,34 @@ class Eraser(ABC):
         raise UnsupportedOperationError(f"{needs}, which the engine of {engine.name} lacks; use 'drop' or 'recompute'.")
 
 
+class Reread(Eraser):
+    """Takes the spans out, then re-encodes some of the tokens after them in one pass."""
+
+    def __init__(self, k: int = 32) -> None:
+        self.k = k
+
+    def erase(
+        self, engine: Engine, seq: SequenceId, spans: Sequence[Interval], approximate_from: int | None = None
+    ) -> Erasure:
+        """See Eraser.erase."""
+        self.check(engine)
+        if not spans:
+            return Erasure(recomputed=0)
+        chosen = self.choose(engine, seq, spans)
+        done = self.remove(engine, seq, spans)
+        engine.reencode(seq, [moved(position, done.moves) for position in chosen])
+        return replace(done, recomputed=done.recomputed + len(chosen))
+
+    @abstractmethod
+    def choose(self, engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> list[int]:
+        """The positions to re-encode, ascending, as they are before the spans are taken out."""
+
+    def remove(self, engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> Erasure:
+        """Take the spans out: leave a hole."""
+        drop_all(engine, seq, spans)
+        return Erasure(recomputed=0)
+
+
 def kept_after(engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> list[int]:
     """The positions of the tokens after the first span's start, outside all spans: what a span can have influenced."""
     erased = {position for start, end in spans for position in range(start, end)}

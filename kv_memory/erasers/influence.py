@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 from kv_memory.engines.base import Engine, Interval, Normaliser, SequenceId
-from kv_memory.erasers.base import Eraser, Erasure, drop_all
+from kv_memory.erasers.base import Reread
 
 Combine = Literal["mean", "max"]
 
 
-class Influence(Eraser):
+class Influence(Reread):
     """Drop the spans, then re-encode the `k` kept tokens after them that attended most to the spans, in one pass.
 
     Ours (no paper): a span's influence sits in few suffix tokens, and the queries that the engine kept at prefill find
@@ -32,22 +32,10 @@ class Influence(Eraser):
         combine: Combine = "mean",
         normaliser: Normaliser = "softmax",
     ) -> None:
-        self.k = k
+        super().__init__(k)
         self.layers = layers
         self.combine = combine
         self.normaliser = normaliser
-
-    def erase(
-        self, engine: Engine, seq: SequenceId, spans: Sequence[Interval], approximate_from: int | None = None
-    ) -> Erasure:
-        """See Eraser.erase."""
-        self.check(engine)
-        if not spans:
-            return Erasure(recomputed=0)
-        chosen = self.choose(engine, seq, spans)
-        drop_all(engine, seq, spans)
-        engine.reencode(seq, chosen)
-        return Erasure(recomputed=len(chosen))
 
     def choose(self, engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> list[int]:
         """The positions to re-encode, ascending. Call it before the spans are dropped."""

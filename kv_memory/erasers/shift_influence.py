@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from kv_memory.engines.base import Engine, Interval, SequenceId
-from kv_memory.erasers.base import Erasure, moved
+from kv_memory.erasers.base import Erasure
 from kv_memory.erasers.influence import Influence
 from kv_memory.erasers.shift import Shift
 
@@ -21,14 +21,6 @@ class ShiftInfluence(Influence):
     name: ClassVar[str] = "shift+influence"
     needs: ClassVar[frozenset[str]] = frozenset({"influence", "shift"})
 
-    def erase(
-        self, engine: Engine, seq: SequenceId, spans: Sequence[Interval], approximate_from: int | None = None
-    ) -> Erasure:
-        """See Eraser.erase. Holes that earlier erasures left stay."""
-        self.check(engine)
-        if not spans:
-            return Erasure(recomputed=0)
-        chosen = self.choose(engine, seq, spans)
-        moves = Shift().erase(engine, seq, spans).moves
-        engine.reencode(seq, [moved(position, moves) for position in chosen])
-        return Erasure(recomputed=len(chosen), moves=moves)
+    def remove(self, engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> Erasure:
+        """Close the gaps; holes that earlier erasures left stay."""
+        return Shift().erase(engine, seq, spans)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import ClassVar
 
 from kv_memory.engines.base import Engine, Interval, SequenceId
@@ -22,12 +21,6 @@ class SteerInfluence(Influence):
     name: ClassVar[str] = "steer+influence"
     needs: ClassVar[frozenset[str]] = frozenset({"influence", "steering"})
 
-    def erase(
-        self, engine: Engine, seq: SequenceId, spans: Sequence[Interval], approximate_from: int | None = None
-    ) -> Erasure:
-        """See Eraser.erase."""
-        self.check(engine)
-        chosen = self.choose(engine, seq, spans) if spans else []
-        done = steer_all(engine, seq, spans)
-        engine.reencode(seq, chosen)
-        return replace(done, recomputed=done.recomputed + len(chosen))
+    def remove(self, engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> Erasure:
+        """Put steering states in their place."""
+        return steer_all(engine, seq, spans)

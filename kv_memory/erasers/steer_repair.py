@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import ClassVar
 
 from kv_memory.engines.base import Engine, Interval, SequenceId
@@ -21,12 +20,6 @@ class SteerRepair(Repair):
     name: ClassVar[str] = "steer+repair"
     needs: ClassVar[frozenset[str]] = frozenset({"steering"})
 
-    def erase(
-        self, engine: Engine, seq: SequenceId, spans: Sequence[Interval], approximate_from: int | None = None
-    ) -> Erasure:
-        """See Eraser.erase."""
-        self.check(engine)
-        chosen = self.choose(engine, seq, spans) if spans else []
-        done = steer_all(engine, seq, spans)
-        engine.reencode(seq, chosen)
-        return replace(done, recomputed=done.recomputed + len(chosen))
+    def remove(self, engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> Erasure:
+        """Put steering states in their place."""
+        return steer_all(engine, seq, spans)

@@ -121,7 +121,7 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
 
 def positions(rng: Random, length: int) -> Tensor:
-    """The positions of a row of `length` tokens, in half of the rows with holes at one to four places: int64 [length].
+    """The positions of a row of `length` tokens, in some rows with holes at one to four places: int64 [length].
 
     Longer distances than those of the training rows are known from holes (cf. positional skip-wise training, arXiv
     2309.10400).

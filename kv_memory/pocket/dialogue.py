@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from random import Random
 from typing import Any
 
 from kv_memory.pocket.drafts import CHARACTERS_PER_TOKEN, TOKENS_PER_MESSAGE, describe
+from kv_memory.pocket.events import tool_call
 
 REPLIES = ("Noted.", "All right.", "I see.", "Thank you.", "Done.", "Go on.")
-_ALNUM = "abcdefghijkmnpqrstuvwxyz0123456789"
 
 
 class Dialogue:
@@ -38,9 +37,7 @@ class Dialogue:
         """A turn of the assistant that calls a tool, once for each arguments, and the results; returns these."""
         calls: list[dict[str, Any]] = []
         for arguments, _ in results:
-            call_id = "call_" + "".join(self.rng.choices(_ALNUM, k=10))
-            function = {"name": name, "arguments": json.dumps(arguments, ensure_ascii=False)}
-            calls.append({"id": call_id, "type": "function", "function": function})
+            calls.append(tool_call(self.rng, name, arguments))
             self._tools.setdefault(name, tuple(arguments))
         length = sum(len(name) + len(call["function"]["arguments"]) + 40 for call in calls)
         self._add({"role": "assistant", "content": "", "tool_calls": calls}, length)

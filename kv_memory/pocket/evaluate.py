@@ -13,7 +13,7 @@ import torch
 from kv_memory.pocket.drafts import KINDS, TOKENS_WITH_TOOLS
 from kv_memory.pocket.pieces import pieces
 from kv_memory.pocket.tokenizer import PieceEncoder
-from kv_memory.pocket.worlds import Probe, World, make_world
+from kv_memory.pocket.worlds import Probe, World, make_world, reply
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,7 @@ class Case:
     @property
     def reply(self) -> dict[str, Any]:
         """The right assistant message."""
-        if self.call is None:
-            return {"role": "assistant", "content": self.answer}
-        call = {"type": "function", "function": {"name": self.call, "arguments": self.answer}}
-        return {"role": "assistant", "content": "", "tool_calls": [call]}
+        return reply(self.answer, self.call)
 
 
 @dataclass(frozen=True)

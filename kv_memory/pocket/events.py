@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 from kv_memory.pocket import layouts
@@ -45,6 +46,13 @@ def telling(event: Event) -> Turn:
     """The turn of an event that says what the event is for: the tool's result, or the first with effects."""
     results = [turn for turn in event if turn.message["role"] == "tool"]
     return next(turn for turn in results or event if turn.effects)
+
+
+def tool_call(rng: Random, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """A call as it stands in an assistant message of the OpenAI form, with a new id."""
+    call_id = "call_" + "".join(rng.choices("abcdefghijkmnpqrstuvwxyz0123456789", k=10))
+    function = {"name": name, "arguments": json.dumps(arguments, ensure_ascii=False)}
+    return {"id": call_id, "type": "function", "function": function}
 
 
 class Events:
@@ -245,15 +253,10 @@ class Events:
         says which call is right."""
         if not listed:
             self.tools.setdefault(name, tuple(arguments))
-        call_id = "call_" + "".join(self.rng.choices("abcdefghijkmnpqrstuvwxyz0123456789", k=10))
-        call = {
-            "id": call_id,
-            "type": "function",
-            "function": {"name": name, "arguments": json.dumps(arguments, ensure_ascii=False)},
-        }
+        call = tool_call(self.rng, name, arguments)
         turns = [
             Turn({"role": "assistant", "content": "", "tool_calls": [call]}, asked, answer=listed),
-            Turn({"role": "tool", "tool_call_id": call_id, "name": name, "content": content}, effects),
+            Turn({"role": "tool", "tool_call_id": call["id"], "name": name, "content": content}, effects),
         ]
         if listed or self.rng.random() < 0.75:
             turns.insert(0, Turn({"role": "user", "content": request}, asked))

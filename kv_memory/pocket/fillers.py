@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from kv_memory.pocket.sections import read_sections
 
-_TEXT = (Path(__file__).parent / "fillers.txt").read_text(encoding="utf-8")
-_SECTIONS = {name: lines for name, *lines in (block.split("\n") for block in _TEXT.strip().split("\n\n# ")[1:])}
+_SECTIONS = read_sections("fillers.txt")
 
 
 def _section(name: str) -> tuple[str, ...]:

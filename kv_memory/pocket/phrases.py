@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from pathlib import Path
 from random import Random
 
+from kv_memory.pocket.sections import read_sections, weighted
 from kv_memory.pocket.values import Split
 
 Part = tuple[str, bool]
@@ -18,7 +18,6 @@ Part = tuple[str, bool]
 Choice = tuple[Part, ...]
 Section = tuple[Choice, ...]
 
-_WEIGHT = re.compile(r"(\d+)\* ")
 _SPACES = re.compile(r" {2,}")
 _BEFORE_MARK = re.compile(r" +(?=[?.!,;:](?:\s|$))")
 NOISY, NOISE = 0.25, 0.2
@@ -113,17 +112,15 @@ def _sections(kind: str) -> dict[str, Section]:
 
 @cache
 def _grammar() -> dict[str, list[tuple[str, Choice]]]:
-    text = (Path(__file__).parent / "wordings.txt").read_text(encoding="utf-8")
-    blocks = [block.split("\n") for block in text.strip().split("\n\n# ")[1:]]
-    symbol = re.compile(f"<({'|'.join([*(name for name, *_ in blocks), 'w'])})>")
-    return {name: [choice for line in lines for choice in _choices(line, symbol)] for name, *lines in blocks}
+    sections = read_sections("wordings.txt")
+    symbol = re.compile(f"<({'|'.join([*sections, 'w'])})>")
+    return {name: [choice for line in lines for choice in _choices(line, symbol)] for name, lines in sections.items()}
 
 
 def _choices(line: str, symbol: re.Pattern[str]) -> list[tuple[str, Choice]]:
-    weighted = _WEIGHT.match(line)
-    body = line[weighted.end() :] if weighted else line
+    body, weight = weighted(line)
     mark = body[0] if body[:2] in ("! ", "~ ") else ""
     body = body[2:] if mark else body
     parts = enumerate(symbol.split("" if body == "-" else body))
     choice = tuple((part, place % 2 == 1) for place, part in parts if part)
-    return [(mark, choice)] * (int(weighted[1]) if weighted else 1)
+    return [(mark, choice)] * weight

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from pathlib import Path
+
+from kv_memory.pocket.sections import read_sections, weighted
 
 Lines = tuple[tuple[str, ...], ...]
 """Choices, each with the wordings that it stands for."""
 
 _OPTIONS = re.compile(r"<([^<>]*\|[^<>]*)>")
-_WEIGHT = re.compile(r"(\d+)\* ")
 _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\p": "|", r"\l": "<", r"\g": ">"}
-_TEXT = (Path(__file__).parent / "tool_wordings.txt").read_text(encoding="utf-8")
-_SECTIONS = {name: tuple(lines) for name, *lines in (b.split("\n") for b in _TEXT.rstrip("\n").split("\n\n# ")[1:])}
+_SECTIONS = read_sections("tool_wordings.txt")
 _MACROS = {f"<{name}>": f"<{options}>" for name, _, options in (line.partition("=") for line in _SECTIONS["macros"])}
 _MACRO = re.compile("|".join(_MACROS))
 
@@ -22,11 +21,10 @@ def raw(section: str, kept: bool | None = None) -> tuple[str, ...]:
     """A section's lines as they stand, weighted; those for training (False), for testing (True), or both."""
     lines: list[str] = []
     for line in _SECTIONS[section]:
-        weight = _WEIGHT.match(line)
-        body = line[weight.end() :] if weight else line
+        body, weight = weighted(line)
         held = body.startswith("! ")
         if kept is None or kept == held:
-            lines += [body.removeprefix("! ")] * (int(weight[1]) if weight else 1)
+            lines += [body.removeprefix("! ")] * weight
     return tuple(lines)
 
 

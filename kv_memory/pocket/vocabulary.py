@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from kv_memory.pocket.sections import read_sections
 
-_TEXT = (Path(__file__).parent / "words.txt").read_text(encoding="utf-8")
-_SECTIONS = dict(section.split("\n", 1) for section in _TEXT.strip().split("\n# ")[1:])
+_SECTIONS = read_sections("words.txt")
 
 
 def _words(section: str) -> tuple[str, ...]:
-    return tuple(_SECTIONS[section].split())
+    return tuple(" ".join(_SECTIONS[section]).split())
 
 
 NOUNS, TEST_NOUNS = _words("nouns"), _words("test nouns")
@@ -20,9 +19,9 @@ FIRST_NAMES = _words("first names")
 CITIES = _words("cities")
 STATUSES = _words("statuses")
 ONSETS, VOWELS, CODAS = _words("onsets"), _words("vowels"), (*_words("codas"), "", "", "")
-HEADS = {head: kind for line in _SECTIONS["heads"].splitlines() for kind, *heads in [line.split()] for head in heads}
+HEADS = {head: kind for line in _SECTIONS["heads"] for kind, *heads in [line.split()] for head in heads}
 """A field name's last word, and the kind of its values."""
-TEST_HEADS = {head: kind for line in _SECTIONS["test heads"].splitlines() for kind, head in [line.split()]}
+TEST_HEADS = {head: kind for line in _SECTIONS["test heads"] for kind, head in [line.split()]}
 _KEPT = {*TEST_NOUNS, *TEST_MODIFIERS, *TEST_GROUPS, *TEST_CHILDREN, *TEST_HEADS}
 ENGLISH = tuple(word for word in _words("english") if word not in _KEPT)
 """Common words, for anything."""

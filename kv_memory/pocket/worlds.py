@@ -39,6 +39,18 @@ class Probe:
     """For a request that needs a tool, the tool's name; `answer` and `without` are then the arguments, as JSON."""
 
 
+def reply(answer: str, call: str | None) -> dict[str, Any]:
+    """The assistant message that gives this answer; `call` as Probe's."""
+    if call is None:
+        return {"role": "assistant", "content": answer}
+    function = {"name": call, "arguments": answer}
+    return {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"id": "call", "type": "function", "function": function}],
+    }
+
+
 @dataclass(frozen=True)
 class World:
     """A conversation of OpenAI-format messages, each with an `id`, its tools, and questions about it."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from kv_memory.calibration.cases import context_head
 from kv_memory.chat import ChatFormat
 from kv_memory.engines.loading import load_model
 from kv_memory.engines.transformers import TransformersEngine
@@ -51,9 +52,7 @@ def run(
             "questions after them are too long: give shorter lengths."
         )
     say("Reading the text")
-    bos = tokenizer.bos_token_id
-    head = [bos] if bos is not None and tokenizer("a")["input_ids"][:1] == [bos] else []
-    examples = TextExamples(engine.tokenizer, texts, head)
+    examples = TextExamples(engine.tokenizer, texts, context_head(tokenizer))
     record = EraserRecord.of(engine, recipe=plan.model_dump(), seed=plan.seed, lengths=plan.lengths)
     say("Preparing validation")
     trainer = Trainer(loaded, Batches(plan, examples, _tasks(engine)), out / RUN, resume=resume)

@@ -15,7 +15,7 @@ from kv_memory.calibration.cases import Case, world_cases
 from kv_memory.chat import ChatFormat
 from kv_memory.messages import parse_messages
 from kv_memory.pocket.values import Split
-from kv_memory.pocket.worlds import Probe, World, make_world
+from kv_memory.pocket.worlds import Probe, World, make_world, reply
 from kv_memory.training.batch import Example, Query
 
 QUERIES = 6
@@ -56,11 +56,7 @@ class WorldExamples:
         return Example(ids[:start], ids[start:end], ids[end:], queries)
 
     def _query(self, probe: Probe, case: Case) -> Query:
-        reply: dict[str, Any] = {"role": "assistant", "content": probe.without}
-        if probe.call is not None:
-            function = {"name": probe.call, "arguments": probe.without}
-            reply |= {"content": "", "tool_calls": [{"id": "call", "type": "function", "function": function}]}
-        answer = self._answer([{"role": "user", "content": probe.question}, reply])
+        answer = self._answer([{"role": "user", "content": probe.question}, reply(probe.without, probe.call)])
         weights = [ASKED] * (len(case.tail) - 1) + [1.0] * len(answer) + [0.0]
         return Query((*case.tail, *answer), tuple(weights), probe.kind)
 

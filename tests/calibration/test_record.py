@@ -23,7 +23,7 @@ from kv_memory.calibration.record import (
 )
 from kv_memory.errors import KVMemoryError
 from tests.test_session import CONVERSATION
-from tests.tiny import tiny_engine, tiny_model, tiny_tokenizer
+from tests.tiny import save_tiny, tiny_engine, tiny_model
 
 RUN = Run(hardware="CPU", dtype="float32", versions={}, seed=0, date="2026-01-01T00:00:00+00:00", seconds=1)
 
@@ -45,10 +45,7 @@ def calibration(*defaults: tuple[int, str], probe_layers: tuple[int, ...] = (0,)
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    path = tmp_path / "model"
-    tiny_model().save_pretrained(path)
-    tiny_tokenizer().save_pretrained(path)
-    return path
+    return save_tiny(tmp_path / "model")
 
 
 def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -20,15 +20,12 @@ from kv_memory.errors import KVMemoryError, ModelError
 from tests.calibration.test_record import calibration
 from tests.lora import PUBLISHED, save_eraser, save_lora
 from tests.test_session import CONVERSATION
-from tests.tiny import tiny_engine, tiny_model, tiny_tokenizer
+from tests.tiny import save_tiny, tiny_engine, tiny_model, tiny_tokenizer
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    path = tmp_path / "model"
-    tiny_model().save_pretrained(path)
-    tiny_tokenizer().save_pretrained(path)
-    return path
+    return save_tiny(tmp_path / "model")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from kv_memory import Memory
 from kv_memory.errors import KVMemoryError
 from kv_memory.training.command import RUN, run
 from kv_memory.training.plan import Plan
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import save_tiny
 
 WORDS = " ".join(f"word{number}" for number in range(1500))
 PLAN = Plan.of(text_steps=2, task_steps=2, lengths=(320,), tokens=320, rank=2, warm_up=1, learning_rate=0.01)
@@ -19,9 +19,7 @@ PLAN = Plan.of(text_steps=2, task_steps=2, lengths=(320,), tokens=320, rank=2, w
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("model")
-    tiny_model().save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
+    folder = save_tiny(tmp_path_factory.mktemp("model"))
     (folder / "text.txt").write_text(WORDS)
     return str(folder)
 

@@ -7,27 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from kv_memory.training.adapter import Adapter
 from kv_memory.training.batch import Batch, Example, Query, collate
 from kv_memory.training.objective import Context, Objective, divergence
 from kv_memory.training.packed import packed_loss
-
-
-def tiny() -> Any:
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=97,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        initializer_range=0.3,
-    )
-    return Qwen3ForCausalLM(config).eval()
+from tests.tiny import tiny_model
 
 
 def examples(count: int = 3) -> list[Example]:
@@ -45,7 +30,7 @@ def examples(count: int = 3) -> list[Example]:
 
 @pytest.fixture
 def adapter() -> Adapter:
-    adapter = Adapter(tiny(), rank=4, alpha=8)
+    adapter = Adapter(tiny_model(), rank=4, alpha=8)
     for name, parameter in adapter.model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.3)

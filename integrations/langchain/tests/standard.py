@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+from langchain_core.language_models import BaseChatModel
+
+from langchain_kv_memory import ErasableChatModel
+
 SKIPPED = {
     "test_init_from_env": "no setting is read from the environment",
     "test_serdes": "weights and a cache cannot be serialised",
@@ -23,3 +30,27 @@ UNSKILLED = (
     "test_agent_loop",
     "test_unicode_tool_call_integration",
 )
+
+
+class Ours:
+    """What both suites have to be told of this model."""
+
+    @property
+    def chat_model_class(self) -> type[BaseChatModel]:
+        return ErasableChatModel
+
+    @property
+    def supports_json_mode(self) -> bool:
+        return True
+
+    @property
+    def supports_model_override(self) -> bool:
+        return False
+
+
+def counted(request: pytest.FixtureRequest, suite: type[Any], *without: str) -> int:
+    """How many tests of a suite were collected, but for those that may be skipped and these."""
+    ours = [item.originalname for item in request.session.items if item.cls is suite]
+    if request.config.option.keyword:
+        pytest.skip("counts the suite, of which -k takes a part")
+    return len([name for name in ours if name not in SKIPPED and name not in without])

@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import pytest
-from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 
 from kv_memory import Memory
 from langchain_kv_memory import ErasableChatModel
-from tests.standard import SKIPPED, UNSKILLED
+from tests.standard import UNSKILLED, Ours, counted
 
 
-class TestStandard(ChatModelIntegrationTests):
+class TestStandard(Ours, ChatModelIntegrationTests):
     memory: ClassVar[Memory]
 
     @pytest.fixture(autouse=True)
@@ -22,20 +21,8 @@ class TestStandard(ChatModelIntegrationTests):
         type(self).memory = pocket
 
     @property
-    def chat_model_class(self) -> type[BaseChatModel]:
-        return ErasableChatModel
-
-    @property
     def chat_model_params(self) -> dict[str, Any]:
         return {"memory": self.memory}
-
-    @property
-    def supports_json_mode(self) -> bool:
-        return True
-
-    @property
-    def supports_model_override(self) -> bool:
-        return False
 
     @property
     def supported_usage_metadata_details(self) -> Any:
@@ -62,7 +49,4 @@ def test_thirtythree_of_the_suite_pass(request: pytest.FixtureRequest) -> None:
 
     Where something that the suite imports is half installed, langchain-tests skips its whole module silently.
     """
-    ours = [item.originalname for item in request.session.items if item.cls is TestStandard]
-    if request.config.option.keyword:
-        pytest.skip("counts the suite, of which -k takes a part")
-    assert len([name for name in ours if name not in SKIPPED and name not in UNSKILLED]) == 33
+    assert counted(request, TestStandard, *UNSKILLED) == 33
