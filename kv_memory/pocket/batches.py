@@ -14,13 +14,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from kv_memory.pocket.corpus import RealText
+from kv_memory.pocket.drafts import TOKENS_WITH_TOOLS
+from kv_memory.pocket.drills import call_sample, spelling_sample
 from kv_memory.pocket.pieces import TURN_END, TURN_START, Piece, pieces
 from kv_memory.pocket.reading import reading_sample
 from kv_memory.pocket.samples import Sample, make_sample, plain_sample
 from kv_memory.pocket.tokenizer import PieceEncoder
 
-_TEXT_ROWS, _READING_ROWS = 0.05, 0.07
-"""Shares of rows that are plain real text, and that are questions about it."""
+_TEXT_ROWS, _READING_ROWS, _SPELLING_ROWS, _CALL_ROWS = 0.05, 0.07, 0.06, 0.2
+"""Shares of rows that are plain real text, that are questions about it, and that are drills."""
+_LONGEST_DRILL = 2048
 _REAL = 0.2
 """Weight in the loss of a token of real text: from it the model learns how English goes on."""
 _TEXT_SHARE = 0.25
@@ -106,8 +109,15 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor]]):
         if text.books and draw < _TEXT_ROWS:
             ids = self.encoder.encode(pieces([{"role": "user", "content": text.passage(rng, length * 6)}]))[1][:length]
             return ids, [REAL] * len(ids)
-        if draw < _TEXT_ROWS + _READING_ROWS and length > 256:
+        draw -= _TEXT_ROWS
+        if 0 <= draw < _READING_ROWS and length > 256:
             return self._fit(length, lambda tokens: reading_sample(rng, tokens, text))
+        draw -= _READING_ROWS
+        if length <= _LONGEST_DRILL and 0 <= draw < _SPELLING_ROWS:
+            return self._fit(length, lambda tokens: spelling_sample(rng, tokens))
+        draw -= _SPELLING_ROWS
+        if 2 * TOKENS_WITH_TOOLS < length <= _LONGEST_DRILL and 0 <= draw < _CALL_ROWS:
+            return self._fit(length, lambda tokens: call_sample(rng, tokens))
         passage = (lambda: text.passage(rng, longest)) if text.books and rng.random() < 0.5 else None
         return self._fit(length, lambda tokens: make_sample(rng, tokens, passage))
 

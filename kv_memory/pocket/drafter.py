@@ -24,11 +24,9 @@ class Drafter(Plots):
         rng, draft = self.rng, self.draft
         system = self._system()
         if "call" in kinds:
-            held_out = self.draft.phrases.held_out
-            draft.toolbox = Toolbox(self.values, rng.randint(1, 2 if self.tokens < 1500 else 5), held_out)
-            self.used += len(json.dumps(draft.toolbox.tools)) / CHARACTERS_PER_TOKEN
+            toolbox = self._toolbox()
             if rng.random() < 0.7:
-                self._place(self.events.act(draft.toolbox))
+                self._place(self.events.act(toolbox))
         for kind in kinds:
             self.write_span(kind)
         while self.used < self.tokens or not draft.records:
@@ -54,6 +52,23 @@ class Drafter(Plots):
             self._place(self.events.look_up(self._record()))
         self.draft.events = [event for _, event in self.slots]
         return self.draft
+
+    def write_calls(self) -> Draft:
+        """A draft of requests for tools alone."""
+        toolbox = self._toolbox()
+        self._lookup()
+        while self.used < self.tokens:
+            self._place(self.events.act(toolbox))
+        self.draft.events = [event for _, event in self.slots]
+        self.draft.tools = self._tools()
+        return self.draft
+
+    def _toolbox(self) -> Toolbox:
+        held_out = self.draft.phrases.held_out
+        toolbox = Toolbox(self.values, self.rng.randint(1, 2 if self.tokens < 1500 else 5), held_out)
+        self.used += len(json.dumps(toolbox.tools)) / CHARACTERS_PER_TOKEN
+        self.draft.toolbox = toolbox
+        return toolbox
 
     def _system(self) -> list[Event]:
         if self.rng.random() < 0.35:

@@ -45,6 +45,12 @@ class Encoded:
     """The conversation, the question, the right answer and the end of its turn."""
     count: int
     """How many of them are the answer's, its end included."""
+    never: int | None = None
+    """For a request that needs no tool, the token that calls begin with: an answer that begins otherwise is right."""
+
+    def right(self, said: tuple[int, ...]) -> bool:
+        """Whether the most likely tokens in the answer's places make it right."""
+        return said == tuple(self.ids[-self.count :]) if self.never is None else said[0] != self.never
 
 
 @dataclass(frozen=True)
@@ -94,12 +100,15 @@ def encode(encoder: PieceEncoder, case: Case) -> Encoded:
     parts[-1] = parts[-1][:1]  # the end of the turn, without the line break after it
     head = sum(item.message < len(asked) for item in items) + 1  # the pieces up to the answer
     ids = array("h", (token for part in parts for token in part))
-    return Encoded(case.group, case.question, case.answer, ids, sum(map(len, parts[head:])))
+    talk = case.group.startswith("call/") and case.call is None
+    return Encoded(
+        case.group, case.question, case.answer, ids, sum(map(len, parts[head:])), encoder.call_start if talk else None
+    )
 
 
 @torch.inference_mode()
 def answer_cases(model: Any, cases: Sequence[Encoded], tokens: int = 65536) -> list[Outcome]:
-    """Whether greedy decoding gives each case's answer and then ends the turn.
+    """Whether greedy decoding gives each case's answer and then ends the turn; no call where no tool is needed.
 
     Read off one forward pass over the right answer: greedy decoding gives it exactly if every token of it is the most
     likely one after those before. `tokens` bounds a batch.
@@ -120,7 +129,7 @@ def answer_cases(model: Any, cases: Sequence[Encoded], tokens: int = 65536) -> l
             best = model.lm_head(states).argmax(-1).tolist()
         for index, case in batch:
             said, best = tuple(best[: case.count]), best[case.count :]
-            outcomes[index] = Outcome(said == tuple(case.ids[-case.count :]), said)
+            outcomes[index] = Outcome(case.right(said), said)
     return outcomes
 
 

@@ -12,13 +12,15 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from copy import deepcopy
 from functools import partial
 from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kv_memory.pocket.corpus import RealText
@@ -44,11 +46,16 @@ def suites(encoder: PieceEncoder, each: int, data: Path | None, workers: int) ->
     share = -(-each // workers)
     # forked, so that no worker imports anything; a worker never touches the GPU
     with ProcessPoolExecutor(workers, get_context("fork"), _keep, (encoder,)) as pool:
-        for length in LENGTHS:
-            for held_out in (False, True):
-                draw = partial(_part, length, share, held_out)
-                parts = pool.map(draw, [FIRST_SEED + part * SEEDS for part in range(workers)])
-                yield f"{length} tokens, {'held-out' if held_out else 'known'} sentences", [*chain(*parts)]
+        seeds = [FIRST_SEED + part * SEEDS for part in range(workers)]
+        drawn = {  # all at once: the next suite is made while the model answers one
+            f"{length} tokens, {'held-out' if held_out else 'known'} sentences": pool.map(
+                partial(_part, length, share, held_out), seeds
+            )
+            for length in LENGTHS
+            for held_out in (False, True)
+        }
+        for name, parts in drawn.items():
+            yield name, [*chain(*parts)]
     if data is not None:
         kept = RealText.load(data, kept=True)
         real = {
@@ -84,13 +91,35 @@ def measure(
     examples of wrong answers ("misses").
     """
     metrics, misses = {}, {}
-    tokens = 131072 if model.device.type == "cuda" else 8192
+    replicas = _replicas(model)
     for name, cases in suites(encoder, each, data, workers or max(1, (os.cpu_count() or 2) - 2)):
-        outcomes = answer_cases(model, cases, tokens)
+        outcomes = _answer(replicas, cases)
         metrics[name] = scores(cases, outcomes)
         misses[name] = list(_misses(encoder, cases, outcomes))
         print(name, metrics[name], flush=True)
     return {"metrics": metrics, "misses": misses}
+
+
+def _replicas(model: Any) -> list[Any]:
+    """The model in bf16, as it ships, on each GPU; on a CPU the model as it is."""
+    if not torch.cuda.is_available():
+        return [model]
+    replicas = [type(model)(deepcopy(model.config)) for _ in range(torch.cuda.device_count())]  # none of it compiled
+    for gpu, replica in enumerate(replicas):
+        replica.load_state_dict(model.state_dict())
+        replica.to(f"cuda:{gpu}", torch.bfloat16).eval()
+    return replicas
+
+
+def _answer(replicas: list[Any], cases: list[Encoded]) -> list[Outcome]:
+    """The outcome of each case, all replicas at work."""
+    outcomes = [Outcome(False, ())] * len(cases)
+    tokens = 131072 if replicas[0].device.type == "cuda" else 8192
+    with ThreadPoolExecutor(len(replicas)) as pool:
+        shares = [cases[part :: len(replicas)] for part in range(len(replicas))]
+        for part, answers in enumerate(pool.map(partial(answer_cases, tokens=tokens), replicas, shares)):
+            outcomes[part :: len(replicas)] = answers
+    return outcomes
 
 
 def _misses(encoder: PieceEncoder, cases: list[Encoded], outcomes: list[Outcome]) -> Iterator[dict[str, str]]:

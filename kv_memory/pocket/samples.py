@@ -38,6 +38,11 @@ def make_sample(rng: Random, tokens: int, passage: Passage | None = None) -> Sam
     draft = drafter.write(_kinds(rng, tokens))
     if rng.random() < 0.45:
         _erase(draft)
+    return interview(draft, questions)
+
+
+def interview(draft: Draft, questions: int) -> Sample:
+    """The draft with about so many questions and their answers."""
     return _Interview(draft, questions).hold()
 
 
@@ -45,7 +50,7 @@ def plain_sample(rng: Random, tokens: int) -> Sample:
     """A conversation of look-ups alone, in plain words: what a model learns first."""
     questions = max(2, int(tokens * rng.uniform(0.4, 0.65) / TOKENS_PER_QUESTION))
     drafter = Drafter(Values(rng, "train"), Phrases("train", plain=True), tokens - questions * TOKENS_PER_QUESTION)
-    return _Interview(drafter.write_plain(), questions).hold()
+    return interview(drafter.write_plain(), questions)
 
 
 def _kinds(rng: Random, tokens: int) -> list[Kind]:
@@ -54,7 +59,7 @@ def _kinds(rng: Random, tokens: int) -> list[Kind]:
     kinds: list[Kind] = ["restore", "binding", "binding", "two-hop"]
     least, most = next(counts for length, counts in _SPANS.items() if tokens < length)
     kinds = rng.sample(kinds * 2, rng.randint(least, most))
-    if rng.random() < 0.1:
+    if rng.random() < 0.15:
         kinds.append("preference")  # a wish is about answers: not with calls
     elif rng.random() < (0 if tokens < TOKENS_WITH_TOOLS else 0.3):
         kinds.append("call")

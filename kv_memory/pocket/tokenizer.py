@@ -69,6 +69,8 @@ class PieceEncoder:
         self._whole: Tokenizer = tokenizer.backend_tokenizer
         self._plain = without_structure(self._whole)
         self._scaffold = lru_cache(4096)(self._encode_scaffold)
+        self.call_start: int = self._whole.token_to_id(STRUCTURE[0])
+        """The token that a call begins with."""
 
     def encode(self, items: Sequence[Piece]) -> list[list[int]]:
         """The ids of each piece, each encoded alone."""

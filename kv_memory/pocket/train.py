@@ -1,6 +1,6 @@
 """Trains the pocket model from scratch.
 
-    python -m kv_memory.pocket.train --out runs/pocket --data ../shared/data [--minutes 9] [--resume]
+    python -m kv_memory.pocket.train --out runs/pocket --data ../shared/data [--minutes 9] [--resume] [--start WEIGHTS]
 
 On several GPUs: `torchrun --nproc-per-node N -m kv_memory.pocket.train ...`; a batch is then N times as large.
 
@@ -12,6 +12,7 @@ of one uninterrupted run.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
 from collections.abc import Sequence
@@ -54,13 +55,15 @@ CYCLES = (
         Stage(3000, {1024: 0.15, 2048: 0.25, 4096: 0.35, 8192: 0.25}, 65536),
     ),
     (Stage(6500, {512: 0.1, 1024: 0.2, 2048: 0.25, 4096: 0.25, 8192: 0.2}, 65536),),
+    (Stage(12000, {512: 0.2, 1024: 0.3, 2048: 0.25, 4096: 0.15, 8192: 0.1}, 65536),),
+    (Stage(10000, {512: 0.1, 1024: 0.25, 2048: 0.25, 4096: 0.2, 8192: 0.2}, 65536),),
 )
-PEAK_RATES, DECAY, WARM_UP = (2.0e-3, 1.5e-3, 1.2e-3), (0.4, 0.7, 0.7), 200
+PEAK_RATES, DECAY, WARM_UP = (2.0e-3, 1.5e-3, 1.2e-3, 1.2e-3, 1.0e-3), (0.4, 0.7, 0.7, 0.7, 0.8), 200
 """Learning rate of each cycle; the share of a cycle, at its end, in which the rate falls to 0; steps up to it."""
-SHARES = (0.15, 0.35, 0.5)
+SHARES = (0.0, 0.0, 0.2, 0.3, 0.5)
 """What ships is a mean of the weights at the ends of the cycles, this much of each: better than any one of them
 (WiSE-FT, arXiv 2109.01903; benchmarks/ablations.md)."""
-CYCLE_END = "cycle_{}.pt"
+CYCLE_END, RUN = "cycle_{}.pt", "run.json"
 EVALUATE_EVERY = 2500
 """Steps between reports, which are on worlds of the shortest and the longest rows of the stage."""
 EACH = 1000
@@ -117,7 +120,9 @@ class Training:
         cycles: tuple[tuple[Stage, ...], ...],
         *,
         resume: bool = False,
+        start: tuple[Path, int] | None = None,
     ) -> None:
+        """`start`: weights of an earlier run, and the cycle to begin with them, counted from 0."""
         out.mkdir(parents=True, exist_ok=True)
         self.out, self.seed = out, seed
         self.rank, self.ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -127,7 +132,7 @@ class Training:
             distributed.init_process_group("nccl", device_id=self.device)
         torch.manual_seed(seed)
         torch.set_float32_matmul_precision("high")
-        self.tokenizer = self._tokenizer(text)
+        self.tokenizer = self._tokenizer(text) if start is None else AutoTokenizer.from_pretrained(start[0])
         self.encoder = PieceEncoder(self.tokenizer)
         self.cycles = tuple(sum(stage.steps for stage in stages) for stages in cycles)
         stages = tuple(stage for stages in cycles for stage in stages)
@@ -143,6 +148,8 @@ class Training:
         self.loss = float("nan")
         if resume:
             self._load()
+        elif start is not None:
+            self._begin(*start)
         self.loss_function: Any = weighted_loss
         if self.device.type == "cuda":
             for layer in self.model.model.layers:
@@ -167,6 +174,24 @@ class Training:
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.step, self.tokens, self.seconds = state["step"], state["tokens"], state["seconds"]
+
+    def _begin(self, weights: Path, cycle: int) -> None:
+        """A cycle starts from weights alone: those of another run count as those of the cycle before."""
+        self.model.load_state_dict(Qwen3ForCausalLM.from_pretrained(weights, dtype=torch.float32).state_dict())
+        self.step = sum(self.cycles[:cycle])
+        self._end_cycle(cycle - 1)
+        if (weights / RUN).exists():
+            run = json.loads((weights / RUN).read_text())
+            self.tokens, self.seconds = run["tokens"], run["seconds"]
+
+    def _end_cycle(self, number: int) -> None:
+        if self.rank == 0:
+            torch.save(self.model.state_dict(), self.out / CYCLE_END.format(number))
+
+    def write_weights(self, folder: Path) -> None:
+        """Write the weights in bf16 with the tokenizer, to be brought home or begun with again."""
+        release(self.model, self.tokenizer, folder)
+        (folder / RUN).write_text(json.dumps({"tokens": self.tokens, "seconds": self.seconds}))
 
     def save(self) -> None:
         """Write the checkpoint; a crash while writing leaves the one before."""
@@ -197,8 +222,7 @@ class Training:
             self.step += 1
             self.tokens += batch[0].numel() * self.ranks
             if self.step in ends:
-                if self.rank == 0:
-                    torch.save(self.model.state_dict(), self.out / CYCLE_END.format(ends.index(self.step)))
+                self._end_cycle(ends.index(self.step))
                 for optimizer in self.optimizers:
                     optimizer.state.clear()  # the next cycle starts from the weights alone
             if self.step % 100 == 0:
@@ -285,13 +309,12 @@ class Training:
     def finish(self, data: Path | None, command: str) -> None:
         """Average the cycles, measure the model and write it as it ships."""
         found = [(self.out / CYCLE_END.format(number), share) for number, share in enumerate(SHARES)]
-        found = [(file, share) for file, share in found if file.exists()]
+        found = [(file, share) for file, share in found if share and file.exists()]
         if found:
             ends = [torch.load(file, map_location=self.device, weights_only=True) for file, _ in found]
             total = sum(share for _, share in found)
             self.model.load_state_dict(mean_weights(ends, [share / total for _, share in found]))
-        with torch.compiler.set_stance("force_eager"):
-            figures = measure(self.model.eval(), self.encoder, EACH, data)
+        figures = measure(self.model.eval(), self.encoder, EACH, data)
         gpu = torch.cuda.get_device_name() if self.device.type == "cuda" else "CPU"
         facts = {
             "parameters": sum(p.numel() for p in self.model.parameters()) / 1e6,
@@ -326,6 +349,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m kv_memory.pocket.train", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--data", type=Path, help="folder with real text (text_childrens_books.txt.gz)")
+    parser.add_argument("--start", type=Path, help="folder of weights to begin with, those of an earlier run")
+    parser.add_argument("--cycle", type=int, default=len(CYCLES) - 2, help="the cycle to begin with them, from 0")
     parser.add_argument("--minutes", type=float, help="stop after so many minutes; go on with --resume")
     parser.add_argument("--resume", action="store_true", help="go on from OUT/checkpoint.pt")
     parser.add_argument("--finish", action="store_true", help="write the model from what there is when the time is up")
@@ -333,13 +358,14 @@ def main() -> None:
     options = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the parallelism
     text = RealText.load(options.data)
-    training = Training(options.out, text, options.seed, architecture(), CYCLES, resume=options.resume)
+    start = (options.start, options.cycle) if options.start else None
+    training = Training(options.out, text, options.seed, architecture(), CYCLES, resume=options.resume, start=start)
     workers = max(1, (os.cpu_count() or 2) // training.ranks - 2)
     done = training.run(sum(training.cycles), workers, options.minutes)
     training.say(f"step {training.step}, {training.tokens / 1e6:.0f} M tokens, {training.seconds:.0f} s in all")
     if training.rank == 0:
         training.save()
-        release(training.model, training.tokenizer, training.out / "weights")
+        training.write_weights(training.out / "weights")
         if done or options.finish:
             command = f"python -m kv_memory.pocket.train --out OUT --data FOLDER --seed {options.seed}"
             training.finish(options.data, command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,7 +13,8 @@ import torch
 
 from kv_memory.pocket.batches import ANSWER, NOTHING, Batches, Stage, encode_sample, positions
 from kv_memory.pocket.corpus import RealText
-from kv_memory.pocket.samples import make_sample
+from kv_memory.pocket.drills import call_sample, spelling_sample
+from kv_memory.pocket.samples import Sample, make_sample
 from kv_memory.pocket.train import Training, architecture, rate_at
 
 STAGES = (Stage(20, {256: 1.0}, 512), Stage(10, {256: 0.5, 512: 0.5}, 512))
@@ -24,12 +26,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("run")
 
 
-def training(folder: Path, resume: bool = False) -> Training:
+def training(folder: Path, resume: bool = False, start: tuple[Path, int] | None = None) -> Training:
     config = architecture()
     config.hidden_size, config.intermediate_size, config.num_hidden_layers = 32, 64, 2
     config.num_attention_heads, config.num_key_value_heads, config.head_dim = 2, 1, 16
     config.layer_types = config.layer_types[:2]
-    return Training(folder, RealText(), 0, config, CYCLES, resume=resume)
+    return Training(folder, RealText(), 0, config, CYCLES, resume=resume, start=start)
 
 
 def test_resuming_changes_nothing(folder: Path) -> None:
@@ -46,6 +48,18 @@ def test_resuming_changes_nothing(folder: Path) -> None:
     assert run.train_step(*run.batches[0]).item() < first
 
 
+def test_a_cycle_starts_from_the_weights_of_another_run(folder: Path, tmp_path: Path) -> None:
+    run = training(folder)
+    run.run(20, workers=0)
+    run.write_weights(tmp_path / "weights")
+    other = training(tmp_path / "run", start=(tmp_path / "weights", 1))
+    assert (other.step, other.tokens) == (20, run.tokens)
+    assert (tmp_path / "run" / "cycle_0.pt").exists()
+    run.run(21, workers=0)
+    other.run(21, workers=0)
+    assert other.loss == pytest.approx(run.loss, rel=0.01)  # the weights were rounded to bf16
+
+
 def test_batches_do_not_depend_on_who_makes_them(folder: Path) -> None:
     run = training(folder)
     other = Batches(STAGES, run.tokenizer, RealText(), 0)
@@ -54,10 +68,15 @@ def test_batches_do_not_depend_on_who_makes_them(folder: Path) -> None:
     assert len(other) == 30
 
 
-def test_the_loss_looks_at_the_answers(folder: Path) -> None:
+def call_drill(rng: Random, tokens: int) -> Sample:
+    return call_sample(rng, 2 * tokens)
+
+
+@pytest.mark.parametrize("make", [make_sample, spelling_sample, call_drill])
+def test_the_loss_looks_at_the_answers(folder: Path, make: Callable[[Random, int], Sample]) -> None:
     run = training(folder)
     for seed in range(20):
-        sample = make_sample(Random(seed), 400)
+        sample = make(Random(seed), 400)
         ids, marks = encode_sample(run.encoder, sample)
         said = run.tokenizer.decode([token for token, mark in zip(ids, marks, strict=True) if mark == ANSWER])
         replies = [sample.messages[index] for index in sorted(sample.answers)]
@@ -98,3 +117,13 @@ def test_learning_rate_rises_and_ends_at_nothing_in_each_cycle() -> None:
         assert cycle[0] < cycle[100] < max(cycle) == cycle[1000]
         assert cycle[-1] < 1e-6
     assert rates[-1] == 0 and min(rates) >= 0
+
+
+def test_a_spelling_drill_is_said_in_the_form_asked_for() -> None:
+    for seed in range(20):
+        sample = spelling_sample(Random(seed), 300)
+        said = [(sample.messages[index - 1]["content"], sample.messages[index]["content"]) for index in sample.answers]
+        assert all(
+            answer.lower() in question.lower() and answer in (answer.upper(), answer.lower())
+            for question, answer in said
+        )

@@ -1,0 +1,65 @@
+"""Training conversations of one skill alone, which conversations of all kinds exercise too seldom.
+
+Answers in capitals have to be spelled, for a letter in capitals is a token of its own and a word is not; and calls have
+many places to go wrong. Without drills these two were most of what a trained model still got wrong.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+from kv_memory.pocket.drafter import Drafter
+from kv_memory.pocket.drafts import CHARACTERS_PER_TOKEN, TOKENS_PER_MESSAGE
+from kv_memory.pocket.events import Event, Events, Turn
+from kv_memory.pocket.facts import Form, Wish, in_form
+from kv_memory.pocket.phrases import Phrases
+from kv_memory.pocket.samples import Sample, interview
+from kv_memory.pocket.values import KINDS, Values, as_text
+
+_FORMS: tuple[Form, ...] = ("capitals", "small")
+_ASKS = ("Repeat: {}", "Say {}", "Write: {}", "Read this back: {}", "Copy {}", "{}", "{}?", "Once more: {}", "And {}")
+
+
+def spelling_sample(rng: Random, tokens: int) -> Sample:
+    """Values to be said again, all in capitals or all in small letters."""
+    values = Values(rng, "train")
+    events = Events(values, Phrases("train"))
+    turns: list[Turn] = []
+    answers = set()
+    wish = Wish(rng.choice(_FORMS))
+    used = tokens
+    while used > 0:
+        event: Event
+        if not turns or rng.random() < 0.1:
+            event = events.wish(rng.choice(_FORMS))
+            wish = next(effect for turn in event for effect in turn.effects if isinstance(effect, Wish))
+        else:
+            said = values.pick((" ", ", ")).join(_items(values))
+            asked = values.pick(_ASKS).format(said)
+            event = [Turn({"role": "user", "content": asked}), _answer(in_form(said, wish))]
+        for turn in event:
+            if turn.answer:
+                answers.add(len(turns))
+            turns.append(turn)
+            # what is said in capitals has a token for each letter
+            used -= len(turn.message["content"]) / (1.4 if turn.answer else CHARACTERS_PER_TOKEN) + TOKENS_PER_MESSAGE
+    return Sample([turn.message for turn in turns], None, frozenset(answers))
+
+
+def call_sample(rng: Random, tokens: int) -> Sample:
+    """Requests for some tools, one after the other."""
+    return interview(Drafter(Values(rng, "train"), Phrases("train"), tokens).write_calls(), 2)
+
+
+def _answer(text: str) -> Turn:
+    return Turn({"role": "assistant", "content": text}, answer=True)
+
+
+def _items(values: Values) -> list[str]:
+    rng = values.rng
+    count = rng.choice((1, 1, 2, 3, 5))
+    if rng.random() < 0.5:
+        return [values.any_word() for _ in range(count)]
+    if rng.random() < 0.3:
+        return [values.ident(values.ident_style(), values.any_word()) for _ in range(count)]
+    return [as_text(values.value(values.pick(KINDS))) for _ in range(count)]
