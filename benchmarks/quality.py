@@ -34,7 +34,7 @@ def measure(job: tuple[int, int, int, int, list[str], str | None]) -> list[dict[
     from kv_memory.evaluation.metrics import mean_kl
     from kv_memory.pocket.worlds import make_world
 
-    memory = Memory(model)
+    memory = Memory(model, heal="never")
     rows: list[dict[str, Any]] = []
     have: dict[str, int] = defaultdict(int)
     while min(have[kind] for kind in KINDS) < wanted:

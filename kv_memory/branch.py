@@ -36,6 +36,8 @@ class Branch:
         """An answer is being generated at its end."""
         self.used = 0.0
         """When it last held a conversation; 0 while it has held none."""
+        self.heals = True
+        """Nothing went wrong when it was last to be healed."""
 
     @property
     def resident(self) -> bool:
@@ -105,7 +107,15 @@ class Branch:
         done = self._run(eraser, spans, [selection.entry for selection in selections])
         self.ledger.erase(selections, done.moves, exact=eraser.exact, steered=done.steered)
         self._trim()
+        self.heals = True
         return done.recomputed, eraser
+
+    def replace_cells(self, seq: SequenceId, moves: Sequence[tuple[int, int]]) -> None:
+        """Take the cells of this sequence in place of the branch's: the same tokens, read exactly, moved so."""
+        self.engine.free(self.seq)
+        self._seq = seq
+        self.ledger.erase([], moves, exact=True)
+        self._trim()
 
     def cut_off(self, entry: int) -> None:
         """Forget the messages from this one on."""
@@ -124,6 +134,7 @@ class Branch:
         done = self._run(eraser, spans, entries)
         self.ledger.remove(entries, done.moves, exact=eraser.exact, steered=done.steered)
         self._trim()
+        self.heals = True
 
     def _run(self, eraser: Eraser, spans: Sequence[Interval], entries: Sequence[Entry]) -> Erasure:
         """Erase from the cells; on an error cut the conversation off before the first message that it may concern."""

@@ -118,7 +118,7 @@ def _compare(
         from kv_memory.memory import Memory
 
         disable_progress_bar()  # there is one already
-        memory = Memory(model, eraser=trained or name)
+        memory = Memory(model, eraser=trained or name, heal="never")
         memory.max_tokens = 16 * memory.engine.capabilities.max_positions  # the same conversation several times over
         if name is not None:
             get_eraser(name).check(memory.engine)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kv_memory.branch import Branch
 from kv_memory.calibration.record import FILE, Calibration, load
@@ -14,10 +15,14 @@ from kv_memory.erasers.base import Eraser
 from kv_memory.erasers.files import TrainedEraser, open_eraser
 from kv_memory.erasers.steer import Steer
 from kv_memory.errors import ContextLengthError, ConversationError, TargetError, UnknownTargetError
+from kv_memory.heal import Healer
 from kv_memory.messages import parse_messages
+from kv_memory.report import RetractionReport
 from kv_memory.session import Session
 from kv_memory.spans import Target, target_name
 from kv_memory.targets import find
+
+HealMode = Literal["idle", "now", "never"]
 
 
 class Memory:
@@ -41,6 +46,8 @@ class Memory:
         eraser: str | Path | Eraser | None = None,
         calibration: Calibration | str | Path | None = None,
         max_tokens: int | None = None,
+        heal: HealMode = "idle",
+        on_heal: Callable[[RetractionReport], object] | None = None,
         device: str | None = None,
         dtype: str | None = None,
     ) -> None:
@@ -52,6 +59,10 @@ class Memory:
         model's directory, if there is one. A ready engine keeps the probe layers that it has.
 
         `max_tokens`: cells of all sessions together; by default four times the model's context.
+
+        `heal`: when what an approximate eraser left is read again exactly: in idle time, in chunks that stand back for
+        calls, where `max_tokens` has room for a copy; now, before the call that erased returns; or never. `on_heal`
+        hears, in the healing thread, of each retraction that was made exact so.
 
         Raises ModelError (a path that is not a model, or an eraser that is not this model's), UnsupportedModelError
         (its cache cannot be edited), UnsupportedOperationError (the engine lacks what the eraser needs), KVMemoryError
@@ -74,6 +85,9 @@ class Memory:
             self.eraser = get_eraser(eraser if isinstance(eraser, Eraser) else str(eraser))
             self.eraser.check(self.engine)
         self.max_tokens = max_tokens or 4 * self.engine.capabilities.max_positions
+        self.heal = heal
+        self.on_heal = on_heal
+        self.healer = Healer(self.engine.lock, self._to_heal, self._answering, self._healed)
         self._sessions: dict[str, Session] = {}
 
     def session(self, session_id: str) -> Session:
@@ -124,6 +138,24 @@ class Memory:
                 f"The conversation needs {total:,} cells and this memory holds at most {self.max_tokens:,}; "
                 "raise max_tokens or shorten the conversation."
             )
+
+    def _branches(self) -> Iterator[tuple[Session, Branch]]:
+        return ((session, branch) for session in list(self._sessions.values()) for branch in session.branches)
+
+    def _answering(self) -> bool:
+        return any(branch.busy for _, branch in self._branches())
+
+    def _to_heal(self) -> list[Branch]:
+        """The branches that are not exact and have room for a copy, the one that was used last first."""
+        resident = [branch for _, branch in self._branches() if branch.resident]
+        room = self.max_tokens - sum(branch.cells for branch in resident)
+        found = [b for b in resident if b.heals and (b.ledger.approximate_from is not None) and b.cells <= room]
+        return sorted(found, key=lambda branch: -branch.used)
+
+    def _healed(self, healed: Branch) -> None:
+        for session, branch in list(self._branches()):
+            if branch is healed:
+                session.note_healed()
 
     def explain_unknown(self, session: Session, target: Target) -> UnknownTargetError:
         """The error for a target that this session does not hold; says so if another one does."""

@@ -34,6 +34,8 @@ class RetractionReport(BaseModel):
     tokens_reused: int
     """Cells that were kept as they were."""
     seconds: float
+    healed: bool = False
+    """It was approximate and has been made exact since."""
     derived: tuple[str, ...] = ()
     """Ids of the answers after what was named: they were written with it in view, and may repeat it."""
 

@@ -22,6 +22,7 @@ from kv_memory.edits import Edit, selections
 from kv_memory.engines.base import Sampling
 from kv_memory.erasers import get_eraser
 from kv_memory.erasers.base import Eraser
+from kv_memory.erasers.recompute import Recompute
 from kv_memory.errors import UnknownTargetError
 from kv_memory.ledger import Ledger
 from kv_memory.messages import Message, parse_messages
@@ -29,7 +30,7 @@ from kv_memory.reply import Reply, Usage
 from kv_memory.report import RetractionReport
 from kv_memory.resolve import Meaning, learn_ids, resolve
 from kv_memory.retraction import answers_after, erase, erase_edits, forget_edits, named_spans, never_read, status_of
-from kv_memory.spans import Span, Target, target_name
+from kv_memory.spans import Span, SpanStatus, Target, target_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,7 +62,9 @@ class Session:
             unread = self._unread(parsed, Ledger(), tools) if without else None
             self._apply_queued()
             self._remember([edit for target in without for m in resolve(target, [], unread) for edit in m.edits])
-            return self.branches.hold(parsed, tools, self._edits, None, progress)[1]
+            usage = self.branches.hold(parsed, tools, self._edits, None, progress)[1]
+            self._settle()
+            return usage
 
     def spans(self) -> list[Span]:
         """The spans of the conversation that was used last, in order."""
@@ -111,7 +114,11 @@ class Session:
                 answering.messages, tools, self._edits, answering.head, progress, history_eraser=wanted
             )
 
-        return ReplyStream(answering.run(hold, cancelled or (lambda: False), self._apply_queued), answering.id)
+        def afterwards() -> None:
+            self._apply_queued()
+            self._settle()
+
+        return ReplyStream(answering.run(hold, cancelled or (lambda: False), afterwards), answering.id)
 
     def score(self, messages: Any, answer: str, tools: Tools = None) -> Tensor:
         """Log-probabilities [tokens + 1, vocabulary] before each token of `answer` and its end, as the next turn."""
@@ -197,9 +204,37 @@ class Session:
                 seconds=time.perf_counter() - started,
                 derived=answers_after(meanings),
             )
-            if not dry_run:
-                self.reports.append(report)
-            return report
+            if dry_run:
+                return report
+            self.reports.append(report)
+            self._settle()
+            return self.report(report.id)
+
+    def report(self, report_id: str) -> RetractionReport:
+        """The report as it is by now: a healed retraction says "exact". Raises KeyError where there is none."""
+        return {report.id: report for report in self.reports}[report_id]
+
+    def heal(self) -> None:
+        """Read everything that approximate erasures may have left their mark on again, exactly, now."""
+        with self._engine.lock:
+            for branch in self._approximate():
+                if not branch.busy:
+                    branch.erase([], Recompute())
+            self.note_healed()
+
+    def note_healed(self) -> None:
+        """Make the reports say so where no branch is approximate any more. Callers hold the engine's lock."""
+        if self._approximate():
+            return
+        spans = {span.id: span for branch in self.branches for span in branch.ledger.spans()}
+        for place, report in enumerate(self.reports):
+            if report.status == "approximate":
+                now = tuple(
+                    spans.get(span.id, span.model_copy(update={"status": SpanStatus.EXACT})) for span in report.spans
+                )
+                self.reports[place] = report.model_copy(update={"status": "exact", "healed": True, "spans": now})
+                if self._memory.on_heal is not None:
+                    self._memory.on_heal(self.reports[place])
 
     def soon(self, action: Callable[[], object]) -> None:
         """Have this done before the next conversation is read, with the engine's lock held. Waits for nothing."""
@@ -264,6 +299,18 @@ class Session:
 
     def _remember(self, edits: Sequence[Edit]) -> None:
         self._edits += [edit for edit in edits if edit not in self._edits]
+
+    def _approximate(self) -> list[Branch]:
+        return [b for b in self.branches if b.resident and b.ledger.approximate_from is not None]
+
+    def _settle(self) -> None:
+        """Heal as the memory says."""
+        if self._memory.heal == "never" or not self._approximate():
+            return
+        if self._memory.heal == "now":
+            self.heal()
+        else:
+            self._memory.healer.wake()
 
     def _apply_queued(self) -> None:
         while self._soon:

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from kv_memory import CharRange, Memory, Session
 from kv_memory.engines.base import STEERED
 from kv_memory.erasers import ERASERS
+from kv_memory.heal import Healing
 from tests.lora import steering_engine
 
 ENGINE = steering_engine()
@@ -23,7 +24,8 @@ class Histories(RuleBasedStateMachine):
 
     @initialize()
     def start(self) -> None:
-        self.memory = Memory(ENGINE)
+        self.memory = Memory(ENGINE, heal="never")
+        self.healing: Healing | None = None
         self.session: Session = self.memory.session("s")
         self.history: list[dict[str, Any]] = [{"role": "system", "content": "Be brief.", "id": "m0"}]
         self.count = 0
@@ -84,6 +86,18 @@ class Histories(RuleBasedStateMachine):
     def fork(self) -> None:
         self.session = self.session.fork()
 
+    @rule(tokens=st.integers(1, 40))
+    def heal_a_chunk(self, tokens: int) -> None:
+        branch = self.session.branches.latest
+        if self.healing is not None and self.healing.branch is not branch:
+            self.healing.close()
+            self.healing = None
+        if branch is not None:
+            self.healing = self.healing or Healing(branch)
+            if self.healing.step(tokens):
+                assert branch.ledger.approximate_from is None or not branch.resident
+                self.session.note_healed()
+
     @rule()
     def evict(self) -> None:
         self.session.forget()
@@ -123,6 +137,8 @@ class Histories(RuleBasedStateMachine):
         ENGINE.free(fresh)
 
     def teardown(self) -> None:
+        if self.healing is not None:
+            self.healing.close()
         for name in self.memory.sessions():
             self.memory.forget(name)
 

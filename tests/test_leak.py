@@ -15,7 +15,7 @@ ASKED = [*MESSAGES, {"role": "user", "content": QUESTION}]
 
 @pytest.fixture(scope="module")
 def memory() -> Memory:
-    memory = Memory()
+    memory = Memory(heal="never")
     memory.session("read").prefill(MESSAGES)
     memory.session("never").prefill(MESSAGES, without=[TARGET])
     return memory

@@ -24,7 +24,7 @@ def test_the_least_recently_used_conversation_is_evicted_and_read_again() -> Non
 
 
 def test_what_was_retracted_stays_retracted_through_an_eviction() -> None:
-    memory = Memory(tiny_engine())
+    memory = Memory(tiny_engine(), heal="never")
     session = memory.session("a")
     session.prefill(CONVERSATION)
     session.retract("c1")
@@ -34,7 +34,7 @@ def test_what_was_retracted_stays_retracted_through_an_eviction() -> None:
 
 
 def test_an_evicted_conversation_can_be_retracted_from() -> None:
-    memory = Memory(tiny_engine())
+    memory = Memory(tiny_engine(), heal="never")
     session = memory.session("a")
     session.prefill(CONVERSATION)
     session.forget()
@@ -50,7 +50,7 @@ def test_a_conversation_beyond_the_budget_is_refused() -> None:
 
 
 def test_a_forgotten_session_is_gone() -> None:
-    memory = Memory(tiny_engine())
+    memory = Memory(tiny_engine(), heal="never")
     memory.session("a").prefill(CONVERSATION)
     memory.forget("a")
     memory.forget("a")
@@ -59,7 +59,7 @@ def test_a_forgotten_session_is_gone() -> None:
 
 
 def test_a_taken_id_is_refused() -> None:
-    memory = Memory(tiny_engine())
+    memory = Memory(tiny_engine(), heal="never")
     memory.session("a")
     with pytest.raises(KVMemoryError, match="already a session 'a'"):
         memory.session("b").fork("a")

@@ -19,7 +19,7 @@ Data = Callable[[str], Path]
 
 @pytest.fixture(scope="module")
 def memory() -> Memory:
-    return Memory(model_path())
+    return Memory(model_path(), heal="never")
 
 
 @pytest.mark.parametrize("name", ["tau_bench_airline.jsonl.gz", "agentdojo_workspace_travel.jsonl.gz"])

@@ -18,7 +18,7 @@ NEXT = [*CONVERSATION, {"role": "user", "content": "Well?"}]
 
 @pytest.fixture(scope="module")
 def memory() -> Memory:
-    return Memory(tiny_engine())
+    return Memory(tiny_engine(), heal="never")
 
 
 @pytest.fixture

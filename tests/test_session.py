@@ -34,7 +34,7 @@ CONVERSATION: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def memory() -> Memory:
-    return Memory(steering_engine(), eraser="influence")
+    return Memory(steering_engine(), eraser="influence", heal="never")
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_a_second_tool_result_reads_the_first_again_where_the_template_wraps_the
     ("following", "eraser", "status"), [(1, "recompute", "exact"), (200, "influence", "approximate")]
 )
 def test_without_a_name_the_eraser_is_exact_where_little_follows(following: int, eraser: str, status: str) -> None:
-    session = Memory(tiny_engine()).session("default")
+    session = Memory(tiny_engine(), heal="never").session("default")
     session.prefill([*CONVERSATION, {"role": "user", "content": "x" * following}])
     report = session.retract("c1")
     assert (report.eraser, report.status) == (eraser, status)

@@ -20,7 +20,7 @@ ENGINES: dict[int | None, Engine] = {slots: steering_engine(slots) for slots in 
 
 @pytest.fixture(params=ENGINES, ids=["all slots", "3 slots"])
 def session(request: pytest.FixtureRequest) -> Session:
-    session = Memory(ENGINES[request.param], eraser="steer").session("s")
+    session = Memory(ENGINES[request.param], eraser="steer", heal="never").session("s")
     session.prefill(CONVERSATION)
     return session
 
@@ -183,7 +183,7 @@ def test_a_recompute_that_fails_midway_leaves_a_shorter_but_right_conversation(s
 
 @pytest.mark.parametrize("eraser", ["steer", "steer+repair", "steer+influence"])
 def test_without_a_trained_eraser_it_is_refused_before_anything_is_changed(eraser: str) -> None:
-    session = Memory(tiny_engine()).session("a")
+    session = Memory(tiny_engine(), heal="never").session("a")
     session.prefill(CONVERSATION)
     with pytest.raises(UnsupportedOperationError, match=r"no trained eraser of tiny is loaded; give Memory\(eraser="):
         session.retract("c1", eraser=eraser)

@@ -7,13 +7,13 @@ token attends to the visible cells at positions up to its own. This module knows
 
 from __future__ import annotations
 
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from kv_memory.errors import UnsupportedOperationError
+from kv_memory.turns import TurnLock
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -143,7 +143,7 @@ class Engine(ABC):
     tokenizer: Tokenizer
 
     def __init__(self) -> None:
-        self.lock = threading.RLock()
+        self.lock = TurnLock()
         """Held by callers around each call and each step of a `generate`; the engine itself never takes it."""
 
     def weights_digest(self) -> str | None:

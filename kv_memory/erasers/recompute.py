@@ -37,10 +37,10 @@ class Recompute(Eraser):
         engine.truncate(seq, start)
         new_start = engine.next_position(seq)
         engine.prefill(seq, [token for _, token in kept])
-        return Erasure(recomputed=len(kept), moves=_moves([position for position, _ in kept], new_start))
+        return Erasure(recomputed=len(kept), moves=moves_to([position for position, _ in kept], new_start))
 
 
-def _moves(old: Sequence[int], new_start: int) -> tuple[tuple[int, int], ...]:
+def moves_to(old: Sequence[int], new_start: int) -> tuple[tuple[int, int], ...]:
     """The moves that take positions `old`, ascending, to contiguous ones from `new_start` on."""
     moves: list[tuple[int, int]] = []
     for new, position in enumerate(old, new_start):

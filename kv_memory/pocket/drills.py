@@ -27,8 +27,8 @@ def spelling_sample(rng: Random, tokens: int) -> Sample:
     turns: list[Turn] = []
     answers = set()
     wish = Wish(rng.choice(_FORMS))
-    used = tokens
-    while used > 0:
+    left = float(tokens)
+    while left > 0:
         event: Event
         if not turns or rng.random() < 0.1:
             event = events.wish(rng.choice(_FORMS))
@@ -42,7 +42,7 @@ def spelling_sample(rng: Random, tokens: int) -> Sample:
                 answers.add(len(turns))
             turns.append(turn)
             # what is said in capitals has a token for each letter
-            used -= len(turn.message["content"]) / (1.4 if turn.answer else CHARACTERS_PER_TOKEN) + TOKENS_PER_MESSAGE
+            left -= len(turn.message["content"]) / (1.4 if turn.answer else CHARACTERS_PER_TOKEN) + TOKENS_PER_MESSAGE
     return Sample([turn.message for turn in turns], None, frozenset(answers))
 
 

@@ -88,7 +88,7 @@ def test_a_memory_erases_as_the_calibration_beside_its_model_says(model: Path) -
 
 
 def test_below_the_shortest_length_that_was_measured_erasing_is_exact(model: Path) -> None:
-    session = Memory(model, calibration=calibration((10_000, "shift"))).session("a")
+    session = Memory(model, calibration=calibration((10_000, "shift")), heal="never").session("a")
     session.prefill(CONVERSATION)
     assert session.retract("c1").status == "exact"
 
@@ -104,7 +104,7 @@ def test_a_calibration_serves_an_engine_that_is_given_ready(tmp_path: Path) -> N
 def test_what_the_engine_cannot_do_is_done_exactly() -> None:
     engine = tiny_engine()
     object.__setattr__(engine.capabilities, "influence", False)
-    session = Memory(engine, calibration=calibration((0, "influence 16"))).session("a")
+    session = Memory(engine, calibration=calibration((0, "influence 16")), heal="never").session("a")
     session.prefill(CONVERSATION)
     assert session.retract("c1").eraser == "recompute"
 

@@ -57,7 +57,9 @@ def test_a_record_is_read_as_it_was_written(eraser: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["path", "text", "engine"])
 def test_a_memory_with_an_eraser_steers(model: Path, eraser: Path, kind: str) -> None:
-    memory = Memory(tiny_engine() if kind == "engine" else model, eraser=str(eraser) if kind == "text" else eraser)
+    memory = Memory(
+        tiny_engine() if kind == "engine" else model, heal="never", eraser=str(eraser) if kind == "text" else eraser
+    )
     session = memory.session("a")
     session.prefill(CONVERSATION)
     assert session.retract("c1").eraser == "steer"
@@ -68,7 +70,7 @@ def test_its_calibration_chooses_the_eraser_and_the_probe_layers(model: Path, tm
     known = calibration((0, "steer+repair 8"), probe_layers=(1,))
     path = save_eraser(tiny_engine(), tiny_model(), tmp_path / "eraser", calibration=known, slots=3)
     (model / "calibration.json").write_text(calibration((0, "shift")).model_dump_json())
-    memory = Memory(model, eraser=path)
+    memory = Memory(model, eraser=path, heal="never")
     assert (memory.calibration, memory.eraser) == (known, None)
     session = memory.session("a")
     session.prefill(CONVERSATION)
@@ -77,7 +79,7 @@ def test_its_calibration_chooses_the_eraser_and_the_probe_layers(model: Path, tm
 
 
 def test_a_choice_that_needs_an_eraser_is_exact_without_one() -> None:
-    session = Memory(tiny_engine(), calibration=calibration((0, "steer"))).session("a")
+    session = Memory(tiny_engine(), calibration=calibration((0, "steer")), heal="never").session("a")
     session.prefill(CONVERSATION)
     assert session.retract("c1").eraser == "recompute"
 
@@ -96,7 +98,7 @@ def test_the_published_layout_loads(tmp_path: Path, base: str | None) -> None:
 
 
 def test_answers_without_an_erasure_are_bit_identical(eraser: Path) -> None:
-    plain, steering = Memory(tiny_engine()), Memory(tiny_engine(), eraser=eraser)
+    plain, steering = Memory(tiny_engine(), heal="never"), Memory(tiny_engine(), eraser=eraser, heal="never")
     steering.session("other").prefill(CONVERSATION)
     steering.session("other").retract("c1")
     answers = [memory.session("a").chat(CONVERSATION, max_tokens=12).text for memory in (plain, steering)]

@@ -28,7 +28,7 @@ def test_an_eraser_is_trained_and_used(model: str, tmp_path: Path) -> None:
     steps: list[int] = []
     record = run(model, f"{model}/text.txt", tmp_path, PLAN, report=lambda step, loss, table: steps.append(step))
     assert steps == [1, 2, 3, 4] and record.lengths == (320,) and record.seed == 0
-    memory = Memory(model, eraser=str(tmp_path))
+    memory = Memory(model, eraser=str(tmp_path), heal="never")
     session = memory.session("s")
     session.prefill([{"role": "user", "content": "secret", "id": "a"}, {"role": "user", "content": "hello" * 40}])
     assert session.retract("a").eraser == "steer"

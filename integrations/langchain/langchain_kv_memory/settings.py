@@ -14,6 +14,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, Field
 
 from kv_memory import Memory
+from kv_memory.memory import HealMode
 from langchain_kv_memory.convert import PLACEHOLDERS, to_openai
 from langchain_kv_memory.loader import MemoryLoader, context_size
 from langchain_kv_memory.sessions import SessionEntryPoints
@@ -35,6 +36,8 @@ class LocalChatModel(SessionEntryPoints):
     dtype: str | None = None
     max_cache_tokens: int | None = None
     """Cells of all sessions together; by default four times the model's context."""
+    heal: HealMode = "idle"
+    """When what an approximate eraser left is read again exactly; see `kv_memory.Memory`."""
     temperature: float | None = None
     """0, the default, takes the likeliest token."""
     top_p: float | None = None
@@ -58,13 +61,14 @@ class LocalChatModel(SessionEntryPoints):
         or ChatHuggingFace over one, a kv_memory Engine or Memory. Raises TypeError for anything else,
         UnsupportedModelError for a model whose cache cannot be edited.
         """
-        shared = {"eraser": options.get("eraser"), "max_tokens": options.get("max_cache_tokens")}
+        names = {"eraser": "eraser", "max_cache_tokens": "max_tokens", "heal": "heal"}
+        shared = {names[name]: value for name, value in options.items() if name in names}
         return cls(memory=memory_over(llm, tokenizer, **shared), **options)
 
     def load(self) -> Memory:
         """The memory; loads the weights the first time. Raises what `kv_memory.Memory` raises."""
         if self.memory is None:
-            make = partial(Memory, self.model, device=self.device, dtype=self.dtype)
+            make = partial(Memory, self.model, device=self.device, dtype=self.dtype, heal=self.heal)
             self.memory = self.loader.get(partial(make, eraser=self.eraser, max_tokens=self.max_cache_tokens))
         return self.memory
 

@@ -21,7 +21,7 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session")
 def pocket() -> Memory:
     """The pocket model, loaded once for all tests of a worker."""
-    return Memory()
+    return Memory(heal="never")
 
 
 @pytest.fixture
