@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from kv_memory.calibration.record import Calibration
 from kv_memory.chat import Piece
-from kv_memory.engines.base import Engine, Interval, SequenceId
+from kv_memory.engines.base import Cells, Engine, Interval, SequenceId
 from kv_memory.erasers.base import Eraser, Erasure
 from kv_memory.errors import ContextLengthError
 from kv_memory.ledger import Entry, Ledger, Selection, merge
@@ -38,6 +38,8 @@ class Branch:
         """When it last held a conversation; 0 while it has held none."""
         self.heals = True
         """Nothing went wrong when it was last to be healed."""
+        self.erasures = self.moves = 0
+        """How often something was erased, and how often cells moved or were read again exactly."""
 
     @property
     def resident(self) -> bool:
@@ -93,8 +95,12 @@ class Branch:
             at += sum(len(piece.ids) for piece in parts)
         return len(ids)
 
-    def erase(self, selections: Sequence[Selection], eraser: Eraser | None) -> tuple[int, Eraser]:
+    def erase(
+        self, selections: Sequence[Selection], eraser: Eraser | None, *, keep: bool = False
+    ) -> tuple[int, Eraser, Cells | None]:
         """Take parts of messages out of the cache and the ledger; the number of tokens recomputed, and by what.
+
+        With `keep` also the cells that are gone, where the eraser is undoable.
 
         Should the eraser fail midway, the conversation is cut off before the first of them: what is kept is right, and
         what was to be erased is gone.
@@ -103,12 +109,12 @@ class Branch:
         eraser = eraser or self._default(spans)
         if not self.resident:
             self.ledger.erase(selections, (), exact=True)
-            return 0, eraser
-        done = self._run(eraser, spans, [selection.entry for selection in selections])
+            return 0, eraser, None
+        done = self._run(eraser, spans, [selection.entry for selection in selections], keep=keep)
         self.ledger.erase(selections, done.moves, exact=eraser.exact, steered=done.steered)
         self._trim()
-        self.heals = True
-        return done.recomputed, eraser
+        self._note(eraser, done)
+        return done.recomputed, eraser, done.undo
 
     def replace_cells(self, seq: SequenceId, moves: Sequence[tuple[int, int]]) -> None:
         """Take the cells of this sequence in place of the branch's: the same tokens, read exactly, moved so."""
@@ -116,6 +122,7 @@ class Branch:
         self._seq = seq
         self.ledger.erase([], moves, exact=True)
         self._trim()
+        self.moves += 1
 
     def cut_off(self, entry: int) -> None:
         """Forget the messages from this one on."""
@@ -134,13 +141,21 @@ class Branch:
         done = self._run(eraser, spans, entries)
         self.ledger.remove(entries, done.moves, exact=eraser.exact, steered=done.steered)
         self._trim()
-        self.heals = True
+        self._note(eraser, done)
 
-    def _run(self, eraser: Eraser, spans: Sequence[Interval], entries: Sequence[Entry]) -> Erasure:
+    def _note(self, eraser: Eraser, done: Erasure) -> None:
+        self.heals = True
+        self.erasures += 1
+        self.moves += bool(done.moves) or eraser.exact
+
+    def _run(
+        self, eraser: Eraser, spans: Sequence[Interval], entries: Sequence[Entry], *, keep: bool = False
+    ) -> Erasure:
         """Erase from the cells; on an error cut the conversation off before the first message that it may concern."""
         healed = self.ledger.approximate_from if eraser.exact else None
         try:
-            return eraser.erase(self.engine, self.seq, spans, self.ledger.approximate_from)
+            run = eraser.erase_undoably if keep else eraser.erase
+            return run(self.engine, self.seq, spans, self.ledger.approximate_from)
         except BaseException:
             known = self.ledger.entries
             self.cut_off(

@@ -147,10 +147,15 @@ class Memory:
 
     def _to_heal(self) -> list[Branch]:
         """The branches that are not exact and have room for a copy, the one that was used last first."""
-        resident = [branch for _, branch in self._branches() if branch.resident]
-        room = self.max_tokens - sum(branch.cells for branch in resident)
-        found = [b for b in resident if b.heals and (b.ledger.approximate_from is not None) and b.cells <= room]
-        return sorted(found, key=lambda branch: -branch.used)
+        resident = [(session, branch) for session, branch in self._branches() if branch.resident]
+        room = self.max_tokens - sum(branch.cells for _, branch in resident)
+        heal = [
+            branch
+            for session, branch in resident
+            if session.heals and branch.heals and branch.cells <= room and not session.undoable(branch)
+        ]
+        heal = [branch for branch in heal if branch.ledger.approximate_from is not None]
+        return sorted(heal, key=lambda b: -b.used)
 
     def _healed(self, healed: Branch) -> None:
         for session, branch in list(self._branches()):

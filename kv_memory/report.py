@@ -7,9 +7,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from kv_memory.dependence import Dependence
 from kv_memory.edits import Edit, tombstones
 from kv_memory.spans import Span
 
+Cascade = Literal["report", "retract", "regenerate"]
+"""What to do about later turns of the assistant that depended on what is retracted: name them, retract them too, or
+that and have `Session.regenerate` write them anew."""
 RetractionStatus = Literal["exact", "approximate", "queued", "planned", "nothing to erase"]
 
 
@@ -36,6 +40,8 @@ class RetractionReport(BaseModel):
     seconds: float
     healed: bool = False
     """It was approximate and has been made exact since."""
+    dependences: tuple[Dependence, ...] = ()
+    """With a `cascade`: how much what the assistant wrote afterwards hangs on what was erased, most first."""
     derived: tuple[str, ...] = ()
     """Ids of the answers after what was named: they were written with it in view, and may repeat it."""
 

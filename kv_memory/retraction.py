@@ -2,25 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 from kv_memory.branch import Branch
+from kv_memory.dependence import Dependence, dependences, log_probabilities, turns_after
 from kv_memory.edits import Edit, selections
 from kv_memory.erasers.base import Eraser
 from kv_memory.ledger import Ledger, Selection
 from kv_memory.report import RetractionStatus
 from kv_memory.resolve import Meaning
 from kv_memory.spans import Span, SpanStatus
+from kv_memory.undo import Kept, erase_undoably
 
 
-def erase(branch: Branch, concerned: Sequence[Selection], eraser: Eraser | None) -> tuple[int, str]:
-    """Tokens recomputed, and the name of the eraser that did it."""
+@dataclass
+class Carrying:
+    """One retraction on its way through the branches. Callers hold the engine's lock."""
+
+    eraser: Eraser | None
+    """None chooses by branch."""
+    dry_run: bool = False
+    score: bool = False
+    """Score what the assistant wrote afterwards, with what is erased and without it."""
+    erased: int = 0
+    """Tokens."""
+    recomputed: int = 0
+    used: list[str] = field(default_factory=list)
+    """Names of erasers."""
+    edited: list[Branch] = field(default_factory=list)
+    waiting: list[Branch] = field(default_factory=list)
+    """Branches at whose end an answer is being written."""
+    found: list[Dependence] = field(default_factory=list)
+    keep: bool = False
+    """Keep the rows that are erased, where that is possible."""
+    kept: list[Kept] = field(default_factory=list)
+
+    def carry_out(self, branches: Iterable[Branch], edits: Sequence[Edit]) -> None:
+        """Erase what these edits concern, the branch that was used last first."""
+        for branch in sorted(branches, key=lambda b: -b.used):
+            concerned = selections(branch.ledger, edits)
+            if concerned and branch.busy and not self.dry_run:
+                self.waiting.append(branch)
+            elif concerned:
+                self._erase(branch, concerned)
+
+    @property
+    def reused(self) -> int:
+        """Cells that stayed as they were."""
+        return sum(branch.cells for branch in self.edited) - self.recomputed - self.dry_run * self.erased
+
+    def _erase(self, branch: Branch, concerned: Sequence[Selection]) -> None:
+        intervals = [interval for s in concerned for interval in s.intervals()]
+        self.erased += branch.resident * sum(end - start for start, end in intervals)
+        self.edited += [branch] if branch not in self.edited else []
+        if self.dry_run:
+            return
+        turns = []
+        if self.score and not self.found and branch.resident and intervals:
+            turns = turns_after(branch, min(start for start, _ in intervals))
+            turns = [turn for turn in turns if not any(turn.entry is s.entry for s in concerned)]
+        before = log_probabilities(branch, turns)
+        again, name, kept = erase(branch, concerned, self.eraser, keep=self.keep)
+        self.kept += [kept] if kept else []
+        self.recomputed += again
+        self.used += [name] if name not in self.used else []
+        self.found += dependences(turns, before, log_probabilities(branch, turns))
+
+
+def erase(
+    branch: Branch, concerned: Sequence[Selection], eraser: Eraser | None, *, keep: bool = False
+) -> tuple[int, str, Kept | None]:
+    """Tokens recomputed, the name of the eraser that did it, and with `keep` what it takes to undo it."""
     live = any(selection.intervals() for selection in concerned)
     upgrade = eraser is not None and eraser.exact and branch.ledger.approximate_from is not None
     if not (live or upgrade):
-        return 0, eraser.name if eraser else "none"
-    recomputed, used = branch.erase(concerned, eraser)
-    return recomputed, used.name
+        return 0, eraser.name if eraser else "none", None
+    if keep:
+        recomputed, used, kept = erase_undoably(branch, concerned, eraser)
+        return recomputed, used.name, kept
+    recomputed, used, _ = branch.erase(concerned, eraser)
+    return recomputed, used.name, None
 
 
 def erase_edits(branch: Branch, edits: Sequence[Edit], eraser: Eraser | None) -> None:

@@ -72,7 +72,10 @@ class Histories(RuleBasedStateMachine):
             marks = [m for m in self._marks(message) if start <= message["content"].index(m)]
         else:
             target, marks = message["id"], self._marks(message)
-        report = self.session.retract(target, eraser=eraser)
+        report = self.session.retract(target, eraser=eraser, keep_undo=data.draw(st.booleans()))
+        if data.draw(st.integers(0, 3)) == 0 and not set(marks) & self.retracted:
+            self.session.undo(report)
+            return
         self.retracted |= set(marks)
         if data.draw(st.booleans()):
             self.history = report.tombstones(self.history)

@@ -1,0 +1,107 @@
+"""What later turns owe to a span: how much less likely they are without it.
+
+A turn that was written while a span was visible may repeat it, follow from it, or have nothing to do with it. Scoring
+its tokens with the span and without it tells: the fall in log-probability, in nats a token (leave-one-out; cf.
+ContextCite, arXiv 2409.00729, which estimates the same from many prompts with parts left out).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pydantic import BaseModel, ConfigDict
+
+from kv_memory.branch import Branch
+from kv_memory.engines.base import Interval
+from kv_memory.ledger import Entry, Selection
+from kv_memory.messages import Cuts
+from kv_memory.spans import SpanKind
+
+DEPENDS = 0.05
+"""Nats a token from which on a turn counts as dependent (benchmarks/dependence.py)."""
+
+
+class Dependence(BaseModel):
+    """How much a later turn hangs on what was erased."""
+
+    model_config = ConfigDict(frozen=True)
+
+    span_id: str
+    message_id: str | None
+    kind: SpanKind
+    tokens: int
+    before: float
+    """Log-probability of its tokens in view of what was erased, nats a token."""
+    after: float
+    """The same without it."""
+
+    @property
+    def drop(self) -> float:
+        """How much likelier the turn was, nats a token."""
+        return self.before - self.after
+
+    @property
+    def depends(self) -> bool:
+        """It would probably have been another."""
+        return self.drop >= DEPENDS
+
+
+def turns_after(branch: Branch, position: int) -> list[Selection]:
+    """What the assistant wrote after a position and is there in full: each content and each tool call."""
+    return [part for entry in branch.ledger.entries if entry.start > position for part in _parts(entry)]
+
+
+def log_probabilities(branch: Branch, turns: Sequence[Selection]) -> list[float]:
+    """Sum of the log-probabilities of each turn's tokens after what stands before them in the cells, in nats.
+
+    Nothing changes. Costs a forward pass of the turns and one copy of the cells. Callers hold the engine's lock.
+    """
+    if not turns:
+        return []
+    engine = branch.engine
+    found: dict[int, float] = {}
+    starts = {i: turn.intervals()[0][0] for i, turn in enumerate(turns)}
+    last_first = sorted(starts, key=lambda i: -starts[i])
+    seq = engine.fork(branch.seq, starts[last_first[0]])
+    try:
+        for i in last_first:
+            engine.truncate(seq, starts[i])
+            ids = [run.piece.ids[place] for run, places in turns[i].tokens() for place in places]
+            rows = engine.score(seq, ids)
+            found[i] = float(sum(row[token] for row, token in zip(rows, ids, strict=True)))
+    finally:
+        engine.free(seq)
+    return [found[i] for i in range(len(turns))]
+
+
+def dependences(turns: Sequence[Selection], before: Sequence[float], after: Sequence[float]) -> list[Dependence]:
+    """The turns by how much they hang on what was erased, most first."""
+    ranked = [
+        Dependence(
+            span_id=turn.span_id,
+            message_id=turn.entry.message.id,
+            kind=SpanKind.TOOL_CALL if turn.cuts.calls else SpanKind.ASSISTANT,
+            tokens=_length(turn.intervals()),
+            before=was / _length(turn.intervals()),
+            after=now / _length(turn.intervals()),
+        )
+        for turn, was, now in zip(turns, before, after, strict=True)
+    ]
+    return sorted(ranked, key=lambda found: -found.drop)
+
+
+def _parts(entry: Entry) -> Iterator[Selection]:
+    message = entry.message
+    if message.role != "assistant" or entry.cuts:
+        return
+    content = Selection(entry, entry.span_id, Cuts(((0, len(message.content)),)))
+    yield from (part for part in (content, *_calls(entry)) if part.intervals())
+
+
+def _calls(entry: Entry) -> Iterator[Selection]:
+    for number in range(len(entry.message.tool_calls)):
+        yield Selection(entry, f"{entry.span_id}.call{number}", Cuts(calls=frozenset([number])))
+
+
+def _length(intervals: Sequence[Interval]) -> int:
+    return sum(end - start for start, end in intervals)

@@ -1,0 +1,122 @@
+"""What later turns owe to a span, what an answer rests on, and what would be without it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from kv_memory import CharRange, Memory, Session
+from kv_memory.errors import TargetError, UnknownTargetError
+from tests.test_session import CONVERSATION, SECRET
+from tests.tiny import tiny_engine
+
+ENGINE = tiny_engine()
+TALK: list[dict[str, Any]] = [
+    *CONVERSATION,
+    {"role": "assistant", "id": "a1", "content": "the code is 4711"},
+    {"role": "user", "id": "u3", "content": "Thanks."},
+    {"role": "assistant", "id": "a2", "content": "Gladly.", "tool_calls": [{"id": "c2", "function": {"name": "g"}}]},
+    {"role": "tool", "tool_call_id": "c2", "content": "ok"},
+]
+
+
+@pytest.fixture
+def session(request: pytest.FixtureRequest) -> Session:
+    session = Memory(ENGINE, heal="never").new_session(request.node.name)
+    session.prefill(TALK)
+    return session
+
+
+def log_probability(messages: list[dict[str, Any]], answer: str) -> float:
+    """Of an answer's tokens, by an independent reading."""
+    scored = Memory(ENGINE).session("fresh").score(messages, answer)
+    ids = ENGINE.tokenizer.encode(answer, special=False)[0]
+    return float(sum(row[i] for row, i in zip(scored, ids, strict=False)))
+
+
+def cut(messages: list[dict[str, Any]], number: int) -> list[dict[str, Any]]:
+    return [m | {"content": ""} if i == number else m for i, m in enumerate(messages)]
+
+
+def test_what_was_written_later_is_scored_with_and_without(session: Session) -> None:
+    report = session.retract("c1", eraser="recompute", cascade="report")
+    found = {item.span_id: item for item in report.dependences}
+    answer = next(item for item in report.dependences if item.message_id == "a1")
+    before, after = log_probability(TALK[:5], SECRET), log_probability(cut(TALK[:5], 3), SECRET)
+    assert answer.before * answer.tokens == pytest.approx(before, abs=1e-3)
+    assert answer.after * answer.tokens == pytest.approx(after, abs=1e-3)
+    kinds = [(item.kind, item.message_id) for item in found.values()]
+    assert sorted(kinds) == [("assistant", "a1"), ("assistant", "a2"), ("tool_call", "a2")]
+    assert [item.drop for item in report.dependences] == sorted((i.drop for i in found.values()), reverse=True)
+
+
+def test_scoring_changes_nothing(session: Session) -> None:
+    other = Memory(ENGINE, heal="never").session("other")
+    other.prefill(TALK)
+    session.retract("c1", eraser="drop", cascade="report")
+    other.retract("c1", eraser="drop")
+    a, b = session.branches.latest, other.branches.latest
+    assert a is not None
+    assert b is not None
+    assert torch.equal(ENGINE.score(a.seq, [5]), ENGINE.score(b.seq, [5]))
+    assert session.prefill(TALK).prefilled == 0
+
+
+def test_what_depended_is_retracted_too(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kv_memory.dependence.DEPENDS", -1e9)  # all that came later
+    report = session.retract("c1", eraser="recompute", cascade="retract")
+    assert {span.message_id for span in report.spans} >= {"a1", "a2"}
+    left = report.tombstones(TALK)
+    assert (left[3]["content"], left[5]["content"], left[7]["content"]) == ("", "", "")
+    assert left[7]["tool_calls"] == []
+    assert session.prefill(left).prefilled == 0
+    session.undo(report)
+    assert session.prefill(TALK).left_out == 0
+
+
+def test_nothing_depends_where_nothing_came_after(session: Session) -> None:
+    assert session.retract("c2", eraser="recompute", cascade="report").dependences == ()
+
+
+def test_turns_that_depended_are_written_anew(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kv_memory.dependence.DEPENDS", -1e9)
+    report = session.retract("c1", eraser="recompute", cascade="regenerate")
+    anew = session.regenerate(report, TALK, max_tokens=4, temperature=1.0, seed=3)
+    assert [m.get("id") for m in anew] == [m.get("id") for m in TALK[:8]]  # ends where a call was made
+    assert anew[3]["content"] == ""
+    expected = Memory(ENGINE).session("x").chat(anew[:5], max_tokens=4, temperature=1.0, seed=3)
+    assert anew[5]["content"] == expected.message["content"]
+
+
+def test_without_is_a_fork(session: Session) -> None:
+    with session.without("c1", eraser="recompute") as other:
+        scores = other.score(TALK[:5], SECRET)
+        name = other.id
+    fresh = Memory(ENGINE).session("y").score(cut(TALK[:5], 3), SECRET)
+    torch.testing.assert_close(scores, fresh, atol=2e-4, rtol=0)
+    assert session._memory.get(name) is None
+    assert session.prefill(TALK).left_out == 0
+    with pytest.raises(UnknownTargetError):
+        session.without("nothing")
+    assert len(session._memory.sessions()) == 1
+
+
+def test_an_answer_is_attributed_to_what_it_rests_on(session: Session) -> None:
+    found = {item.span.id: item.drop for item in session.attribute("a1", eraser="recompute")}
+    before = log_probability(TALK[:5], SECRET)
+    assert set(found) == {span.id for span in session.spans()[:6] if span.tokens and span.kind != "tool_call"}
+    result = next(span.id for span in session.spans() if span.kind == "tool_result")
+    assert found[result] == pytest.approx(before - log_probability(cut(TALK[:5], 3), SECRET), abs=1e-3)
+    only = session.attribute("a1", "c1", eraser="drop")
+    assert [item.span.id for item in only] == [result]
+    assert session.prefill(TALK).prefilled == 0
+
+
+def test_only_an_answer_can_be_attributed(session: Session) -> None:
+    with pytest.raises(TargetError, match="no answer of the assistant"):
+        session.attribute("u1")
+    session.retract(CharRange(message="a1", start=0, end=3), eraser="drop")
+    with pytest.raises(TargetError, match="in full"):
+        session.attribute("a1")

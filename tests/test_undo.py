@@ -1,0 +1,118 @@
+"""Undoing an erasure by its kept rows: bit-identical cells, a ledger that agrees, and no wrong row ever."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from kv_memory import CharRange, Memory, Session
+from tests.lora import steering_engine
+from tests.test_session import CONVERSATION, in_step
+
+ENGINE = steering_engine()
+MORE = [*CONVERSATION, {"role": "assistant", "content": "So."}, {"role": "user", "content": "Really?"}]
+
+
+@pytest.fixture
+def session(request: pytest.FixtureRequest) -> Session:
+    session = Memory(ENGINE, heal="never").new_session(request.node.name)
+    session.prefill(CONVERSATION)
+    return session
+
+
+def state(session: Session) -> tuple[list[Any], torch.Tensor, torch.Tensor]:
+    branch = session.branches.latest
+    assert branch is not None
+    cells = ENGINE.read_cells(branch.seq, ENGINE.positions(branch.seq))
+    return [cells.positions, cells.token_ids, session.spans(), branch.ledger.steered], cells.keys, cells.values
+
+
+def same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+    return one[0] == other[0] and torch.equal(one[1], other[1]) and torch.equal(one[2], other[2])
+
+
+@pytest.mark.parametrize("eraser", ["drop", "steer"])
+@pytest.mark.parametrize("target", ["c1", "u1", CharRange(message="c1", start=4, end=9), "s0"])
+def test_the_cells_are_as_they_were(session: Session, eraser: str, target: Any) -> None:
+    before = state(session)
+    report = session.retract(target, eraser=eraser, keep_undo=True)
+    assert not same(state(session), before)
+    assert session.undo(report) == "restored"
+    assert same(state(session), before)
+    assert in_step(session)
+    assert session.prefill(CONVERSATION).prefilled == 0
+
+
+@pytest.mark.parametrize("eraser", ["drop", "steer"])
+def test_what_came_later_stays_and_counts_as_approximate(session: Session, eraser: str) -> None:
+    report = session.retract("c1", eraser=eraser, keep_undo=True)
+    session.prefill(MORE)
+    assert session.undo(report) == "restored"
+    branch = session.branches.latest
+    assert branch is not None
+    assert branch.ledger.approximate_from == branch.ledger.entries[len(CONVERSATION)].start
+    assert in_step(session)
+    session.heal()
+    assert session.prefill(MORE).left_out == 0
+    fresh = ENGINE.create()
+    ENGINE.prefill(fresh, ENGINE.tokens(branch.seq))
+    torch.testing.assert_close(ENGINE.score(branch.seq, [5]), ENGINE.score(fresh, [5]), atol=2e-5, rtol=0)
+
+
+def test_undone_in_any_order(session: Session) -> None:
+    before = state(session)
+    first = session.retract("u1", eraser="drop", keep_undo=True)
+    second = session.retract("c1", eraser="steer", keep_undo=True)
+    assert session.undo(first) == "restored"
+    assert session.undo(second) == "restored"
+    assert same(state(session), before)
+
+
+@pytest.mark.parametrize("then", ["shift", "heal", "same message", "expired", "evicted"])
+def test_rows_that_no_longer_fit_are_not_used(session: Session, then: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = session.retract(CharRange(message="c1", start=4, end=9), eraser="drop", keep_undo=True)
+    match then:
+        case "shift":
+            session.retract("u1", eraser="shift")
+        case "heal":
+            session.heal()
+        case "same message":
+            session.retract("c1", eraser="drop")
+        case "expired":
+            monkeypatch.setattr("kv_memory.undo.SECONDS", -1)
+        case "evicted":
+            session.forget()
+    assert session.undo(report) == "to be read again"
+    usage = session.prefill(CONVERSATION)
+    assert usage.prefilled > 0
+    assert in_step(session)
+
+
+def test_nothing_is_kept_unless_asked_for(session: Session) -> None:
+    report = session.retract("c1", eraser="drop")
+    assert session.undo(report) == "to be read again"
+
+
+def test_an_eraser_that_changes_other_cells_is_undone_by_reading_again(session: Session) -> None:
+    report = session.retract("c1", eraser="influence", keep_undo=True)
+    assert session.undo(report) == "to be read again"
+
+
+def test_rows_that_are_kept_put_healing_off() -> None:
+    memory = Memory(ENGINE, heal="idle")
+    session = memory.session("s")
+    session.prefill(CONVERSATION)
+    report = session.retract("c1", eraser="drop", keep_undo=True)
+    assert memory.healer.wait(10)
+    assert session.report(report.id).status == "approximate"
+    assert session.undo(report) == "restored"
+
+
+def test_what_another_retraction_named_too_stays_retracted(session: Session) -> None:
+    report = session.retract("c1", eraser="drop", keep_undo=True)
+    session.retract("c1", eraser="drop")
+    session.undo(report)
+    assert session.prefill(CONVERSATION).left_out > 0
+    assert in_step(session)
