@@ -2,7 +2,8 @@
 
 A request is an opener, a frame around what to do, and the arguments in some style. `{w}` is any word, `{k}` an
 argument's name, `{v}` its value, `{key}` a field of the result that the user wants to hear. A random word never touches
-a value, for then nobody could say where the value begins.
+a value, for then nobody could say where the value begins; in some requests of training it does, but each value is then
+in quotes, so that a model learns that the words around a value are none of it.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ class ToolPhrases(NamedTuple):
     parts: dict[str, Lines]
     """By section."""
     styles: tuple[Style, ...]
+    loose: tuple[Style, ...]
+    """Styles in which random words touch values, which are then in quotes; none outside of training."""
     naturals: dict[str, Lines]
     flags: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
     """Ways to say that an argument is true, and false."""
@@ -64,6 +67,7 @@ def _phrases(held_out: bool | None, slips: float) -> ToolPhrases:
     return ToolPhrases(
         {name: lines(name, held_out) for name in _PARTS},
         tuple(_style(line) for line in raw("styles", held_out)),
+        tuple(_style(line) for line in raw("loose styles") if slips),
         naturals(held_out),
         tuple(pairs("flags")),
         tuple((yes[0], no[0]) for yes, no in pairs("yes")),

@@ -22,7 +22,7 @@ class Wording(Spelling):
         task, rest = self._task(tool, given)
         if len(rest) > 1 and rng.random() < 0.4:
             rest = rng.sample(rest, len(rest))
-        style = values.pick(self.phrases.styles)
+        style = self.style()
         place = style.place if rest else "inside"
         asks = wanted is not None and place in ("inside", "after", "first") and rng.random() < 0.25
         before, kind, after = _DO.split(self._frame(task, "asks" if asks else None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,10 @@ Argument = Scalar | list[str]
 Given = tuple[Leaf, Argument]
 _LONG = frozenset(("text", "phrase"))
 """Kinds whose values are several plain words: in a sentence they need quotes, or nobody could say where they end."""
+_LOOSE = 0.25
+"""The share of the requests of training in which random words may touch values."""
+_CLEAR = re.compile(r"([\"'`])[^\"'`]*\{v\}\1")
+"""An item that puts the value in quotes itself."""
 _QUOTES = (*[('"', '"')] * 16, ("'", "'"), ("'", "'"), ("`", "`"), ("“", "”"))
 
 
@@ -31,6 +36,9 @@ class Spelling:
         """How often an argument's name is written as in the schema."""
         self._natural = rng.random() < 0.8
         self._slips = rng.random() < phrases.slips
+        self._loose = bool(phrases.loose) and rng.random() < _LOOSE
+        if self._loose:
+            self._open, self._close = values.pick((('"', '"'), ("`", "`"), ("'", "'"), ("“", "”")))
 
     def part(self, section: str) -> str:
         """A wording of this section, with slips if this request has any."""
@@ -47,6 +55,10 @@ class Spelling:
         """An argument's name."""
         return leaf.names[self.values.rng.random() > self._verbatim]
 
+    def style(self) -> Style:
+        """A way to say the arguments."""
+        return self.values.pick(self.phrases.loose if self._loose else self.phrases.styles)
+
     def list(self, style: Style, given: Sequence[Given]) -> str:
         """These arguments in this style."""
         pick = self.values.pick
@@ -59,25 +71,37 @@ class Spelling:
             between = last = head.removesuffix("{args}")
         texts = []
         for leaf, value in given:
-            text = self.value(leaf.parameter.kind, value, style.place == "lines")
+            if self._loose:
+                text = self._quoted(value)
+            elif _CLEAR.search(item):
+                text = self._bare(value)
+            else:
+                text = self.value(leaf.parameter.kind, value, style.place == "lines")
             texts.append(item.replace("{k}", self.name(leaf)).replace("{v}", text))
         text = texts[0] if len(texts) == 1 else between.join(texts[:-1]) + last + texts[-1]
-        return (slip(self.values.rng, head) if self._slips else head).replace("{args}", text)
+        if self._slips:  # a value may stand before it
+            head = slip(self.values.rng, "{} " + head).removeprefix("{} ")
+        return head.replace("{args}", text)
 
     def value(self, kind: str, value: Argument, in_line: bool = False) -> str:
         """A value; `in_line` if it stands at the end of a line of its own."""
+        if isinstance(value, list):
+            return self._bare(value) if in_line else self._quoted(value)
+        if not isinstance(value, str):
+            return self._bare(value)
+        if self._quotes_all or value.lower() in glue_words() or (kind in _LONG and not in_line):
+            return self._quoted(value)
+        return value
+
+    def _bare(self, value: Argument) -> str:
         if value is True or value is False:
             return self._yes[not value]
-        if isinstance(value, list):
-            if in_line:
-                return ", ".join(value)
-            quoted = [f"{self._open}{item}{self._close}" for item in value]
-            return ", ".join(quoted[:-1]) + (" and " if len(quoted) > 1 else "") + quoted[-1]
-        if not isinstance(value, str):
-            return as_text(value)
-        if self._quotes_all or value.lower() in glue_words() or (kind in _LONG and not in_line):
-            return f"{self._open}{value}{self._close}"
-        return value
+        return ", ".join(value) if isinstance(value, list) else as_text(value)
+
+    def _quoted(self, value: Argument) -> str:
+        texts = value if isinstance(value, list) else [self._bare(value)]
+        quoted = [f"{self._open}{text}{self._close}" for text in texts]
+        return ", ".join(quoted[:-1]) + (" and " if len(quoted) > 1 else "") + quoted[-1]
 
 
 def _nested(given: Sequence[Given]) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from kv_memory.pocket.facts import Fact
 from kv_memory.pocket.records import facts, make_record, make_schema
 from kv_memory.pocket.tool_bank import Lines
 from kv_memory.pocket.tool_phrases import ToolPhrases, slip, tool_phrases
+from kv_memory.pocket.tool_schemas import Leaf, Parameter
+from kv_memory.pocket.tool_spelling import Spelling
 from kv_memory.pocket.tool_talk import NO_TOOL, remarks
 from kv_memory.pocket.tool_words import FLAGS, KNOWN, TEST_FLAGS, TEST_KNOWN, TEST_VERBS, VERBS, synonyms
 from kv_memory.pocket.toolbox import Toolbox
@@ -162,6 +164,18 @@ def test_nothing_random_touches_what_a_wording_leaves_open() -> None:
     assert not [text for text in texts if re.search(r"\{w\} ?\{(?!w)|\{(?!w)\w+\} ?\{w", text)]
     for _ in range(200):
         assert "the {v} of" in slip(Random(_), "please take the {v} of our list")
+
+
+@settings(deadline=None)
+@given(seeds)
+def test_random_words_touch_only_values_in_quotes_and_only_in_training(seed: int) -> None:
+    assert not any(tool_phrases("test", held_out).loose for held_out in (None, False, True))
+    values = Values(Random(seed), "train")
+    loose = (Spelling(values, tool_phrases("train")) for _ in iter(int, 1))
+    spelling = next(spelling for spelling in loose if spelling._loose)
+    leaf = Leaf(("size",), Parameter("size", "word"), ("size", "size"))
+    said = spelling.list(spelling.style(), [(leaf, "value")])
+    assert re.search(r"([\"`'])value\1|“value”", said), said
 
 
 def test_verbs_and_wordings_of_arguments_say_one_thing() -> None:
