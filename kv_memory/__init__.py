@@ -7,7 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kv_memory.audit import AuditLog
     from kv_memory.memory import Memory
+    from kv_memory.policy import Policy, Reason
     from kv_memory.reply import Reply
     from kv_memory.report import RetractionReport
     from kv_memory.session import Session
@@ -16,8 +18,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "AuditLog": "audit",
     "CharRange": "spans",
     "Memory": "memory",
+    "Policy": "policy",
+    "Reason": "policy",
     "Reply": "reply",
     "RetractionReport": "report",
     "Session": "session",
@@ -26,7 +31,19 @@ _HOME = {
     "SpanStatus": "spans",
 }
 
-__all__ = ["CharRange", "Memory", "Reply", "RetractionReport", "Session", "Span", "SpanKind", "SpanStatus"]
+__all__ = [
+    "AuditLog",
+    "CharRange",
+    "Memory",
+    "Policy",
+    "Reason",
+    "Reply",
+    "RetractionReport",
+    "Session",
+    "Span",
+    "SpanKind",
+    "SpanStatus",
+]
 
 
 def __getattr__(name: str) -> Any:

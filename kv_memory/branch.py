@@ -12,7 +12,9 @@ from kv_memory.erasers.base import Eraser, Erasure
 from kv_memory.errors import ContextLengthError
 from kv_memory.ledger import Entry, Ledger, Selection, merge
 from kv_memory.messages import Cuts, Message
-from kv_memory.policy import default_eraser
+from kv_memory.policy.choose import choose
+from kv_memory.policy.config import Policy
+from kv_memory.policy.reasons import Reason
 
 
 class Branch:
@@ -22,12 +24,14 @@ class Branch:
         self,
         engine: Engine,
         calibration: Calibration | None = None,
+        policy: Policy | None = None,
         seq: SequenceId | None = None,
         ledger: Ledger | None = None,
     ) -> None:
-        """`calibration` chooses the eraser where a call names none."""
+        """`calibration` and `policy` choose the eraser where a call names none."""
         self.engine = engine
         self.calibration = calibration
+        self.policy = policy
         self._seq: SequenceId | None = engine.create() if seq is None else seq
         self.ledger = Ledger() if ledger is None else ledger
         self.tools_digest = ""
@@ -66,7 +70,7 @@ class Branch:
     def fork(self, entries: int | None = None) -> Branch:
         """A copy of its first messages (all without a number)."""
         ledger = self.ledger.copy(entries)
-        other = Branch(self.engine, self.calibration, self.engine.fork(self.seq, ledger.end), ledger)
+        other = Branch(self.engine, self.calibration, self.policy, self.engine.fork(self.seq, ledger.end), ledger)
         other.tools_digest = self.tools_digest
         return other
 
@@ -96,7 +100,12 @@ class Branch:
         return len(ids)
 
     def erase(
-        self, selections: Sequence[Selection], eraser: Eraser | None, *, keep: bool = False
+        self,
+        selections: Sequence[Selection],
+        eraser: Eraser | None,
+        reason: Reason | str = "",
+        *,
+        keep: bool = False,
     ) -> tuple[int, Eraser, Cells | None]:
         """Take parts of messages out of the cache and the ledger; the number of tokens recomputed, and by what.
 
@@ -106,7 +115,7 @@ class Branch:
         what was to be erased is gone.
         """
         spans = merge(i for selection in selections for i in selection.intervals())
-        eraser = eraser or self._default(spans)
+        eraser = eraser or self._default(spans, reason)
         if not self.resident:
             self.ledger.erase(selections, (), exact=True)
             return 0, eraser, None
@@ -171,7 +180,9 @@ class Branch:
         """Remove the cells after the last token: steering states that nothing follows, and what was cut off."""
         self.engine.truncate(self.seq, self.ledger.end)
 
-    def _default(self, spans: Sequence[Interval]) -> Eraser:
+    def _default(self, spans: Sequence[Interval], reason: Reason | str = "") -> Eraser:
         erased = sum(end - start for start, end in spans)
         start = min((start for start, _ in spans), default=0)
-        return default_eraser(self.engine, self.ledger.cells_from(start) - erased, self.calibration)
+        following = self.ledger.cells_from(start) - erased
+        chosen = choose(self.engine, erased, following, calibration=self.calibration, policy=self.policy, reason=reason)
+        return chosen.eraser

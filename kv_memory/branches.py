@@ -18,6 +18,7 @@ from kv_memory.engines.base import Engine
 from kv_memory.erasers.base import Eraser
 from kv_memory.ledger import Ledger, selection
 from kv_memory.messages import Cuts, Message
+from kv_memory.policy.config import Policy
 from kv_memory.reply import Usage
 
 Tools = list[dict[str, Any]] | None
@@ -31,6 +32,7 @@ class Host(Protocol):
     format: ChatFormat
     eraser: Eraser | None
     calibration: Calibration | None
+    policy: Policy
 
     def make_room(self, tokens: int, keep: Branch) -> None:
         """Evict what was least recently used until so many cells fit; ContextLengthError when they cannot."""
@@ -135,7 +137,7 @@ class Branches:
         return target
 
     def _empty(self) -> Branch:
-        return Branch(self._host.engine, self._host.calibration, ledger=Ledger(self._serials))
+        return Branch(self._host.engine, self._host.calibration, self._host.policy, ledger=Ledger(self._serials))
 
     def _follow(self, branch: Branch, alignment: Alignment, messages: Sequence[Message], eraser: Eraser | None) -> None:
         """Bring the cached messages to where the caller's history has them: ids learned, vanished text erased."""

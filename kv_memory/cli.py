@@ -1,4 +1,4 @@
-"""The command line: `kv-memory demo`, `replay`, `calibrate` and `train-eraser`."""
+"""The command line: `kv-memory demo`, `replay`, `calibrate`, `train-eraser`, `export-gguf` and `audit`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -28,6 +28,11 @@ Erasers = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+Log = Annotated[Path, typer.Option("--log", help="The audit log.")]
+
+audit = typer.Typer(no_args_is_help=True, help="Look into an audit log of retractions, and verify it.")
+app.add_typer(audit, name="audit")
 
 
 @app.callback()
@@ -225,6 +230,97 @@ def train_eraser(
             model, text, out, plan, resume=resume, workers=workers, say=lambda what: progress(what, 0, 0), report=report
         )
     typer.echo(f"wrote {out}")
+
+
+@app.command("export-gguf")
+def export_gguf(
+    eraser: Annotated[
+        str | None, typer.Argument(help="Directory or hub id of a trained eraser. Without it a model is written.")
+    ] = None,
+    *,
+    out: Annotated[Path, typer.Option(help="The GGUF file.")],
+    base: Annotated[
+        Path | None, typer.Option(help="The eraser's model: its directory, or .gguf file; default: the pocket model.")
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Directory of a Qwen3, Qwen2 or Llama model to write; default: the pocket model."),
+    ] = None,
+    dtype: Annotated[Literal["f32", "f16", "q8_0"] | None, typer.Option(help="Of a model's matrices; f16.")] = None,
+) -> None:
+    """Write a trained eraser, or a model, as a GGUF file for llama.cpp."""
+    from rich.console import Console
+
+    if eraser is None and base is not None:
+        raise KVMemoryError("--base goes with an eraser; write a model with --model.")
+    if eraser is not None and (model is not None or dtype is not None):
+        raise KVMemoryError(
+            "--model and --dtype are for writing a model; say with --base which model the eraser is for."
+        )
+    with _progress(Console(stderr=True), "tensors") as progress:
+        progress("Loading torch", 0, 0)
+        from kv_memory.gguf import export_adapter, export_model
+        from kv_memory.pocket import model_path
+
+        if eraser is None:
+            export_model(
+                model or model_path(), out, dtype or "f16", lambda done, total: progress("Writing", done, total)
+            )
+        else:
+            progress("Reading the eraser and its model", 0, 0)
+            export_adapter(eraser, base or model_path(), out)
+    typer.echo(f"wrote {out}")
+
+
+@audit.command("list")
+def audit_list(
+    *,
+    log: Log,
+    session: Annotated[str | None, typer.Option(help="Only of this session.")] = None,
+    limit: Annotated[int, typer.Option(help="Only the latest so many rows.", min=1)] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """The rows of an audit log: intents, outcomes, refusals, healings and undoings."""
+    from kv_memory.audit import AuditLog
+    from kv_memory.audit.show import print_json, show_rows
+
+    rows = AuditLog(log, reading=True).entries(session=session, limit=limit)
+    print_json(rows=rows) if as_json else show_rows(rows)
+
+
+@audit.command("show")
+def audit_show(
+    retraction: Annotated[str, typer.Argument(help="Its id, as in its report and in the list.")],
+    *,
+    log: Log,
+    as_json: AsJson = False,
+) -> None:
+    """All that an audit log holds about one retraction."""
+    from kv_memory.audit import AuditError, AuditLog
+    from kv_memory.audit.show import print_json, show_retraction
+
+    rows = AuditLog(log, reading=True).entries(retraction=retraction)
+    if not rows:
+        raise AuditError(f"The audit log {log} has no retraction {retraction!r}; kv-memory audit list gives the ids.")
+    print_json(rows=rows) if as_json else show_retraction(rows)
+
+
+@audit.command("verify")
+def audit_verify(
+    *,
+    log: Log,
+    key: Annotated[Path | None, typer.Option(help="The file with its key; default: the one beside the log.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Whether an audit log is as it was written; exit code 1 when it is not."""
+    from kv_memory.audit import AuditLog
+    from kv_memory.audit.key import read_key
+    from kv_memory.audit.show import print_json, show_problems
+
+    problems = AuditLog(log, key=None if key is None else read_key(key), reading=True).verify()
+    print_json(problems=problems) if as_json else show_problems(problems)
+    if problems:
+        raise typer.Exit(1)
 
 
 @contextmanager

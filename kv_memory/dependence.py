@@ -51,27 +51,42 @@ def turns_after(branch: Branch, position: int) -> list[Selection]:
     return [part for entry in branch.ledger.entries if entry.start > position for part in _parts(entry)]
 
 
-def log_probabilities(branch: Branch, turns: Sequence[Selection]) -> list[float]:
-    """Sum of the log-probabilities of each turn's tokens after what stands before them in the cells, in nats.
+def log_probabilities(branch: Branch, turns: Sequence[Selection], after: int = -1) -> list[float]:
+    """Sum of the log-probabilities of each turn's tokens, in nats, with the message before it read once more.
 
-    Nothing changes. Costs a forward pass of the turns and one copy of the cells. Callers hold the engine's lock.
+    The question before an answer may carry what was erased; read again over the cells as they are now it does not. Only
+    messages that begin after the position `after` are. Nothing changes. Costs a forward pass of these messages and
+    turns and one copy of the cells. Callers hold the engine's lock.
     """
     if not turns:
         return []
     engine = branch.engine
+    begins = [_begin(branch, turn, after) for turn in turns]
+    last_first = sorted(range(len(turns)), key=lambda i: -begins[i])
     found: dict[int, float] = {}
-    starts = {i: turn.intervals()[0][0] for i, turn in enumerate(turns)}
-    last_first = sorted(starts, key=lambda i: -starts[i])
-    seq = engine.fork(branch.seq, starts[last_first[0]])
+    cells = list(zip(engine.positions(branch.seq), engine.tokens(branch.seq), strict=True))
+    seq = engine.fork(branch.seq, begins[last_first[0]])
     try:
         for i in last_first:
-            engine.truncate(seq, starts[i])
-            ids = [run.piece.ids[place] for run, places in turns[i].tokens() for place in places]
-            rows = engine.score(seq, ids)
-            found[i] = float(sum(row[token] for row, token in zip(rows, ids, strict=True)))
+            engine.truncate(seq, begins[i])
+            start, end = turns[i].intervals()[0][0], turns[i].intervals()[-1][1]
+            read = [cell for cell in cells if begins[i] <= cell[0] < end]
+            rows = engine.score(seq, [token for _, token in read])
+            scored = zip(read, rows, strict=True)
+            found[i] = float(sum(row[token] for (position, token), row in scored if position >= start))
     finally:
         engine.free(seq)
     return [found[i] for i in range(len(turns))]
+
+
+def _begin(branch: Branch, turn: Selection, after: int) -> int:
+    """Where the message before the turn begins, if it is there in full and may be read again; else the turn."""
+    entries = branch.ledger.entries
+    number = entries.index(turn.entry)
+    before = entries[number - 1] if number else None
+    if before is None or before.cuts or before.start <= after or not before.runs:
+        return turn.intervals()[0][0]
+    return before.start
 
 
 def dependences(turns: Sequence[Selection], before: Sequence[float], after: Sequence[float]) -> list[Dependence]:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kv_memory.policy.authority import Refusal
+
 
 class KVMemoryError(Exception):
     """Base of every error that kv_memory raises on purpose."""
@@ -37,3 +42,16 @@ class UnsupportedModelError(ModelError):
 
 class UnsupportedOperationError(KVMemoryError):
     """The engine lacks a capability that this eraser or call needs."""
+
+
+class PolicyError(KVMemoryError):
+    """A policy cannot be read; the message names the file, the field and what is allowed."""
+
+
+class RefusedError(KVMemoryError):
+    """Somebody asked to retract what they have no authority over. Nothing was changed."""
+
+    def __init__(self, message: str, refusals: tuple[Refusal, ...] = ()) -> None:
+        super().__init__(message)
+        self.refusals = refusals
+        """One for each span that was refused."""

@@ -343,12 +343,13 @@ def _overwritten(message: Message, cuts: Cuts) -> Message:
     return replace(message, content=content, tool_calls=calls)
 
 
-_KINDS = {
+KINDS = {
     "system": SpanKind.SYSTEM,
     "user": SpanKind.USER,
     "assistant": SpanKind.ASSISTANT,
     "tool": SpanKind.TOOL_RESULT,
 }
+"""The kind of a message's text, by its role."""
 
 
 def _entry_spans(entry: Entry, index: int) -> Iterator[Span]:
@@ -376,7 +377,7 @@ def _entry_spans(entry: Entry, index: int) -> Iterator[Span]:
         }
         return Span.model_validate({**fields, **more})
 
-    yield span(entry.span_id, _KINDS[message.role], entry.everything())
+    yield span(entry.span_id, KINDS[message.role], entry.everything())
     for i, document in enumerate(message.documents):
         chars = (document.start, document.end)
         span_id = f"{entry.span_id}.doc{i}"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from kv_memory.audit import AuditLog
 from kv_memory.branch import Branch
 from kv_memory.calibration.record import FILE, Calibration, load
 from kv_memory.chat import ChatFormat
@@ -17,19 +18,19 @@ from kv_memory.erasers.steer import Steer
 from kv_memory.errors import ContextLengthError, ConversationError, TargetError, UnknownTargetError
 from kv_memory.heal import Healer
 from kv_memory.messages import parse_messages
+from kv_memory.policy.config import Heal, Policy
 from kv_memory.report import RetractionReport
 from kv_memory.session import Session
+from kv_memory.session_state import SessionState
 from kv_memory.spans import Target, target_name
 from kv_memory.targets import find
-
-HealMode = Literal["idle", "now", "never"]
 
 
 class Memory:
     """A model and the conversations that it has in mind.
 
     ```python
-    memory = Memory()  # the embedded pocket model; or a path, a hub id, a ready engine
+    memory = Memory()  # the embedded pocket model; or a path, a hub id, a .gguf file, a ready engine
     session = memory.session("thread-1")
     reply = session.chat(messages)
     report = session.retract("call_1", reason="the API returned a wrong price")
@@ -46,27 +47,34 @@ class Memory:
         eraser: str | Path | Eraser | None = None,
         calibration: Calibration | str | Path | None = None,
         max_tokens: int | None = None,
-        heal: HealMode = "idle",
+        policy: Policy | str | Path | None = None,
+        audit: AuditLog | str | Path | None = None,
+        heal: Heal | None = None,
         on_heal: Callable[[RetractionReport], object] | None = None,
         device: str | None = None,
         dtype: str | None = None,
     ) -> None:
         """`eraser`: how to erase where a call does not say; by default as `default_eraser` chooses. A trained eraser,
-        by its directory or hub id, is loaded into the engine; then its calibration chooses, or `steer` is the default
-        where it has none.
+        by its directory, .gguf file or hub id, is loaded into the engine; then its calibration chooses, or `steer` is
+        the default where it has none.
 
         `calibration`: of this model, or its file; by default the trained eraser's, or the calibration.json in the
         model's directory, if there is one. A ready engine keeps the probe layers that it has.
 
         `max_tokens`: cells of all sessions together; by default four times the model's context.
 
+        `policy`: how retractions are made and who may ask for them; a Policy, or its .toml or .yaml file.
+
+        `audit`: the log in which each retraction is written down, or its file. What it says was retracted in a session
+        stays retracted in this process too. A retraction that cannot be written down is not made.
+
         `heal`: when what an approximate eraser left is read again exactly: in idle time, in chunks that stand back for
-        calls, where `max_tokens` has room for a copy; now, before the call that erased returns; or never. `on_heal`
-        hears, in the healing thread, of each retraction that was made exact so.
+        calls, where `max_tokens` has room for a copy; now, before the call that erased returns; or never; by default
+        as the policy says. `on_heal` hears, in the healing thread, of each retraction that was made exact so.
 
         Raises ModelError (a path that is not a model, or an eraser that is not this model's), UnsupportedModelError
         (its cache cannot be edited), UnsupportedOperationError (the engine lacks what the eraser needs), KVMemoryError
-        (a calibration that cannot be read, or of a model of another shape).
+        (a calibration that cannot be read, or of a model of another shape), PolicyError, AuditError.
         """
         trained = open_eraser(eraser) if isinstance(eraser, (str, Path)) and is_files(eraser) else None
         if calibration is None and trained is not None:
@@ -85,6 +93,10 @@ class Memory:
             self.eraser = get_eraser(eraser if isinstance(eraser, Eraser) else str(eraser))
             self.eraser.check(self.engine)
         self.max_tokens = max_tokens or 4 * self.engine.capabilities.max_positions
+        self.policy = Policy.load(policy) if isinstance(policy, (str, Path)) else policy or Policy()
+        self.audit = AuditLog(audit) if isinstance(audit, (str, Path)) else audit
+        if self.audit is not None:
+            self.audit.close_unfinished()
         self.heal = heal
         self.on_heal = on_heal
         self.healer = Healer(self.engine.lock, self._to_heal, self._answering, self._healed)
@@ -162,7 +174,7 @@ class Memory:
             if branch is healed:
                 session.note_healed()
 
-    def explain_unknown(self, session: Session, target: Target) -> UnknownTargetError:
+    def explain_unknown(self, session: SessionState, target: Target) -> UnknownTargetError:
         """The error for a target that this session does not hold; says so if another one does."""
         name = target_name(target)
         for other in self._sessions.values():
@@ -190,7 +202,7 @@ def _load(
     device: str | None,
     dtype: str | None,
 ) -> Engine:
-    from kv_memory.engines.loading import load_model
+    from kv_memory.engines.loading import is_gguf, load_gguf, load_model
     from kv_memory.engines.transformers import TransformersEngine
 
     name = "pocket" if model is None else str(model)
@@ -201,6 +213,8 @@ def _load(
         if trained is not None:
             trained.check(name, config)
 
-    loaded, tokenizer = load_model(str(_path(model) if model is None else model), device, dtype, check)
     layers = calibration.influence.probe_layers if calibration else None
+    if model is not None and is_gguf(model):
+        return load_gguf(Path(model), device, dtype, check, probe_layers=layers)
+    loaded, tokenizer = load_model(str(_path(model) if model is None else model), device, dtype, check)
     return TransformersEngine(loaded, tokenizer, name=name, probe_layers=layers)

@@ -11,9 +11,6 @@ from kv_memory.dependence import Dependence
 from kv_memory.edits import Edit, tombstones
 from kv_memory.spans import Span
 
-Cascade = Literal["report", "retract", "regenerate"]
-"""What to do about later turns of the assistant that depended on what is retracted: name them, retract them too, or
-that and have `Session.regenerate` write them anew."""
 RetractionStatus = Literal["exact", "approximate", "queued", "planned", "nothing to erase"]
 
 

@@ -10,6 +10,7 @@ from kv_memory.dependence import Dependence, dependences, log_probabilities, tur
 from kv_memory.edits import Edit, selections
 from kv_memory.erasers.base import Eraser
 from kv_memory.ledger import Ledger, Selection
+from kv_memory.policy.reasons import Reason
 from kv_memory.report import RetractionStatus
 from kv_memory.resolve import Meaning
 from kv_memory.spans import Span, SpanStatus
@@ -22,6 +23,7 @@ class Carrying:
 
     eraser: Eraser | None
     """None chooses by branch."""
+    reason: Reason | str = ""
     dry_run: bool = False
     score: bool = False
     """Score what the assistant wrote afterwards, with what is erased and without it."""
@@ -62,16 +64,22 @@ class Carrying:
         if self.score and not self.found and branch.resident and intervals:
             turns = turns_after(branch, min(start for start, _ in intervals))
             turns = [turn for turn in turns if not any(turn.entry is s.entry for s in concerned)]
-        before = log_probabilities(branch, turns)
-        again, name, kept = erase(branch, concerned, self.eraser, keep=self.keep)
+        first = min((start for start, _ in intervals), default=0)
+        before = log_probabilities(branch, turns, first)
+        again, name, kept = erase(branch, concerned, self.eraser, self.reason, keep=self.keep)
         self.kept += [kept] if kept else []
         self.recomputed += again
         self.used += [name] if name not in self.used else []
-        self.found += dependences(turns, before, log_probabilities(branch, turns))
+        self.found += dependences(turns, before, log_probabilities(branch, turns, first))
 
 
 def erase(
-    branch: Branch, concerned: Sequence[Selection], eraser: Eraser | None, *, keep: bool = False
+    branch: Branch,
+    concerned: Sequence[Selection],
+    eraser: Eraser | None,
+    reason: Reason | str = "",
+    *,
+    keep: bool = False,
 ) -> tuple[int, str, Kept | None]:
     """Tokens recomputed, the name of the eraser that did it, and with `keep` what it takes to undo it."""
     live = any(selection.intervals() for selection in concerned)
@@ -79,15 +87,10 @@ def erase(
     if not (live or upgrade):
         return 0, eraser.name if eraser else "none", None
     if keep:
-        recomputed, used, kept = erase_undoably(branch, concerned, eraser)
+        recomputed, used, kept = erase_undoably(branch, concerned, eraser, reason)
         return recomputed, used.name, kept
-    recomputed, used, _ = branch.erase(concerned, eraser)
+    recomputed, used, _ = branch.erase(concerned, eraser, reason)
     return recomputed, used.name, None
-
-
-def erase_edits(branch: Branch, edits: Sequence[Edit], eraser: Eraser | None) -> None:
-    """Erase what these edits concern in a branch."""
-    erase(branch, selections(branch.ledger, edits), eraser)
 
 
 def forget_edits(branch: Branch, edits: Sequence[Edit]) -> None:

@@ -7,58 +7,36 @@ the longest match is used, and forked where the conversation diverges.
 
 from __future__ import annotations
 
-import itertools
-import time
 import uuid
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from kv_memory.answering import Answering, ReplyStream, SamplingOptions
 from kv_memory.attribution import Attribution, attribute
+from kv_memory.audit import Outcome, SealedEdit
 from kv_memory.branch import Branch
-from kv_memory.branches import Branches, Tools
-from kv_memory.edits import Edit, selections
+from kv_memory.branches import Tools
+from kv_memory.edits import Edit
 from kv_memory.engines.base import Sampling
 from kv_memory.erasers import get_eraser
 from kv_memory.erasers.base import Eraser
-from kv_memory.erasers.recompute import Recompute
 from kv_memory.errors import UnknownTargetError
 from kv_memory.ledger import Ledger
 from kv_memory.messages import Message, parse_messages
 from kv_memory.reply import Reply, Usage
-from kv_memory.report import Cascade, RetractionReport
-from kv_memory.resolve import Meaning, learn_ids, resolve
-from kv_memory.retraction import Carrying, answers_after, erase_edits, forget_edits, named_spans, never_read, status_of
-from kv_memory.spans import Span, SpanStatus, Target, target_name
-from kv_memory.undo import Kept
+from kv_memory.report import RetractionReport
+from kv_memory.resolve import resolve
+from kv_memory.retracting import RetractingSession
+from kv_memory.spans import Span, Target
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from kv_memory.memory import Memory
-
-Undone = Literal["restored", "to be read again"]
 Progress = Callable[[int], None]
 
 
-class Session:
+class Session(RetractingSession):
     """Made by `Memory.session`. Usable from several threads; forward passes of one engine take turns."""
-
-    def __init__(self, memory: Memory, session_id: str) -> None:
-        self.id = session_id
-        self.branches = Branches(memory)
-        self.reports: list[RetractionReport] = []
-        self.heals = True
-        """What approximate erasures leave is healed, as the memory says."""
-        self._memory = memory
-        self._engine = memory.engine
-        self._edits: list[Edit] = []
-        self._kept: dict[str, list[Kept]] = {}
-        """By report id."""
-        self._queued: list[tuple[Branch, Callable[[], object]]] = []
-        self._soon: deque[Callable[[], object]] = deque()
 
     def prefill(
         self, messages: Any, tools: Tools = None, *, without: Sequence[Target] = (), progress: Progress | None = None
@@ -68,7 +46,11 @@ class Session:
             parsed = parse_messages(messages)
             unread = self._unread(parsed, Ledger(), tools) if without else None
             self._apply_queued()
-            self._remember([edit for target in without for m in resolve(target, [], unread) for edit in m.edits])
+            self._recall(parsed)
+            edits = [edit for target in without for m in resolve(target, [], unread) for edit in m.edits]
+            with self._recorded(without, edits, log=bool(edits)) as attempt:
+                self._remember(edits)
+                attempt.outcome = Outcome("never read")
             usage = self.branches.hold(parsed, tools, self._edits, None, progress)[1]
             self._settle()
             return usage
@@ -117,6 +99,7 @@ class Session:
 
         def hold() -> tuple[Branch, Usage]:
             self._apply_queued()
+            self._recall(answering.messages)
             return self.branches.hold(
                 answering.messages, tools, self._edits, answering.head, progress, history_eraser=wanted
             )
@@ -131,6 +114,7 @@ class Session:
         """Log-probabilities [tokens + 1, vocabulary] before each token of `answer` and its end, as the next turn."""
         with self._engine.lock:
             parsed = parse_messages(messages)
+            self._recall(parsed)
             head = self._memory.format.generation_prompt(parsed, tools)
             branch, _ = self.branches.hold(parsed, tools, self._edits, head)
             start = self._engine.next_position(branch.seq)
@@ -141,83 +125,6 @@ class Session:
                 return self._engine.score(branch.seq, [*ids, *end])
             finally:
                 self._engine.truncate(branch.seq, start)
-
-    def retract(
-        self,
-        *targets: Target,
-        reason: str = "",
-        eraser: str | Eraser | None = None,
-        messages: Any = None,
-        cascade: Cascade | None = None,
-        keep_undo: bool = False,
-        dry_run: bool = False,
-    ) -> RetractionReport:
-        """Erase what these targets name from the cache, in all branches, now and for good.
-
-        A target is a span id, tool call id (its result), message id, document id, or a CharRange. The same message in
-        a later call stays erased, though the caller's history still holds it. Naming what is already erased changes
-        nothing, unless the eraser is exact and the earlier one was not. Without an `eraser`, here or in the memory, it
-        is what `policy.default_eraser` chooses.
-
-        `messages`: the conversation that is meant, where the session may not have read all of it yet; what it has not
-        read it will not read. `cascade`: score what the assistant wrote afterwards and say, or retract too, what
-        depended on the span; it costs two forward passes of those turns. `keep_undo`: keep the rows that `drop` or
-        `steer` replaces, text and all, in memory for ten minutes, so that `undo` puts them back as they were; until
-        then it is not healed in idle time. `dry_run` changes nothing and reports what
-        would be erased.
-
-        Raises UnknownTargetError, AmbiguousTargetError, TargetError or UnsupportedOperationError (the engine lacks what
-        the eraser needs) before anything is changed.
-        """
-        if not targets:
-            raise UnknownTargetError("Nothing to retract was named; give a span, tool call, message or document id.")
-        with self._engine.lock:
-            started = time.perf_counter()
-            wanted = self._memory.eraser if eraser is None else get_eraser(eraser)
-            if wanted is not None:
-                wanted.check(self._engine)
-            meanings = self._resolve(targets, self._given(messages))
-            edits = list(dict.fromkeys(edit for meaning in meanings for edit in meaning.edits))
-            named = [(m.ledger, {s.span_id for s in selections(m.ledger, m.edits)}) for m in meanings]
-            derived = answers_after(meanings)
-            work = Carrying(wanted, dry_run, score=cascade is not None, keep=keep_undo)
-            if not dry_run:
-                self._remember(edits)
-            work.carry_out(self.branches, edits)
-            if not dry_run:
-                never_read(meanings, [branch.ledger for branch in self.branches])
-            if cascade in ("retract", "regenerate"):
-                found = [found.span_id for found in work.found if found.depends]
-                meanings = self._resolve(found, None)
-                named += [(m.ledger, {s.span_id for s in selections(m.ledger, m.edits)}) for m in meanings]
-                more = [edit for meaning in meanings for edit in meaning.edits if edit not in edits]
-                self._remember(more)
-                work.carry_out(self.branches, more)
-                edits += more
-            self._queued += [(branch, partial(erase_edits, branch, edits, wanted)) for branch in work.waiting]
-            spans = named_spans(named)
-            report = RetractionReport(
-                id=uuid.uuid4().hex[:12],
-                session=self.id,
-                targets=tuple(target_name(target) for target in targets),
-                reason=reason,
-                eraser=", ".join(work.used) or (wanted.name if wanted else "default"),
-                status="planned" if dry_run else "queued" if work.waiting else status_of(spans),
-                spans=spans,
-                edits=tuple(edits),
-                tokens_erased=work.erased,
-                tokens_recomputed=work.recomputed,
-                tokens_reused=work.reused,
-                seconds=time.perf_counter() - started,
-                dependences=tuple(work.found),
-                derived=derived,
-            )
-            if dry_run:
-                return report
-            self.reports.append(report)
-            self._kept[report.id] = [kept for kept in work.kept if kept.usable]
-            self._settle()
-            return self.report(report.id)
 
     def regenerate(
         self,
@@ -243,76 +150,36 @@ class Session:
                 continue
             reply = self.chat(result, tools, **sampling).message
             if parse_messages([reply])[0].digest() == parsed.digest():  # the same again, and now rightly so
-                self._edits = [edit for edit in self._edits if edit.digest != parsed.digest()]
+                self._allow_again(report, parsed.digest())
             result.append({**reply, **({"id": message["id"]} if "id" in message else {})})
             if reply.get("tool_calls") or parsed.tool_calls:
                 break
         return result
 
-    def report(self, report_id: str) -> RetractionReport:
-        """The report as it is by now: a healed retraction says "exact". Raises KeyError where there is none."""
-        return {report.id: report for report in self.reports}[report_id]
+    def _allow_again(self, report: RetractionReport, digest: str) -> None:
+        """What was retracted of this message is not any longer."""
+        again = [edit for edit in self._edits if edit.digest == digest]
+        if self._audit is not None:
+            self._audit.undone(self.id, report.id, edits=again, reason="written again without it")
+            self._sealed = self._audit.retracted(self.id)
+        self._edits = [edit for edit in self._edits if edit not in again]
 
-    def heal(self) -> None:
-        """Read everything that approximate erasures may have left their mark on again, exactly, now."""
-        with self._engine.lock:
-            for branch in self._approximate():
-                if not branch.busy:
-                    branch.erase([], Recompute())
-            self.note_healed()
-
-    def note_healed(self) -> None:
-        """Make the reports say so where no branch is approximate any more. Callers hold the engine's lock."""
-        if self._approximate():
-            return
-        spans = {span.id: span for branch in self.branches for span in branch.ledger.spans()}
-        for place, report in enumerate(self.reports):
-            if report.status == "approximate":
-                now = tuple(
-                    spans.get(span.id, span.model_copy(update={"status": SpanStatus.EXACT})) for span in report.spans
-                )
-                self.reports[place] = report.model_copy(update={"status": "exact", "healed": True, "spans": now})
-                if self._memory.on_heal is not None:
-                    self._memory.on_heal(self.reports[place])
-
-    def soon(self, action: Callable[[], object]) -> None:
-        """Have this done before the next conversation is read, with the engine's lock held. Waits for nothing."""
-        self._soon.append(action)
-
-    def undo(self, report: RetractionReport) -> Undone:
-        """Take a retraction back: the next call reads again, from the first erased part on, what its history holds.
-
-        With `keep_undo` the erased cells are put back, bit-identical, as long as nothing has moved or healed since;
-        what was read meanwhile never saw them and stays as it is. "restored" says that this was done in all branches,
-        "to be read again" that it was not.
-
-        The text itself is not kept here: a history in which tombstones stand needs the messages back. What another
-        retraction named too stays retracted.
-        """
-        with self._engine.lock:
-            kept = self._kept.pop(report.id, [])
-            self.reports = [other for other in self.reports if other.id != report.id]
-            still = {edit for other in self.reports for edit in other.edits}
-            undone = [edit for edit in report.edits if edit not in still]
-            self._edits = [edit for edit in self._edits if edit not in undone]
-            restored = set()
-            for rows in reversed(kept):
-                if rows.usable and not still & set(report.edits):
-                    rows.put_back()
-                    restored.add(rows.branch)
-            for branch in self.branches:
-                if branch.busy:
-                    self._queued.append((branch, partial(forget_edits, branch, undone)))
-                elif branch not in restored:
-                    forget_edits(branch, undone)
-            concerned = {branch for branch in self.branches if selections(branch.ledger, undone)}
-            return "restored" if restored and concerned <= restored else "to be read again"
+    def _record_inherited(self, origin: str) -> None:
+        inherited: list[Edit | SealedEdit] = [*self._edits, *self._sealed]
+        with self._recorded((), inherited, reason=f"forked from {origin}", log=bool(inherited)) as attempt:
+            attempt.outcome = Outcome("inherited")
 
     def fork(self, session_id: str | None = None) -> Session:
         """A new session with a copy of the latest conversation and of all that is retracted here."""
         with self._engine.lock:
-            other = self._memory.new_session(session_id or f"{self.id}/{uuid.uuid4().hex[:6]}")
-            other._edits = list(self._edits)
+            other = self._copy(session_id or f"{self.id}/{uuid.uuid4().hex[:6]}")
+            other._record_inherited(self.id)
+            return other
+
+    def _copy(self, session_id: str) -> Session:
+        with self._engine.lock:
+            other = self._memory.new_session(session_id)
+            other._edits, other._sealed = list(self._edits), list(self._sealed)
             latest = self.branches.latest
             if latest and latest.resident:
                 self._memory.make_room(latest.cells, latest)
@@ -329,8 +196,8 @@ class Session:
         Costs a copy of the cells and an erasure. The fork never heals; leaving the block forgets it.
         """
         with self._engine.lock:
-            other = self.fork(f"{self.id}/without/{uuid.uuid4().hex[:6]}")
-            other.heals = False
+            other = self._copy(f"{self.id}/without/{uuid.uuid4().hex[:6]}")
+            other.heals, other._audit = False, None  # nothing is retracted, only asked about
             try:
                 other.retract(*targets, reason="counterfactual", eraser=eraser)
             except BaseException:
@@ -358,66 +225,14 @@ class Session:
             raise UnknownTargetError(f"Session {self.id!r} has nothing in its cache; call prefill() or chat() first.")
         return latest
 
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._memory.forget(self.id)
-
     def forget(self) -> None:
         """Give all cells back. What was retracted stays retracted when the conversation is read again."""
         with self._engine.lock:
             for branch in self.branches:
                 branch.evict()
 
-    def _resolve(self, targets: Sequence[Target], given: Ledger | None) -> list[Meaning]:
-        """What the targets mean; the conversation `given` is asked first, then the branch used last."""
-        ledgers = [branch.ledger for branch in sorted(self.branches, key=lambda b: -b.used)]
-        meanings = []
-        if given is not None:
-            learn_ids(ledgers, given)
-        for target in targets:
-            try:
-                meanings += resolve(target, ledgers, given)
-            except UnknownTargetError as error:
-                raise self._memory.explain_unknown(self, target) from error
-        return meanings
+    def __enter__(self) -> Session:
+        return self
 
-    def _given(self, messages: Any) -> Ledger | None:
-        """The conversation of a retraction; its span ids are none of the session's."""
-        return None if messages is None else self._unread(parse_messages(messages), Ledger(itertools.count(-1, -1)))
-
-    def _unread(self, messages: Sequence[Message], ledger: Ledger, tools: Tools = None) -> Ledger:
-        """A conversation as a ledger of no cells."""
-        for message, pieces in zip(messages, self._memory.format.encode(messages, tools), strict=True):
-            ledger.append(message, pieces, 0)
-        return ledger
-
-    def _remember(self, edits: Sequence[Edit]) -> None:
-        self._edits += [edit for edit in edits if edit not in self._edits]
-
-    def undoable(self, branch: Branch) -> bool:
-        """Whether rows are kept that healing would make useless."""
-        self._kept = {name: left for name, kept in self._kept.items() if (left := [k for k in kept if k.usable])}
-        return any(rows.branch is branch for kept in self._kept.values() for rows in kept)
-
-    def _approximate(self) -> list[Branch]:
-        return [b for b in self.branches if b.resident and b.ledger.approximate_from is not None]
-
-    def _settle(self) -> None:
-        """Heal as the memory says."""
-        if self._memory.heal == "never" or not self.heals or not self._approximate():
-            return
-        if self._memory.heal == "now":
-            if not any(map(self.undoable, self._approximate())):
-                self.heal()
-        elif not all(self.undoable(branch) for branch in self._approximate()):
-            self._memory.healer.wake()
-
-    def _apply_queued(self) -> None:
-        while self._soon:
-            self._soon.popleft()()
-        waiting = [item for item in self._queued if not item[0].busy]
-        self._queued = [item for item in self._queued if item[0].busy]
-        for _, change in waiting:
-            change()
+    def __exit__(self, *_: object) -> None:
+        self._memory.forget(self.id)

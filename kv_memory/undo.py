@@ -10,6 +10,7 @@ from kv_memory.branch import Branch
 from kv_memory.engines.base import STEERED, Cells
 from kv_memory.erasers.base import Eraser
 from kv_memory.ledger import Entry, Selection, merge
+from kv_memory.policy.reasons import Reason
 
 SECONDS = 600.0
 """How long rows are kept."""
@@ -70,10 +71,12 @@ class Kept:
         return [entry for entry in self.branch.ledger.entries if entry.serial in self._entries]
 
 
-def erase_undoably(branch: Branch, concerned: Sequence[Selection], eraser: Eraser | None) -> tuple[int, Eraser, Kept]:
+def erase_undoably(
+    branch: Branch, concerned: Sequence[Selection], eraser: Eraser | None, reason: Reason | str
+) -> tuple[int, Eraser, Kept]:
     """Erase, and keep what can be put back: as `Branch.erase`."""
     kept = Kept(branch, concerned)
-    recomputed, used, cells = branch.erase(concerned, eraser, keep=True)
+    recomputed, used, cells = branch.erase(concerned, eraser, reason, keep=True)
     kept.finish(cells)
     return recomputed, used, kept
 

@@ -86,17 +86,18 @@ def _fastest(
 def _removes(name: str, following: int, fidelity: Sequence[Fidelity]) -> bool:
     """Nearest length of those measured: time may have been measured at others."""
     rows = [row for row in fidelity if row.eraser == name]
-    nearest = _nearest(following, [row.following for row in rows])
-    return bool(rows) and all(row.residual.high <= RESIDUAL for row in rows if row.following == nearest)
+    measured = nearest(following, [row.following for row in rows])
+    return bool(rows) and all(row.residual.high <= RESIDUAL for row in rows if row.following == measured)
 
 
 def _agrees(name: str, following: int, agreement: Sequence[Agreement]) -> bool:
     rows = [row for row in agreement if row.eraser == name and row.probes >= ENOUGH]
-    nearest = _nearest(following, [row.tokens for row in rows])
+    tokens = nearest(following, [row.tokens for row in rows])
     return all(
-        round(row.probes * (1 - row.agree.value)) <= 1 + row.probes / 100 for row in rows if row.tokens == nearest
+        round(row.probes * (1 - row.agree.value)) <= 1 + row.probes / 100 for row in rows if row.tokens == tokens
     )
 
 
-def _nearest(length: int, lengths: Sequence[int]) -> int | None:
-    return min(lengths, key=lambda other: abs(math.log(other / length)), default=None)
+def nearest(length: int, lengths: Sequence[int]) -> int | None:
+    """The length that `length` differs from by the smallest factor; None of none."""
+    return min(lengths, key=lambda other: abs(math.log(max(1, other) / max(1, length))), default=None)

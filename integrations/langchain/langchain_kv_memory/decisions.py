@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from langchain_core.messages import BaseMessage, ToolMessage
+from langchain_core.messages import BaseMessage
 
-from langchain_kv_memory.convert import text_of
-from langchain_kv_memory.placed import documents_in
+from kv_memory.policy import Category
+from kv_memory.policy.rules.conversation import Conversation
+from langchain_kv_memory.convert import text_of, to_openai
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,8 @@ class Decision:
     reason: str
     chars: tuple[int, int] | None = None
     """None: all of it."""
+    category: Category = Category.OTHER
+    """What kind of reason it is."""
 
     @property
     def interval(self) -> tuple[int, int]:
@@ -28,10 +31,5 @@ class Decision:
 
 def named(messages: Sequence[BaseMessage], target: str, reason: str) -> Iterator[Decision]:
     """What an id means in this conversation: a tool call's result, a message, or a document wherever it stands."""
-    for message in messages:
-        if message.id == target or (isinstance(message, ToolMessage) and message.tool_call_id == target):
-            yield Decision(message, reason)
-        else:
-            for document in documents_in(message):
-                if document.id == target:
-                    yield Decision(message, reason, (document.start, document.end))
+    for index, chars in Conversation(to_openai(messages, ())).named(target):
+        yield Decision(messages[index], reason, chars)

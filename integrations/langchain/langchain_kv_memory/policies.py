@@ -1,21 +1,22 @@
 """Policies: which messages of a conversation have turned out stale, wrong or hostile. Each only looks and decides.
 
-A message that is already empty is left alone, so that a policy comes to the same decisions whenever it is asked.
+They are the rules of `kv_memory.policy.rules`, for LangChain's messages.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolCall, ToolMessage
+from langchain_core.messages import BaseMessage, ToolCall, ToolMessage
 
+from kv_memory.messages import ROLES
+from kv_memory.messages import ToolCall as CoreCall
+from kv_memory.policy import Rule, rules
 from langchain_kv_memory.changes import DocumentChanges
-from langchain_kv_memory.convert import text_of
+from langchain_kv_memory.convert import to_openai
 from langchain_kv_memory.decisions import Decision
-from langchain_kv_memory.placed import documents_in
 
 PROVENANCE = "kv_memory"
 """The key of `ToolMessage.response_metadata` under which the middleware notes which tool ran, and when."""
@@ -28,7 +29,24 @@ class Policy(Protocol):
         """What is to be retracted of these messages. Asked before each model call; may block."""
 
 
-class SupersededToolResult:
+class ByRule:
+    """A rule of kv_memory as a policy: one's own, or those of a policy file.
+
+    ```python
+    RetractionMiddleware([ByRule(rule) for rule in kv_memory.policy.Policy.load("policy.toml").rules()])
+    ```
+    """
+
+    def __init__(self, rule: Rule) -> None:
+        self._rule = rule
+
+    def decide(self, messages: Sequence[BaseMessage]) -> Iterator[Decision]:
+        """What the rule decides."""
+        for decided in self._rule.decide(_said(messages)):
+            yield Decision(messages[decided.message], decided.reason, decided.chars, decided.category)
+
+
+class SupersededToolResult(ByRule):
     """A tool result goes when a later call of the same thing has succeeded.
 
     `key`: what a call is about; calls with equal keys are about the same thing, and None is about nothing. By default
@@ -36,97 +54,68 @@ class SupersededToolResult:
     """
 
     def __init__(self, key: Callable[[ToolCall], Hashable | None] | None = None) -> None:
-        self._key = key or _tool_and_arguments
-
-    def decide(self, messages: Sequence[BaseMessage]) -> Iterator[Decision]:
-        """All results of a key but the last that is no error."""
-        calls = {call["id"]: call for m in messages if isinstance(m, AIMessage) for call in m.tool_calls}
-        results = [m for m in _standing_results(messages) if m.tool_call_id in calls]
-        keys = [self._key(calls[m.tool_call_id]) for m in results]
-        last = {key: i for i, key in enumerate(keys) if results[i].status != "error"}
-        for i, (message, key) in enumerate(zip(results, keys, strict=True)):
-            if key is not None and i < last.get(key, 0):
-                yield Decision(message, f"superseded by {results[last[key]].tool_call_id}")
+        super().__init__(rules.SupersededToolResult(None if key is None else lambda call: key(_call(call))))
 
 
-class ToolError:
+class ToolError(ByRule):
     """An error goes once it has served: the same tool has succeeded since, or the user has taken the next turn."""
 
-    def decide(self, messages: Sequence[BaseMessage]) -> Iterator[Decision]:
-        """The errors that have served."""
-        turn = max((i for i, m in enumerate(messages) if isinstance(m, HumanMessage)), default=0)
-        late = {id(m) for m in messages[turn:]}
-        results = _standing_results(messages)
-        for i, message in enumerate(results):
-            succeeded = any(m.name == message.name and m.status != "error" for m in results[i + 1 :])
-            if message.status == "error" and (succeeded or id(message) not in late):
-                yield Decision(message, "tool error")
+    def __init__(self) -> None:
+        super().__init__(rules.ToolError())
 
 
-class TimeToLive:
-    """A tool result goes when it is older than `seconds`; with `tools`, those of these tools alone."""
+class TimeToLive(ByRule):
+    """A tool result goes when it is older than `seconds`; with `tools`, those of these tools alone.
+
+    One that ran without the middleware has no age.
+    """
 
     def __init__(
         self, seconds: float, *, tools: Collection[str] | None = None, clock: Callable[[], float] = time.time
     ) -> None:
-        self._seconds = seconds
-        self._tools = tools
-        self._clock = clock
-
-    def decide(self, messages: Sequence[BaseMessage]) -> Iterator[Decision]:
-        """The results that are too old. One that ran without the middleware has no age."""
-        now = self._clock()
-        for message in _standing_results(messages):
-            at = message.response_metadata.get(PROVENANCE, {}).get("at")
-            if at is not None and now - at > self._seconds and (self._tools is None or message.name in self._tools):
-                yield Decision(message, f"older than {self._seconds:g} seconds")
+        super().__init__(rules.TimeToLive(seconds, tools=tools, clock=clock))
 
 
-class FlaggedContent:
+class FlaggedContent(ByRule):
     """What a detector flags goes: an injected sentence, a secret, personal data.
 
     `detector` is given the text of a message and returns the character intervals [start, end) to retract. It is asked
     about every message of these types before each model call, so that it can find later what it did not know before;
-    a costly one should remember what it has seen.
+    a costly one should remember what it has seen. One that returns a score (`kv_memory.policy.rules.Classifier`) has
+    messages retracted that score .5 or more.
     """
 
     def __init__(
         self,
-        detector: Callable[[str], Iterable[tuple[int, int]]],
+        detector: Callable[[str], Iterable[tuple[int, int]] | float],
         *,
         types: Collection[str] = ("tool",),
         reason: str = "flagged by a detector",
     ) -> None:
-        self._detector = detector
+        super().__init__(rules.FlaggedContent(detector, roles=ROLES, reason=reason))
         self._types = types
-        self._reason = reason
 
     def decide(self, messages: Sequence[BaseMessage]) -> Iterator[Decision]:
         """The flagged characters."""
-        for message in messages:
-            text = text_of(message)
-            if message.type in self._types and text:
-                for start, end in self._detector(text):
-                    yield Decision(message, self._reason, (start, end))
+        return super().decide([message for message in messages if message.type in self._types])
 
 
-class ChangedDocument:
+class ChangedDocument(ByRule):
     """A document goes, wherever it stands, when it was deleted from its index or written anew."""
 
     def __init__(self, changes: DocumentChanges) -> None:
-        self._changes = changes
-
-    def decide(self, messages: Sequence[BaseMessage]) -> Iterator[Decision]:
-        """The documents that are no longer what the index holds."""
-        for message in messages:
-            for document in documents_in(message):
-                if document.text and self._changes.stale(document.id, document.text):
-                    yield Decision(message, "document changed", (document.start, document.end))
+        super().__init__(rules.ChangedDocument(changes.stale))
 
 
-def _standing_results(messages: Sequence[BaseMessage]) -> list[ToolMessage]:
-    return [m for m in messages if isinstance(m, ToolMessage) and text_of(m)]
+def _said(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
+    """The conversation, with what rules read of a tool's message besides its text."""
+    said = to_openai(messages, ())
+    for message, given in zip(messages, said, strict=True):
+        if isinstance(message, ToolMessage):
+            given["status"] = message.status
+            given["at"] = message.response_metadata.get(PROVENANCE, {}).get("at")
+    return said
 
 
-def _tool_and_arguments(call: ToolCall) -> tuple[Any, ...]:
-    return call["name"], json.dumps(call["args"], sort_keys=True, default=str)
+def _call(call: CoreCall) -> ToolCall:
+    return ToolCall(id=call.id, name=call.name, args=call.arguments)

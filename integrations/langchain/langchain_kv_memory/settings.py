@@ -14,7 +14,7 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, Field
 
 from kv_memory import Memory
-from kv_memory.memory import HealMode
+from kv_memory.policy import Heal
 from langchain_kv_memory.convert import PLACEHOLDERS, to_openai
 from langchain_kv_memory.loader import MemoryLoader, context_size
 from langchain_kv_memory.sessions import SessionEntryPoints
@@ -27,7 +27,7 @@ class LocalChatModel(SessionEntryPoints):
     model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=())
 
     model: str | None = None
-    """A directory saved with save_pretrained, or a hub id; None is the embedded pocket model."""
+    """A directory saved with save_pretrained, a .gguf file, or a hub id; None is the embedded pocket model."""
     memory: Memory | None = Field(default=None, exclude=True, repr=False)
     """A ready memory, which several chat models may share."""
     eraser: str | None = None
@@ -36,7 +36,7 @@ class LocalChatModel(SessionEntryPoints):
     dtype: str | None = None
     max_cache_tokens: int | None = None
     """Cells of all sessions together; by default four times the model's context."""
-    heal: HealMode = "idle"
+    heal: Heal | None = None
     """When what an approximate eraser left is read again exactly; see `kv_memory.Memory`."""
     temperature: float | None = None
     """0, the default, takes the likeliest token."""
@@ -58,8 +58,9 @@ class LocalChatModel(SessionEntryPoints):
         """A chat model over what is loaded already; `options` are this class's.
 
         `llm`: a transformers model (with its `tokenizer`) or text-generation pipeline, LangChain's HuggingFacePipeline
-        or ChatHuggingFace over one, a kv_memory Engine or Memory. Raises TypeError for anything else,
-        UnsupportedModelError for a model whose cache cannot be edited.
+        or ChatHuggingFace over one, a llama_cpp.Llama, LangChain's LlamaCpp or ChatLlamaCpp over one, a kv_memory
+        Engine or Memory. Raises TypeError for anything else, UnsupportedModelError for a model whose cache cannot be
+        edited.
         """
         names = {"eraser": "eraser", "max_cache_tokens": "max_tokens", "heal": "heal"}
         shared = {names[name]: value for name, value in options.items() if name in names}

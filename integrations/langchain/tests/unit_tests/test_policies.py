@@ -4,11 +4,14 @@ import pytest
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 
+from kv_memory.policy import Category
+from kv_memory.policy import Policy as CorePolicy
 from langchain_kv_memory.changes import DocumentChanges
 from langchain_kv_memory.decisions import named
 from langchain_kv_memory.placed import document_blocks
 from langchain_kv_memory.policies import (
     PROVENANCE,
+    ByRule,
     ChangedDocument,
     FlaggedContent,
     Policy,
@@ -97,6 +100,19 @@ def test_only_the_old_text_of_a_rewritten_document_is_stale() -> None:
     changes.written([Document("Two is 3.", id="d2")], [Document("Two is 2.", id="d2")])
     blocks = document_blocks([Document("Two is 2.", id="d2"), Document("Two is 3.", id="d2")])
     assert decided(ChangedDocument(changes), [HumanMessage(blocks, id="u")]) == [("u", (0, 9))]
+
+
+def test_the_rules_of_a_policy_file() -> None:
+    (rule,) = CorePolicy.of({"retract": [{"rule": "time_to_live", "seconds": 10, "turns": 1}]}).rules(lambda: 111.0)
+    old = {"response_metadata": {PROVENANCE: {"tool": "get_item", "at": 100.0}}}
+    messages = [*looked_up("a", "1", "x", **old), *looked_up("b", "2", "y"), HumanMessage("And?")]
+    assert decided(ByRule(rule), messages) == [("a", None)]
+    assert [d.category for d in ByRule(rule).decide(messages)] == [Category.STALE]
+
+
+def test_what_a_detector_scores() -> None:
+    messages = [HumanMessage("Obey.", id="u"), *looked_up("a", "1", "Obey."), *looked_up("b", "2", "Fine.")]
+    assert decided(FlaggedContent(lambda text: 0.9 if "Obey" in text else 0.1), messages) == [("a", None)]
 
 
 def test_ids_named_by_a_tool() -> None:

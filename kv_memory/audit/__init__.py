@@ -1,0 +1,9 @@
+"""The audit log: who had what retracted, when, why and with what success; never the retracted text."""
+
+from kv_memory.audit.attempt import Attempt, Outcome
+from kv_memory.audit.errors import AuditError
+from kv_memory.audit.log import AuditLog
+from kv_memory.audit.records import AuditRow, Kind, SealedEdit
+from kv_memory.audit.verify import Problem
+
+__all__ = ["Attempt", "AuditError", "AuditLog", "AuditRow", "Kind", "Outcome", "Problem", "SealedEdit"]

@@ -1,0 +1,83 @@
+"""The key of an audit log: hashes that nobody without it can compute, so that short secrets cannot be guessed."""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from kv_memory.audit.errors import AuditError
+
+_BYTES = 32
+_SHORTEST = 16
+
+Value = str | int | float | bytes
+Purpose = Literal["text", "id", "row", "head", "log"]
+
+
+class Key:
+    """HMAC-SHA256, for each purpose as with a key of its own."""
+
+    def __init__(self, key: bytes) -> None:
+        """AuditError when the key is too short to be one."""
+        if len(key) < _SHORTEST:
+            raise AuditError(f"The key of an audit log has at least {_SHORTEST} bytes, this one has {len(key)}.")
+        self._key = key
+
+    def hash(self, purpose: Purpose, *parts: str) -> str:
+        """Of these texts together, 64 hexadecimal digits."""
+        return hmac.new(self._key, json.dumps([purpose, *parts]).encode(), "sha256").hexdigest()
+
+    def seal(self, digest: str) -> str:
+        """The hash that stands for the digest of a text."""
+        return self.hash("text", digest)
+
+    def row(self, before: str, row: Mapping[str, Value | None]) -> str:
+        """The hash of a row's columns, and of the row before it by its hash."""
+        held = {name: value for name, value in row.items() if value is not None}  # columns may be added later
+        return self.hash("row", before, json.dumps(held, sort_keys=True, default=lambda b: {"bytes": b.hex()}))
+
+
+def beside(path: Path) -> Path:
+    """Where the key of a log is, where none is given."""
+    return path.with_name(f"{path.name}.key")
+
+
+def read_key(path: Path) -> bytes:
+    """The key in a file; AuditError when there is none, or when others may read it."""
+    try:
+        if os.name == "posix" and path.stat().st_mode & 0o077:
+            raise AuditError(f"The key {path} can be read by others; allow it to its owner alone: chmod 600.")
+        key = bytes.fromhex(path.read_text(encoding="ascii"))
+    except FileNotFoundError as error:
+        raise AuditError(f"The key {path} of the audit log is missing; put it back, or start a new log.") from error
+    except OSError as error:
+        raise AuditError(f"The key {path} cannot be read: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise AuditError(f"{path} does not hold a key of an audit log.") from error
+    return key
+
+
+def make_key(path: Path) -> bytes:
+    """The key in a file, which is made when there is none: whole from the first moment on, also for other processes.
+
+    AuditError when the file cannot be written.
+    """
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
+    except OSError as error:
+        raise AuditError(f"The key {path} cannot be written: {error.strerror or error}.") from error
+    finally:
+        draft.unlink(missing_ok=True)
+    return read_key(path)

@@ -1,0 +1,271 @@
+"""The audit log of retractions: what is written when, and what a new process reads back from it."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kv_memory.audit import chain, process, queries
+from kv_memory.audit.attempt import Attempt, Outcome
+from kv_memory.audit.errors import AuditError
+from kv_memory.audit.key import Key, Value, beside, make_key, read_key
+from kv_memory.audit.records import AuditRow, Kind, SealedEdit, SpanRecord, TargetRecord, as_json
+from kv_memory.audit.store import Store
+from kv_memory.audit.verify import Problem, problems
+from kv_memory.edits import Edit
+from kv_memory.messages import Message, parse_messages
+from kv_memory.spans import Target, target_name
+
+if TYPE_CHECKING:
+    from kv_memory.policy.authority import Spanned
+
+_DURABLE: frozenset[Kind] = frozenset({"intent", "refusal", "undone"})
+"""Rows that a power cut must not take. Without its outcome a retraction reads as interrupted, which is safe."""
+
+
+class AuditLog:
+    """An append-only record of retractions in an SQLite file; usable from several threads and processes at once.
+
+    ```python
+    log = AuditLog("audit.db")
+    with log.retraction(session="thread-1", targets=["call_1"], edits=edits, by="support", reason="wrong price") as it:
+        ...
+        it.outcome = Outcome("exact", eraser="recompute", tokens_erased=120, tokens_recomputed=800)
+    ```
+
+    It holds ids, reasons and names as they are given, and keyed hashes of texts; never a text. Who has the file but
+    not the key can neither guess the texts nor change rows without `verify` finding it; an old copy of the whole file
+    put in its place is not found.
+    """
+
+    def __init__(
+        self, path: str | Path, *, key: bytes | None = None, timeout: float = 10.0, reading: bool = False
+    ) -> None:
+        """`key`: at least 16 bytes that nobody can guess; by default those in the file beside the log, `<name>.key`,
+        which is made together with it. `timeout`: seconds to wait for other processes. `reading`: to look up and
+        verify only; nothing is made or changed, and only `verify` needs the key.
+
+        Raises AuditError when the file cannot be opened or made, is of something else or of a newer version, or when
+        the key is missing, readable by others, or not this log's.
+        """
+        self.path = Path(path).expanduser()
+        self._key = None if key is None else Key(key)
+        self._store = Store(self.path, timeout=timeout, reading=reading)
+        if reading:
+            with self._store.reading():
+                return
+        with self._store.transaction() as connection:
+            new = chain.is_new(connection)
+            if self._key is None:
+                self._key = Key(make_key(beside(self.path)) if new else read_key(beside(self.path)))
+            if new:
+                chain.begin(connection, self._key)
+            chain.log_id(connection, self._key)
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._store.close()
+
+    @contextmanager
+    def retraction(
+        self,
+        *,
+        session: str,
+        targets: Sequence[Target],
+        edits: Iterable[Edit | SealedEdit],
+        spans: Iterable[Spanned] = (),
+        by: str = "",
+        reason: str = "",
+    ) -> Iterator[Attempt]:
+        """Around the work of a retraction: the intent is on the disk before it begins, the outcome is written after it.
+
+        What is set on the `Attempt` becomes the outcome; work that raises gets the outcome `failed` with the error's
+        class. `spans`: what the targets named. Raises AuditError when the intent cannot be written (then nothing of
+        the work was done), or the outcome cannot.
+        """
+        attempt = Attempt()
+        self._write("intent", session, attempt.id, by=by, reason=reason, **self._named(targets, spans, edits))
+        started = time.perf_counter()
+        try:
+            yield attempt
+        except BaseException as error:
+            try:
+                seconds = time.perf_counter() - started
+                failed = Outcome("failed", attempt.outcome.eraser, seconds=seconds, error=type(error).__name__)
+                self.outcome(session, attempt.id, failed)
+            except AuditError as unwritten:
+                error.add_note(str(unwritten))
+            raise
+        if attempt.outcome.seconds is None:
+            attempt.outcome.seconds = time.perf_counter() - started
+        try:
+            self.outcome(session, attempt.id, attempt.outcome)
+        except AuditError as error:
+            raise AuditError(f"Retraction {attempt.id} is done, but its outcome was not recorded. {error}") from error
+
+    def also(
+        self,
+        session: str,
+        retraction: str,
+        edits: Iterable[Edit | SealedEdit],
+        *,
+        spans: Iterable[Spanned] = (),
+        by: str = "",
+        reason: str = "",
+    ) -> None:
+        """More is to be retracted by a retraction under way: another intent, on the disk before that is done."""
+        self._write("intent", session, retraction, by=by, reason=reason, **self._named((), spans, edits))
+
+    def outcome(self, session: str, retraction: str, outcome: Outcome) -> None:
+        """How a retraction ended; for one whose outcome was `queued` again, once it has been applied."""
+        self._write("outcome", session, retraction, **asdict(outcome))
+
+    def refusal(
+        self,
+        *,
+        session: str,
+        targets: Sequence[Target],
+        spans: Iterable[Spanned] = (),
+        by: str = "",
+        reason: str = "",
+        error: str | None = None,
+    ) -> str:
+        """Somebody without the authority asked; `error` is the class of what they were told. The id of the row."""
+        attempt = Attempt()
+        named = self._named(targets, spans, ())
+        self._write("refusal", session, attempt.id, by=by, reason=reason, status="refused", error=error, **named)
+        return attempt.id
+
+    def healed(
+        self, session: str, retraction: str, *, tokens_recomputed: int | None = None, seconds: float | None = None
+    ) -> None:
+        """An approximate retraction has become exact."""
+        self._write(
+            "healed",
+            session,
+            retraction,
+            status="exact",
+            eraser="recompute",
+            tokens_recomputed=tokens_recomputed,
+            seconds=seconds,
+        )
+
+    def undone(
+        self,
+        session: str,
+        retraction: str,
+        *,
+        edits: Iterable[Edit | SealedEdit] | None = None,
+        by: str = "",
+        reason: str = "",
+    ) -> None:
+        """A retraction is taken back, or only these `edits` of it: `retracted` no longer counts them."""
+        part = None if edits is None else self.seal(edits)
+        if part != ():
+            self._write(
+                "undone", session, retraction, by=by, reason=reason, edits=None if part is None else as_json(part)
+            )
+
+    def seal(self, edits: Iterable[Edit | SealedEdit]) -> tuple[SealedEdit, ...]:
+        """Edits as the log may hold them; those that are sealed stay as they are."""
+        key = self._secret()
+        return tuple(e if isinstance(e, SealedEdit) else SealedEdit.of(e, key.seal(e.digest)) for e in edits)
+
+    def unseal(self, sealed: Iterable[SealedEdit], messages: Iterable[Message]) -> list[Edit]:
+        """The edits again, of those messages that are in this conversation; the others stay sealed."""
+        key = self._secret()
+        digests = {key.seal(digest): digest for digest in {message.digest() for message in messages}}
+        return [edit.opened(digests[edit.seal]) for edit in sealed if edit.seal in digests]
+
+    def retracted(self, session: str) -> list[SealedEdit]:
+        """All that was to be retracted in a session and was not undone, whether or not the work was finished.
+
+        A process that died in the middle took its cache along; what was wished still holds.
+        """
+        with self._store.reading() as connection:
+            return queries.wished(connection, str(chain.storable(session)))
+
+    def entries(
+        self, session: str | None = None, retraction: str | None = None, limit: int | None = None
+    ) -> list[AuditRow]:
+        """Rows in the order in which they were written, of this session and retraction; the latest `limit` of them."""
+        wanted = {"session": session, "retraction": retraction}
+        with self._store.reading() as connection:
+            return queries.rows(connection, {k: chain.storable(v) for k, v in wanted.items() if v is not None}, limit)
+
+    def unfinished(self) -> list[AuditRow]:
+        """Intents without an outcome, or with none but `queued`: still under way, or their process died."""
+        with self._store.reading() as connection:
+            return queries.unfinished(connection)
+
+    def close_unfinished(self) -> list[str]:
+        """Give those whose process has ended the outcome `interrupted`; the ids of these retractions."""
+        with self._store.transaction() as connection:
+            dead = [row for row in queries.unfinished(connection) if process.is_gone(row.pid, row.process)]
+            ended = list(dict.fromkeys((row.session, row.retraction) for row in dead))
+            for session, retraction in ended:
+                self._append(connection, "outcome", session, retraction, {"status": "interrupted"})
+        return [retraction for _, retraction in ended]
+
+    def verify(self) -> list[Problem]:
+        """Whatever is wrong with the log: nothing, when every row is as it was written and none is missing.
+
+        Reads all rows. Raises AuditError when the file cannot be opened, or the key is not this log's.
+        """
+        key = self._secret()
+        with self._store.snapshot() as connection:
+            found: list[Problem] = []
+            try:
+                found.extend(problems(connection, key))
+            except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+                found.append(Problem(row=None, text=f"The database is damaged and cannot be read on: {error}."))
+            return found
+
+    def _secret(self) -> Key:
+        if self._key is None:
+            self._key = Key(read_key(beside(self.path)))
+        return self._key
+
+    def _named(
+        self, targets: Sequence[Target], spans: Iterable[Spanned], edits: Iterable[Edit | SealedEdit]
+    ) -> dict[str, Value | None]:
+        return {
+            "targets": as_json(self._target(target) for target in targets),
+            "spans": as_json(SpanRecord.of(span) for span in spans),
+            "edits": as_json(self.seal(edits)),
+        }
+
+    def _target(self, target: Target) -> TargetRecord:
+        key, name = self._secret(), target_name(target)
+        given = key.seal(parse_messages([target])[0].digest()) if isinstance(target, Mapping) else key.hash("id", name)
+        return TargetRecord(name=name, hash=given)
+
+    def _write(self, kind: Kind, session: str, retraction: str, **columns: Value | None) -> None:
+        with self._store.transaction(durable=kind in _DURABLE) as connection:
+            self._append(connection, kind, session, retraction, columns)
+
+    def _append(
+        self,
+        connection: sqlite3.Connection,
+        kind: Kind,
+        session: str,
+        retraction: str,
+        columns: dict[str, Value | None],
+    ) -> None:
+        pid, token = process.current()
+        row: dict[str, Value | None] = {
+            "kind": kind,
+            "time": datetime.now(UTC).isoformat(timespec="microseconds"),
+            "session": session,
+            "retraction": retraction,
+            "pid": pid,
+            "process": token,
+            **columns,
+        }
+        chain.append(connection, self._secret(), row)

@@ -1,0 +1,46 @@
+"""Looking rows up."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+
+from kv_memory.audit.key import Value
+from kv_memory.audit.records import AuditRow, SealedEdit, from_row
+
+_WISHES = "SELECT * FROM rows WHERE session = ? AND kind IN ('intent', 'undone') ORDER BY number"
+
+_UNFINISHED = """
+SELECT * FROM rows AS intent WHERE kind = 'intent' AND NOT EXISTS (
+    SELECT 1 FROM rows
+    WHERE kind = 'outcome' AND session = intent.session AND retraction = intent.retraction AND status <> 'queued'
+) ORDER BY number
+"""
+
+
+def rows(connection: sqlite3.Connection, wanted: Mapping[str, Value | None], limit: int | None) -> list[AuditRow]:
+    """Rows with these values in these columns, the latest `limit` of them, in order."""
+    where = " AND ".join(f"{column} = ?" for column in wanted) or "1"
+    found = connection.execute(
+        f"SELECT * FROM rows WHERE {where} ORDER BY number DESC LIMIT ?",
+        (*wanted.values(), -1 if limit is None else limit),
+    )
+    return [from_row(row) for row in found][::-1]
+
+
+def wished(connection: sqlite3.Connection, session: str) -> list[SealedEdit]:
+    """What the intents of a session were to take out, less what was taken back of it later."""
+    held: dict[str, dict[SealedEdit, None]] = {}
+    for found in connection.execute(_WISHES, (session,)):
+        row = from_row(found)
+        if row.kind == "intent":
+            held.setdefault(row.retraction, {}).update(dict.fromkeys(row.edits))
+        else:
+            left = held.pop(row.retraction, {}) if row.edits else {}
+            held[row.retraction] = {edit: None for edit in left if edit not in row.edits}
+    return list(dict.fromkeys(edit for edits in held.values() for edit in edits))
+
+
+def unfinished(connection: sqlite3.Connection) -> list[AuditRow]:
+    """The intents of which it is not known how they ended."""
+    return [from_row(row) for row in connection.execute(_UNFINISHED)]

@@ -1,0 +1,121 @@
+"""What a row of the audit log holds."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from kv_memory.audit.errors import AuditError
+from kv_memory.edits import Edit
+from kv_memory.spans import SpanKind
+
+if TYPE_CHECKING:
+    from kv_memory.policy.authority import Spanned
+
+Kind = Literal["intent", "outcome", "refusal", "healed", "undone"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class SealedEdit(_Record):
+    """An `Edit` with a keyed hash in the place of the digest: it says nothing of the message to who has no key."""
+
+    role: str
+    message_id: str | None
+    tool_call_id: str | None
+    seal: str
+    occurrence: int
+    chars: tuple[tuple[int, int], ...]
+    calls: frozenset[int]
+
+    @classmethod
+    def of(cls, edit: Edit, seal: str) -> SealedEdit:
+        """This edit under this seal."""
+        return cls(seal=seal, **edit.model_dump(exclude={"digest"}))
+
+    def opened(self, digest: str) -> Edit:
+        """The edit, of the message with this digest."""
+        return Edit(digest=digest, **self.model_dump(exclude={"seal"}))
+
+
+class TargetRecord(_Record):
+    """A target as it was named: its id, and a keyed hash of that, or of the message where a message was given."""
+
+    name: str
+    hash: str
+
+
+class SpanRecord(_Record):
+    """A span that a target named: of what kind it is, and the ids that it has."""
+
+    id: str
+    kind: SpanKind
+    message_id: str | None = None
+    tool_call_id: str | None = None
+    document_id: str | None = None
+
+    @classmethod
+    def of(cls, span: Spanned) -> SpanRecord:
+        """This span, without its tool's name, which a tool call may have to forget too."""
+        return cls.model_validate(span, from_attributes=True)
+
+
+class AuditRow(_Record):
+    """One row of the log; what does not belong to its kind is None or empty."""
+
+    number: int
+    """From 1, without gaps."""
+    kind: Kind
+    time: datetime
+    """UTC."""
+    session: str
+    retraction: str
+    """Id of the retraction that it is about; the id of its report."""
+    by: str = ""
+    """Who asked."""
+    reason: str = ""
+    targets: tuple[TargetRecord, ...] = ()
+    spans: tuple[SpanRecord, ...] = ()
+    edits: tuple[SealedEdit, ...] = ()
+    pid: int
+    """Of the process that wrote the row."""
+    process: str
+    """When and where that process began; tells it from a later one with the same pid."""
+    status: str | None = None
+    eraser: str | None = None
+    tokens_erased: int | None = None
+    tokens_recomputed: int | None = None
+    seconds: float | None = None
+    fidelity: float | None = None
+    error: str | None = None
+    """Class of the error with which it failed, or for which it was refused."""
+    hash: str
+    """Keyed hash over the row and the hash of the row before it."""
+
+
+_JSON = ("targets", "spans", "edits")
+
+
+def as_json(records: Iterable[BaseModel]) -> str:
+    """Records as one column holds them."""
+    return json.dumps([record.model_dump(mode="json") for record in records], sort_keys=True)
+
+
+def from_row(row: sqlite3.Row | Mapping[str, Any]) -> AuditRow:
+    """A row of the database; AuditError when it is not one that this library wrote."""
+    columns = {name: row[name] for name in row.keys() if row[name] is not None}  # noqa: SIM118 - a Row iterates values
+    try:
+        columns |= {name: json.loads(columns[name]) for name in _JSON if name in columns}
+        return AuditRow.model_validate(columns)
+    except (ValidationError, ValueError, TypeError) as error:
+        raise AuditError(
+            f"Row {columns.get('number')} of the audit log cannot be read: it was changed from outside; "
+            "`kv-memory audit verify` says what else was."
+        ) from error

@@ -1,0 +1,137 @@
+"""Who may retract what. What is not allowed is refused, and each refusal can be written down."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from kv_memory.edits import Edit, selections
+from kv_memory.errors import RefusedError
+from kv_memory.ledger import KINDS, Ledger, Selection
+from kv_memory.spans import SpanKind
+
+OWNER = "owner"
+"""Whoever calls the library directly."""
+
+_READ = (SpanKind.TOOL_CALL, SpanKind.TOOL_RESULT, SpanKind.DOCUMENT)
+
+
+class Spanned(Protocol):
+    """What has the id and kind of a span."""
+
+    @property
+    def id(self) -> str:
+        """The span's id."""
+        ...
+
+    @property
+    def kind(self) -> SpanKind:
+        """Its kind."""
+        ...
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A span that is to be retracted, in whole or in part.
+
+    `kind` is that of the text: characters of a user's message are `user`, unless they are inside a document of it.
+    """
+
+    id: str
+    kind: SpanKind
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One span that somebody may not retract; holds no text."""
+
+    by: str
+    id: str
+    """The span's."""
+    kind: SpanKind
+    why: str
+    """How to allow it."""
+
+
+class Authority(BaseModel):
+    """The kinds of spans that each may retract. The owner may retract everything.
+
+    `range` is a part of a span, whose own kind counts: it need not be listed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    user: tuple[SpanKind, ...] = (SpanKind.USER, SpanKind.ASSISTANT, *_READ)
+    """The person in the conversation."""
+    tool: tuple[SpanKind, ...] = _READ
+    """A tool that names what it invalidates."""
+    policy: tuple[SpanKind, ...] = (SpanKind.ASSISTANT, *_READ)
+    """The rules of a policy, and a session about itself."""
+    session: tuple[SpanKind, ...] = ()
+    """Another session."""
+
+    @field_validator("user", "tool", "policy", "session")
+    @classmethod
+    def _no_ranges(cls, kinds: tuple[SpanKind, ...]) -> tuple[SpanKind, ...]:
+        if SpanKind.RANGE in kinds:
+            raise ValueError("'range' is no kind of its own; list the kind of the message that it is part of.")
+        return kinds
+
+    def refusals(self, by: str, spans: Sequence[Spanned], *, session: str | None = None) -> tuple[Refusal, ...]:
+        """Those of the spans that `by` may not retract, in their order.
+
+        `by`: "owner", "user", "tool", "policy" or "session:<id>". `session`: whose spans these are; a session has the
+        authority of its policy over itself. Nobody else may retract anything.
+        """
+        if by == OWNER:
+            return ()
+        group = _group(by, session)
+        allowed: tuple[SpanKind, ...] = getattr(self, group) if group else ()
+        how = (
+            f"to allow it, add {{kind!r}} to authority.{group} of the policy"
+            if group
+            else "known are owner, user, tool, policy and session:<id>"
+        )
+        return tuple(
+            Refusal(by, span.id, span.kind, how.format(kind=span.kind.value))
+            for span in spans
+            if span.kind not in allowed
+        )
+
+    def check(self, by: str, spans: Sequence[Spanned], *, session: str | None = None) -> None:
+        """Raise RefusedError, with its `refusals`, where `by` may not retract all of these spans; see `refusals`."""
+        refused = self.refusals(by, spans, session=session)
+        if refused:
+            first = refused[0]
+            others = f" (nor {len(refused) - 1} more)" if len(refused) > 1 else ""
+            raise RefusedError(
+                f"{by!r} may not retract the {first.kind.value} span {first.id}{others}; {first.why}.", refused
+            )
+
+
+def claims(ledger: Ledger, edits: Sequence[Edit]) -> tuple[Claim, ...]:
+    """What these edits would take out of a conversation: a claim for each kind of text, before anything is changed."""
+    found = [claim for chosen in selections(ledger, edits) for claim in _claims(chosen)]
+    return tuple(dict.fromkeys(found))
+
+
+def _claims(chosen: Selection) -> list[Claim]:
+    message = chosen.entry.message
+    kinds = [SpanKind.TOOL_CALL] if chosen.cuts.calls else []
+    for start, end in chosen.cuts.chars:
+        inside = any(document.start <= start and end <= document.end for document in message.documents)
+        if end > start or not chosen.cuts.calls:
+            kinds.append(SpanKind.DOCUMENT if inside and end > start else KINDS[message.role])
+    return [Claim(chosen.span_id, kind) for kind in dict.fromkeys(kinds)]
+
+
+def _group(by: str, session: str | None) -> str | None:
+    """The field of Authority that speaks of an actor."""
+    if by in ("user", "tool", "policy"):
+        return by
+    if by.startswith("session:"):
+        return "policy" if session is not None and by == f"session:{session}" else "session"
+    return None

@@ -1,0 +1,130 @@
+"""A choice of eraser, with every alternative's figures and why it was passed over, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from kv_memory.calibration.estimates import Estimate
+from kv_memory.calibration.record import Fidelity, Latency
+from kv_memory.engines.base import Engine
+from kv_memory.erasers.base import Eraser
+from kv_memory.policy.config import Handling
+from kv_memory.policy.figures import Figures
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An eraser that could do it: what was measured of it, and which targets it misses."""
+
+    name: str
+    """As the calibration calls it."""
+    eraser: Eraser
+    figures: Figures
+    lacking: str = ""
+    """What the engine lacks for it; empty where it can run."""
+    unfaithful: str = ""
+    """How it misses the fidelity target; empty where it meets it or none is set. An exact eraser always does."""
+    late: str = ""
+    """How it misses the latency target; empty where it meets it or none is set."""
+
+    @classmethod
+    def of(cls, name: str, eraser: Eraser, figures: Figures, engine: Engine, handling: Handling) -> Candidate:
+        """Judge one eraser by its figures."""
+        lacking = [_LACKING.get(need, need) for need in eraser.lacking(engine)]
+        return cls(
+            name,
+            eraser,
+            figures,
+            lacking=f"the engine has no {' and no '.join(lacking)}" if lacking else "",
+            unfaithful="" if eraser.exact else " and ".join(_unfaithful(figures, handling)),
+            late=_late(figures, handling),
+        )
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """Why it cannot run or which targets it misses, in words."""
+        return tuple(fault for fault in (self.lacking, self.unfaithful, self.late) if fault)
+
+    def describe(self) -> str:
+        """Its figures in words: residual influence and agreement with their intervals, milliseconds, where measured."""
+        return "; ".join(_figures(self))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which eraser, and why."""
+
+    chosen: Candidate
+    why: str
+    rejected: tuple[tuple[Candidate, str], ...] = ()
+    """Every other candidate, and why it was passed over."""
+
+    @property
+    def eraser(self) -> Eraser:
+        """The eraser to use."""
+        return self.chosen.eraser
+
+    @property
+    def name(self) -> str:
+        """What the calibration calls it."""
+        return self.chosen.name
+
+    def explain(self) -> str:
+        """In words, a line for each candidate, the chosen one first."""
+        but = f", although {' and '.join(self.chosen.faults)}" if self.chosen.faults else ""
+        lines = [f"{self.name}: chosen, {self.why}{but} ({self.chosen.describe()})."]
+        lines += [f"{other.name}: passed over, {why} ({other.describe()})." for other, why in self.rejected]
+        return "\n".join(lines)
+
+
+_LACKING = {"steering": "trained eraser loaded"}
+
+
+def _unfaithful(figures: Figures, handling: Handling) -> Iterator[str]:
+    if handling.residual is not None:
+        if figures.fidelity is None:
+            yield "its residual influence was not measured"
+        elif figures.residual > handling.residual:
+            yield f"its residual influence may be {figures.residual:.3g}, over the target of {handling.residual:g}"
+    if handling.agreement is not None:
+        if figures.agreement is None:
+            yield "its agreement was not measured on enough questions"
+        elif figures.agreement.agree.value < handling.agreement:
+            value = figures.agreement.agree.value
+            yield f"its agreement is {value:.3g}, under the target of {handling.agreement:g}"
+
+
+def _late(figures: Figures, handling: Handling) -> str:
+    if handling.latency_ms is None:
+        return ""
+    if figures.latency is None:
+        return "its time was not measured"
+    if figures.milliseconds > handling.latency_ms:
+        return f"its {figures.milliseconds:.3g} ms are over the target of {handling.latency_ms:g} ms"
+    return ""
+
+
+def _figures(candidate: Candidate) -> Iterator[str]:
+    known = candidate.figures
+    if candidate.eraser.exact:
+        yield "exact"
+    elif known.fidelity is None:
+        yield "residual influence not measured"
+    else:
+        yield f"residual influence {_interval(known.fidelity.residual)}{_lengths(known.fidelity)}"
+    if known.agreement is not None and not candidate.eraser.exact:
+        asked = known.agreement
+        yield f"agreement {_interval(asked.agree)} on {asked.probes} questions of the class {asked.kind!r}"
+    if known.latency is None:
+        yield "time not measured"
+    else:
+        yield f"{known.latency.milliseconds:.3g} ms{_lengths(known.latency)}"
+
+
+def _interval(estimate: Estimate) -> str:
+    return f"{estimate.value:.3g} [95 %: {estimate.low:.3g} to {estimate.high:.3g}]"
+
+
+def _lengths(row: Fidelity | Latency) -> str:
+    return f" with {row.span} tokens and {row.following} after them"

@@ -1,0 +1,139 @@
+"""How to erase where nobody said: the choice of eraser by what is known of the model, the targets and the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from kv_memory.calibration.decide import GAIN, candidates
+from kv_memory.calibration.record import Calibration
+from kv_memory.engines.base import Engine
+from kv_memory.erasers.base import Eraser
+from kv_memory.erasers.influence import Influence
+from kv_memory.erasers.recompute import Recompute
+from kv_memory.policy.choice import Candidate, Choice
+from kv_memory.policy.config import Handling, Policy
+from kv_memory.policy.figures import Figures, figures
+from kv_memory.policy.reasons import Reason
+
+EXACT_UP_TO = 128
+"""Without a calibration: tokens after a span up to which reading them again costs about as much as an approximation."""
+
+
+def default_eraser(engine: Engine, following: int, calibration: Calibration | None = None) -> Eraser:
+    """What `choose` says with no policy and no reason, by `following`, the kept tokens after the span."""
+    # the calibration's defaults do not ask for the length of the span
+    return choose(engine, 1, following, calibration=calibration).eraser
+
+
+def choose(
+    engine: Engine,
+    span: int,
+    following: int,
+    *,
+    calibration: Calibration | None = None,
+    policy: Policy | None = None,
+    reason: Reason | str = "",
+    erasers: Mapping[str, Eraser] | None = None,
+) -> Choice:
+    """How to erase `span` tokens that `following` kept tokens stand after.
+
+    - For a reason that the policy wants exact (security, unless it says otherwise): the fastest exact eraser.
+    - Without targets: the calibration's default for this length, `recompute` below the shortest length measured or
+      where the engine lacks what it needs. Without a calibration: `recompute` where few tokens follow or the engine
+      lacks influence, else `influence`.
+    - With a latency target: of the erasers that meet all targets the one that leaves least behind, an exact one first.
+    - With a fidelity target alone: the fastest that meets it; an exact one where nothing is much faster. Without a
+      calibration only an exact one is known to meet it.
+    - Where none meets all: the fastest of those that meet the fidelity target, if there is one. Fidelity comes first.
+
+    `erasers`: the candidates, by the names that the calibration uses; by default all that a calibration measures. One
+    that the engine lacks something for is never chosen.
+    """
+    handling = (policy or Policy()).handling(reason)
+    if erasers is None and calibration is None:
+        erasers = {Recompute.name: Recompute(), Influence.name: Influence()}
+    elif erasers is None and calibration is not None:
+        erasers = candidates(calibration.influence)
+    known = dict(erasers or {})
+    if not any(eraser.exact and not eraser.lacking(engine) for eraser in known.values()):
+        known[Recompute.name] = Recompute()
+    rows = figures(calibration, span, following) if calibration else {}
+    judged = [Candidate.of(name, eraser, rows.get(name, Figures()), engine, handling) for name, eraser in known.items()]
+    able = [candidate for candidate in judged if not candidate.lacking]
+    if handling.exact:
+        chosen = _exact(judged)
+        why = f"since this policy erases exactly for reasons of {handling.category}"
+    elif handling.targets and calibration is not None:
+        chosen, why = _by_targets(able, handling)
+    elif calibration is not None:
+        chosen, why = _as_calibrated(judged, following, calibration)
+    else:
+        chosen, why = _uncalibrated(judged, following, handling)
+    return Choice(chosen, why, tuple((c, _rejection(c, chosen, handling)) for c in judged if c is not chosen))
+
+
+def _by_targets(able: Sequence[Candidate], handling: Handling) -> tuple[Candidate, str]:
+    good = [candidate for candidate in able if not candidate.faults]
+    if good and handling.latency_ms is not None:
+        best = min(good, key=lambda c: (not c.eraser.exact, c.figures.residual, c.figures.milliseconds))
+        return best, "of those that meet the targets it leaves least behind"
+    if good:
+        return _fastest(good), "the fastest that meets the target, or exact where that is little slower"
+    faithful = [candidate for candidate in able if not candidate.unfaithful]  # exact ones are always among them
+    among = " of those that meet the fidelity target" if handling.faithful else ""
+    return _fastest(faithful), f"since none meets the latency target, the fastest{among}"
+
+
+def _as_calibrated(judged: Sequence[Candidate], following: int, calibration: Calibration) -> tuple[Candidate, str]:
+    name = calibration.default(following)
+    found = next((candidate for candidate in judged if candidate.name == name and not candidate.lacking), None)
+    if found is not None:
+        return found, f"the calibration's choice for {following} tokens after a span"
+    if name is None:
+        return _exact(judged), f"since the calibration has measured nothing as short as {following} tokens after a span"
+    return _exact(judged), "since this engine cannot do what the calibration chose for this length"
+
+
+def _uncalibrated(judged: Sequence[Candidate], following: int, handling: Handling) -> tuple[Candidate, str]:
+    unchecked = " to check the latency target by" if handling.latency_ms is not None else ""
+    why = f"since there is no calibration of this model{unchecked} and"
+    other = next((c for c in judged if c.name == Influence.name and not c.lacking), None)
+    if handling.faithful:
+        return _exact(judged), f"{why} only an exact eraser is known to meet the fidelity target"
+    if following <= EXACT_UP_TO:
+        return _exact(judged), f"{why} reading {following} tokens again costs about as much as an approximation"
+    if other is None:
+        return _exact(judged), f"{why} no approximation can run here"
+    return other, f"{why} more than {EXACT_UP_TO} tokens follow the span"
+
+
+def _exact(judged: Sequence[Candidate]) -> Candidate:
+    return _fastest([candidate for candidate in judged if candidate.eraser.exact and not candidate.lacking])
+
+
+def _fastest(pool: Sequence[Candidate]) -> Candidate:
+    """The fastest; an exact one where none is faster than `GAIN` times it, or no time is known."""
+    best = min(pool, key=lambda candidate: candidate.figures.milliseconds)
+    exact = min(
+        (candidate for candidate in pool if candidate.eraser.exact),
+        key=lambda candidate: candidate.figures.milliseconds,
+        default=best,
+    )
+    return best if best.figures.milliseconds < GAIN * exact.figures.milliseconds else exact
+
+
+def _rejection(candidate: Candidate, chosen: Candidate, handling: Handling) -> str:
+    """Why it was passed over."""
+    inexact = chosen.eraser.exact and not candidate.eraser.exact
+    slower = candidate.figures.milliseconds > chosen.figures.milliseconds
+    if candidate.lacking:
+        return candidate.lacking
+    if handling.exact and inexact:
+        return "it is not exact"
+    if candidate.faults:
+        return " and ".join(candidate.faults)
+    if not handling.targets:
+        return "another one is the default for this length"
+    if handling.latency_ms is not None:
+        return "it takes longer and leaves no less behind" if slower and not inexact else "it leaves more behind"
+    return "it takes longer" if slower else "it is not exact, and hardly faster" if inexact else "it is not faster"

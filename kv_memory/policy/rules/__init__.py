@@ -1,0 +1,27 @@
+"""Rules: which messages of a conversation have turned out stale, wrong or hostile. Each only looks and decides.
+
+What is already empty is left alone, so that a rule comes to the same decisions whenever it is asked.
+"""
+
+from kv_memory.policy.rules.base import Decision, Rule
+from kv_memory.policy.rules.changed_document import ChangedDocument
+from kv_memory.policy.rules.classifier import Classifier
+from kv_memory.policy.rules.flagged_content import FlaggedContent
+from kv_memory.policy.rules.invalidated import Invalidated
+from kv_memory.policy.rules.settings import RuleSettings
+from kv_memory.policy.rules.superseded import SupersededToolResult
+from kv_memory.policy.rules.time_to_live import TimeToLive
+from kv_memory.policy.rules.tool_error import ToolError
+
+__all__ = [
+    "ChangedDocument",
+    "Classifier",
+    "Decision",
+    "FlaggedContent",
+    "Invalidated",
+    "Rule",
+    "RuleSettings",
+    "SupersededToolResult",
+    "TimeToLive",
+    "ToolError",
+]

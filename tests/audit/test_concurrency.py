@@ -1,0 +1,119 @@
+"""Threads and processes write one chain; a process that lives keeps its intents."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from kv_memory.audit import AuditLog, process
+from tests.audit.parts import edit, ended, in_child, retract
+
+WORKERS, EACH = 4, 12
+
+
+def check(path: Path, retractions: int) -> None:
+    log = AuditLog(path)
+    assert log.verify() == []
+    assert [row.number for row in log.entries()] == list(range(1, 2 * retractions + 1))
+    assert log.unfinished() == []
+    log.close()
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_threads(path: Path, shared: bool) -> None:
+    one = AuditLog(path)
+    failed: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            log = one if shared else AuditLog(path)
+            for _ in range(EACH):
+                retract(log, session=f"s{number}")
+            if not shared:
+                log.close()
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(WORKERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    one.close()
+    check(path, WORKERS * EACH)
+
+
+def test_processes_that_begin_the_log_together(path: Path) -> None:
+    ready, go = os.pipe()
+
+    def work() -> None:
+        os.close(go)
+        os.read(ready, 1)  # until the parent closes its end
+        log = AuditLog(path)
+        for _ in range(EACH):
+            retract(log)
+        log.close()
+
+    children = [in_child(work) for _ in range(WORKERS)]
+    os.close(go)
+    assert [ended(child) for child in children] == [0] * WORKERS
+    os.close(ready)
+    check(path, WORKERS * EACH)
+    assert len(list(path.parent.glob("*.key*"))) == 1
+
+
+def test_a_log_that_is_open_while_its_process_forks(log: AuditLog, path: Path) -> None:
+    retract(log)
+
+    def work() -> None:
+        for _ in range(EACH):
+            retract(log)
+
+    children = [in_child(work) for _ in range(2)]
+    for _ in range(EACH):
+        retract(log)
+    assert [ended(child) for child in children] == [0, 0]
+    assert len({row.pid for row in log.entries()}) == 3
+    log.close()
+    check(path, 1 + 3 * EACH)
+
+
+def test_only_the_intents_of_dead_processes_are_closed(log: AuditLog) -> None:
+    begun, tell = os.pipe()
+
+    def work() -> None:
+        with log.retraction(session="s", targets=["c1"], edits=[edit(1)]) as it:
+            log.also("s", it.id, [edit(2)])
+            os.write(tell, b"x")
+            signal.pause()
+
+    child = in_child(work)
+    assert os.read(begun, 1) == b"x"
+    with log.retraction(session="s", targets=["c1"], edits=[edit(1)]) as own:
+        assert log.close_unfinished() == []
+        assert len(log.unfinished()) == 3
+        os.kill(child, signal.SIGKILL)
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # dead, though its parent has not asked yet
+        assert len(log.close_unfinished()) == 1
+        assert [row.retraction for row in log.unfinished()] == [own.id]
+    os.waitpid(child, 0)
+    assert [row.status for row in log.entries(session="s") if row.kind == "outcome"] == ["interrupted", "unknown"]
+    assert not (log.close_unfinished() or log.unfinished() or log.verify())
+
+
+def test_which_processes_are_gone() -> None:
+    pid, token = process.current()
+    boot, space, start = token.split("/", 2)
+    assert not process.is_gone(pid, token)
+    assert process.is_gone(pid, f"{boot}/{space}/{start}0")  # an earlier process had this pid
+    assert process.is_gone(pid, f"before/{space}/{start}")  # the machine was started anew
+    assert not process.is_gone(pid, f"{boot}/elsewhere/{start}")  # in a container that cannot be seen from here
+    assert not process.is_gone(pid, f"{boot}/{space}/")
+    child = in_child(lambda: None)
+    ended(child)
+    assert process.is_gone(child, token)
