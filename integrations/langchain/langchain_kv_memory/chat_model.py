@@ -14,7 +14,9 @@ from langchain_core.runnables.config import run_in_executor
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import Field
 
-from kv_memory import Span
+from kv_memory import Reason, Span
+from kv_memory.policy import Cascade
+from kv_memory.policy.authority import OWNER
 from langchain_kv_memory.generating import AnsweringChatModel
 from langchain_kv_memory.options import read_choice
 from langchain_kv_memory.report import RetractionReport
@@ -49,7 +51,10 @@ class ErasableChatModel(AnsweringChatModel):
         messages: Sequence[BaseMessage] | None = None,
         scope: Scope | None = None,
         mode: str | None = None,
-        reason: str = "",
+        reason: Reason | str = "",
+        by: str = OWNER,
+        cascade: Cascade | None = None,
+        keep_undo: bool | None = None,
         missing: Missing = "warn",
         wait: bool = True,
         dry_run: bool = False,
@@ -67,18 +72,25 @@ class ErasableChatModel(AnsweringChatModel):
         The history is the caller's: `report.tombstones(messages)` gives what to put into it, and `retract_in_graph`
         does both.
 
+        `reason`, `by`, `cascade` and `keep_undo` are those of `kv_memory.Session.retract`.
+
         Raises, before anything is changed, UnknownTargetError (with missing="error"), AmbiguousTargetError, TargetError
-        for characters outside the message, UnsupportedOperationError for an eraser that the model cannot do.
+        for characters outside the message, RefusedError (`by` may not), UnsupportedOperationError for an eraser that
+        the model cannot do.
         """
         wish = Retraction(
             targets,
             session_id_of(config, session_id),
-            scope,
-            {"exact": "recompute"}.get(mode or "", mode) or self.eraser,
-            reason,
-            missing,
-            messages,
-            dry_run,
+            scope=scope,
+            eraser={"exact": "recompute"}.get(mode or "", mode),
+            default=self.eraser,
+            reason=reason,
+            by=by,
+            cascade=cascade,
+            keep_undo=keep_undo,
+            missing=missing,
+            messages=messages,
+            dry_run=dry_run,
         )
         if not wait:
             return wish.queue(self.memory or self.loader.loaded, self._tell)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+import warnings
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from operator import add
 from typing import Annotated, Any, NotRequired
 
@@ -16,7 +19,9 @@ from langgraph.config import get_config
 from langgraph.runtime import Runtime
 from langgraph.types import Command, Overwrite
 
-from kv_memory import CharRange
+from kv_memory import CharRange, Reason
+from kv_memory.errors import RefusedError
+from kv_memory.policy import Category
 from langchain_kv_memory.chat_model import ErasableChatModel
 from langchain_kv_memory.decisions import Decision, named
 from langchain_kv_memory.policies import PROVENANCE, Policy
@@ -100,36 +105,72 @@ class RetractionMiddleware(AgentMiddleware[RetractionState, Any, Any]):
         return _stamped(await handler(request), request)
 
     def _retract(self, model: ErasableChatModel, state: Any) -> Update | None:
-        targets, reason = self._decide(state)
-        if not targets:
-            return None
-        messages = state["messages"]
-        report = model.retract(
-            *targets, config=get_config(), messages=messages, scope="session", reason=reason, missing="warn"
-        )
-        return _update(report, messages)
+        wishes = self._decide(state)
+        reports: list[RetractionReport] = []
+        messages = list(state["messages"])
+        for wish in wishes:
+            with _refused_is_a_warning():
+                reports.append(model.retract(*wish.targets, config=get_config(), messages=messages, **wish.options()))
+                messages = _replaced(messages, reports[-1].tombstones(messages))
+        return _update(reports, state["messages"], messages) if wishes else None
 
     async def _aretract(self, model: ErasableChatModel, state: Any) -> Update | None:
-        targets, reason = await run_in_executor(None, self._decide, state)
-        if not targets:
-            return None
-        messages = state["messages"]
-        report = await model.aretract(
-            *targets, config=get_config(), messages=messages, scope="session", reason=reason, missing="warn"
-        )
-        return _update(report, messages)
+        wishes = await run_in_executor(None, self._decide, state)
+        reports: list[RetractionReport] = []
+        messages = list(state["messages"])
+        for wish in wishes:
+            with _refused_is_a_warning():
+                report = await model.aretract(*wish.targets, config=get_config(), messages=messages, **wish.options())
+                reports.append(report)
+                messages = _replaced(messages, report.tombstones(messages))
+        return _update(reports, state["messages"], messages) if wishes else None
 
-    def _decide(self, state: Any) -> tuple[list[Target], str]:
+    def _decide(self, state: Any) -> list[_Wish]:
+        """What is to go: for each who asks and each category of reason one retraction."""
         messages: list[AnyMessage] = state["messages"]
-        decisions: list[Decision] = []
-        unknown: list[Target] = []
+        wishes: dict[tuple[str, Category], _Wish] = {}
+
+        def wish(by: str, category: Category, target: Target, reason: str) -> None:
+            asked = wishes.setdefault((by, category), _Wish(by, category))
+            asked.targets.append(target)
+            asked.reasons[reason] = None
+
         for target in state.get("pending_retractions") or ():
             meant = list(named(messages, target, "named by a tool"))
-            decisions += meant
-            unknown += [] if meant else [target]
-        decisions += [decision for policy in self.policies for decision in policy.decide(messages)]
-        reasons = [decision.reason for decision in decisions]
-        return [*unknown, *(_target(d) for d in decisions)], "; ".join(dict.fromkeys(reasons))
+            for decision in meant:
+                wish("tool", decision.category, _target(decision), decision.reason)
+            if not meant:
+                wish("tool", Category.OTHER, target, "named by a tool")
+        for policy in self.policies:
+            for decision in policy.decide(messages):
+                wish("policy", decision.category, _target(decision), decision.reason)
+        return list(wishes.values())
+
+
+@dataclass
+class _Wish:
+    by: str
+    category: Category
+    targets: list[Target] = field(default_factory=list)
+    reasons: dict[str, None] = field(default_factory=dict)
+
+    def options(self) -> dict[str, Any]:
+        reason = Reason(category=self.category, text="; ".join(self.reasons))
+        return {"scope": "session", "missing": "warn", "reason": reason, "by": self.by}
+
+
+@contextmanager
+def _refused_is_a_warning() -> Iterator[None]:
+    """An agent goes on where a policy or tool may not retract what it named; the audit log has it."""
+    try:
+        yield
+    except RefusedError as error:
+        warnings.warn(f"Nothing was retracted: {error}", stacklevel=2)
+
+
+def _replaced(messages: Sequence[AnyMessage], tombstones: Sequence[BaseMessage]) -> list[AnyMessage]:
+    by_id: dict[str | None, Any] = {message.id: message for message in tombstones}
+    return [by_id.get(message.id, message) for message in messages]
 
 
 def _target(decision: Decision) -> Target:
@@ -140,10 +181,10 @@ def _target(decision: Decision) -> Target:
     return CharRange(message=str(id), start=decision.chars[0], end=decision.chars[1])
 
 
-def _update(report: RetractionReport, messages: Sequence[BaseMessage]) -> Update:
+def _update(reports: Sequence[RetractionReport], before: Sequence[BaseMessage], after: Sequence[BaseMessage]) -> Update:
     return {
-        "messages": report.tombstones(messages),
-        "retractions": [report.model_dump(mode="json")],
+        "messages": [new for old, new in zip(before, after, strict=True) if new is not old],
+        "retractions": [report.model_dump(mode="json") for report in reports],
         "pending_retractions": Overwrite([]),
     }
 

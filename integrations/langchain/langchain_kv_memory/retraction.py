@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -13,6 +13,8 @@ from langchain_core.messages import BaseMessage
 
 from kv_memory import CharRange, Memory, Span, SpanKind
 from kv_memory.errors import KVMemoryError, UnknownTargetError
+from kv_memory.policy import Cascade, Reason
+from kv_memory.policy.authority import OWNER
 from kv_memory.session import Session
 from kv_memory.spans import Target as CoreTarget
 from kv_memory.spans import target_name
@@ -35,7 +37,13 @@ class Retraction:
     """The session that messages are looked for in."""
     scope: Scope | None = None
     eraser: str | None = None
-    reason: str = ""
+    """By which eraser, whatever the reason."""
+    default: str | None = None
+    """The chat model's own, which a policy may overrule."""
+    reason: Reason | str = ""
+    by: str = OWNER
+    cascade: Cascade | None = None
+    keep_undo: bool | None = None
     missing: Missing = "warn"
     messages: Sequence[BaseMessage] | None = None
     dry_run: bool = False
@@ -57,13 +65,16 @@ class Retraction:
                 memory.session(name).retract(
                     *targets,
                     reason=self.reason,
-                    eraser=self.eraser,
+                    by=self.by,
+                    eraser=self._eraser(memory),
+                    cascade=self.cascade,
+                    keep_undo=self.keep_undo,
                     messages=given if name == self.home else None,
                     dry_run=self.dry_run,
                 )
                 for name, targets in plan.items()
             ]
-        return RetractionReport(reason=self.reason, parts=tuple(parts), missing=tuple(missing))
+        return RetractionReport(reason=str(self.reason), parts=tuple(parts), missing=tuple(missing))
 
     def queue(self, memory: Memory | None, done: Callable[[RetractionReport], None]) -> RetractionReport:
         """Have each session retract before it reads its next conversation; waits for nothing. `done` hears of each.
@@ -78,10 +89,10 @@ class Retraction:
             for session in sessions:
                 session.soon(partial(self._carry_out_in, memory, session, done))
         missing = () if sessions else tuple(target_name(_core(target)) for target in self.targets)
-        return RetractionReport(reason=self.reason, queued=tuple(s.id for s in sessions), missing=missing)
+        return RetractionReport(reason=str(self.reason), queued=tuple(s.id for s in sessions), missing=missing)
 
     def _carry_out_in(self, memory: Memory, session: Session, done: Callable[[RetractionReport], None]) -> None:
-        here = Retraction(self.targets, session.id, "session", self.eraser, self.reason, "ignore", dry_run=self.dry_run)
+        here = replace(self, home=session.id, scope="session", missing="ignore", messages=None)
         try:
             report = here.carry_out(memory)
         except KVMemoryError as error:  # its caller is long gone, and the answer that is due must not fail for it
@@ -89,6 +100,9 @@ class Retraction:
             return
         if report.parts:
             done(report)
+
+    def _eraser(self, memory: Memory) -> str | None:
+        return self.eraser or (None if memory.policy.handling(self.reason).exact else self.default)
 
     def _holders(self, memory: Memory, target: Target, given: list[dict[str, Any]] | None) -> list[Session]:
         """The sessions in which it is to be retracted; none when it is missing, and that is no error."""

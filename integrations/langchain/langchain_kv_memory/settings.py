@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from langchain_core.caches import BaseCache
@@ -13,8 +14,8 @@ from langchain_core.messages import BaseMessage
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, Field
 
-from kv_memory import Memory
-from kv_memory.policy import Heal
+from kv_memory import AuditLog, Memory
+from kv_memory.policy import Heal, Policy
 from langchain_kv_memory.convert import PLACEHOLDERS, to_openai
 from langchain_kv_memory.loader import MemoryLoader, context_size
 from langchain_kv_memory.sessions import SessionEntryPoints
@@ -36,6 +37,10 @@ class LocalChatModel(SessionEntryPoints):
     dtype: str | None = None
     max_cache_tokens: int | None = None
     """Cells of all sessions together; by default four times the model's context."""
+    policy: Policy | str | Path | None = Field(default=None, exclude=True, repr=False)
+    """How retractions are made and who may ask for them: a kv_memory Policy or its file."""
+    audit: AuditLog | str | Path | None = Field(default=None, exclude=True, repr=False)
+    """The log in which each retraction is written down, or its file."""
     heal: Heal | None = None
     """When what an approximate eraser left is read again exactly; see `kv_memory.Memory`."""
     temperature: float | None = None
@@ -62,15 +67,16 @@ class LocalChatModel(SessionEntryPoints):
         Engine or Memory. Raises TypeError for anything else, UnsupportedModelError for a model whose cache cannot be
         edited.
         """
-        names = {"eraser": "eraser", "max_cache_tokens": "max_tokens", "heal": "heal"}
+        names = {"max_cache_tokens": "max_tokens"} | {name: name for name in ("eraser", "heal", "policy", "audit")}
         shared = {names[name]: value for name, value in options.items() if name in names}
         return cls(memory=memory_over(llm, tokenizer, **shared), **options)
 
     def load(self) -> Memory:
         """The memory; loads the weights the first time. Raises what `kv_memory.Memory` raises."""
         if self.memory is None:
-            make = partial(Memory, self.model, device=self.device, dtype=self.dtype, heal=self.heal)
-            self.memory = self.loader.get(partial(make, eraser=self.eraser, max_tokens=self.max_cache_tokens))
+            make = partial(Memory, self.model, device=self.device, dtype=self.dtype, eraser=self.eraser)
+            make = partial(make, policy=self.policy, audit=self.audit, heal=self.heal)
+            self.memory = self.loader.get(partial(make, max_tokens=self.max_cache_tokens))
         return self.memory
 
     def get_token_ids(self, text: str) -> list[int]:

@@ -1,18 +1,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any
 
 import pytest
 from langchain.agents import create_agent
 from langchain.tools import InjectedToolCallId, tool
 from langchain_core.documents import Document
-from langchain_core.messages import AIMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langgraph.checkpoint.memory import InMemorySaver
 
 from langchain_kv_memory import ErasableChatModel
 from langchain_kv_memory.changes import DocumentChanges
+from langchain_kv_memory.decisions import Decision
 from langchain_kv_memory.middleware import RetractionMiddleware
 from langchain_kv_memory.policies import (
     PROVENANCE,
@@ -55,7 +56,7 @@ def test_a_superseded_result_leaves_cache_and_state(model: Scripted, sync: bool)
     assert [m.id for m in talk.state["messages"]][: len(before)] == before
     assert talk.cells(first) == 0 < talk.cells(second)
     (report,) = talk.reports
-    assert report.reason == f"superseded by {second.tool_call_id}"
+    assert report.reason == f"stale: superseded by {second.tool_call_id}"
     assert report.tokens_erased > 0
     answer = talk.say("What is the status of W-5530?")
     assert answer.text == "delivered"
@@ -74,7 +75,7 @@ def test_an_error_goes_when_the_tool_succeeds(model: Scripted, sync: bool) -> No
     talk.say("look_up(W-5530)", order("delivered"))
     assert [m.text for m in talk.tool_messages] == ["", order("delivered")]
     assert talk.cells(talk.tool_messages[0]) == 0
-    assert talk.reports[0].reason == "tool error"
+    assert talk.reports[0].reason == "error: tool error"
 
 
 def test_time_to_live(model: Scripted) -> None:
@@ -84,11 +85,11 @@ def test_time_to_live(model: Scripted) -> None:
     talk.say("look_up(W-5530)", f"Hear! {order('delivered')}")
     assert talk.tool_messages[0].response_metadata[PROVENANCE]["tool"] == "look_up"
     talk.say("What is the status of W-5530?")
-    assert [r.reason for r in talk.reports] == ["flagged by a detector"]
+    assert [r.reason for r in talk.reports] == ["security: flagged by a detector"]
     late = 61.0
     talk.say("What is the status of W-5530?")
     assert talk.cells(talk.tool_messages[0]) == 0
-    assert talk.reports[1].reason == "older than 60 seconds", "it keeps its age when part of it is retracted"
+    assert talk.reports[1].reason == "stale: older than 60 seconds", "it keeps its age when part of it is retracted"
 
 
 @pytest.mark.parametrize("sync", [True, False], ids=["sync", "async"])
@@ -221,3 +222,15 @@ def test_a_caller_cannot_name_retractions_in_the_input(model: Scripted) -> None:
     talk.agent.invoke({"messages": [("user", "Hello.")], "pending_retractions": named}, THREAD)
     assert talk.cells(talk.tool_messages[0]) > 0
     assert not talk.reports
+
+
+def test_a_policy_may_not_retract_what_the_user_said(model: Scripted) -> None:
+    class Everything:
+        def decide(self, messages: Sequence[BaseMessage]) -> Iterable[Decision]:
+            return [Decision(message, "tidy") for message in messages if isinstance(message, HumanMessage)]
+
+    talk = Talk(model, [Everything()], sync=True)
+    with pytest.warns(UserWarning, match="'policy' may not retract the user span"):
+        talk.say("Hello.")
+    assert talk.reports == []
+    assert "Hello." in str(talk.state["messages"])
