@@ -47,6 +47,35 @@ def test_what_can_be_wrapped(loaded: tuple[Any, Any], pocket: Memory, kind: str)
     model.forget(config=CONFIG)
 
 
+@pytest.mark.parametrize("kind", ["path", "Llama", "ChatLlamaCpp"])
+def test_gguf_models(pocket: Memory, kind: str) -> None:
+    llama_cpp = pytest.importorskip(
+        "llama_cpp", reason="llama-cpp-python is not installed (make llama)", exc_type=ImportError
+    )
+    from kv_memory.gguf import pocket_gguf
+
+    path = str(pocket_gguf())
+    loaded: Any = None
+    if kind == "Llama":
+        loaded = llama_cpp.Llama(path, n_ctx=2048, verbose=False)
+    elif kind == "ChatLlamaCpp":
+        from langchain_community.chat_models import ChatLlamaCpp
+
+        loaded = ChatLlamaCpp(model_path=path, n_ctx=2048, verbose=False)
+    model = (
+        ErasableChatModel(model=path, max_tokens=8) if loaded is None else ErasableChatModel.wrap(loaded, max_tokens=8)
+    )
+    assert model.invoke(talk(), CONFIG).content == "delivered"
+    report = model.retract("call_1", config=CONFIG)
+    assert report.tokens_erased > 0
+    assert model.invoke(talk(), CONFIG).content == "unknown"
+    assert model.profile is not None
+    if loaded is not None:
+        assert model.profile["max_input_tokens"] == 2048
+        engine = model.load().engine
+        assert engine.capabilities.max_positions == 2048
+
+
 def test_what_cannot_be_wrapped_is_named(loaded: tuple[Any, Any]) -> None:
     with pytest.raises(TypeError, match=r"wrap\(\) takes .* got str"):
         ErasableChatModel.wrap("a string")
@@ -70,7 +99,7 @@ def test_a_model_that_is_none_is_told_at_the_first_call() -> None:
 
 def test_an_eraser_of_the_model_is_used(pocket: Memory) -> None:
     for model in (
-        ErasableChatModel.wrap(pocket.engine, eraser="drop", max_tokens=4),
+        ErasableChatModel.wrap(pocket.engine, eraser="drop", max_tokens=4, heal="never"),
         ErasableChatModel(memory=pocket, eraser="drop", max_tokens=4),
     ):
         model.forget(config=CONFIG)
