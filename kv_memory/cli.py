@@ -205,6 +205,9 @@ def train_eraser(
     seed: Annotated[int, typer.Option(help="Of weights and examples.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes that make examples.")] = 2,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Less memory for a third more time.")
+    ] = False,
 ) -> None:
     """Train an eraser for a model, on text and on questions; the result is a directory to pass on."""
     from rich.console import Console
@@ -219,6 +222,7 @@ def train_eraser(
 
         disable_progress_bar()  # there is one already
         settings = {"text_steps": text_steps, "task_steps": task_steps, "tokens": batch, "rank": rank, "seed": seed}
+        settings |= {"gradient_checkpointing": gradient_checkpointing}
         plan = Plan.of(**settings, learning_rate=learning_rate, **({"lengths": tuple(length)} if length else {}))
 
         def report(step: int, loss: float, table: Any) -> None:

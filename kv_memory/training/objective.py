@@ -13,8 +13,9 @@ The loss is KL(never-saw || steered) over the queries' tokens (method.md, "Train
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor
 from transformers import Cache
 
 from kv_memory.training.batch import Batch, Segment
+from kv_memory.training.checkpointing import checkpointed
 
 Rows = list[tuple[Tensor, Tensor]]
 """K and V of each layer, [rows, kv_heads, tokens, head_dim]."""
@@ -45,6 +47,10 @@ class RowsCache(Cache):  # type: ignore[misc]  # transformers is untyped
         keys, values = self.given[layer_idx]
         return torch.cat([keys, key_states], 2), torch.cat([values, value_states], 2)
 
+    def alike(self) -> RowsCache:
+        """One over the same rows, with none of its own."""
+        return RowsCache(self.given)
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Given tokens."""
         return 0 if self.given is None else self.given[0][0].shape[2]
@@ -62,9 +68,11 @@ class Context:
 class Objective:
     """The four passes of one model. `adapter(on)` is a context manager that turns the adapter on or off."""
 
-    def __init__(self, model: Any, adapter: Switch) -> None:
+    def __init__(self, model: Any, adapter: Switch, *, checkpoint: bool = False) -> None:
+        """`checkpoint`: passes with a gradient keep the input of each layer alone and run each layer once more."""
         self.model = model
         self.adapter = adapter
+        self.checkpoint = checkpoint
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean KL(never-saw || steered) by the queries' weights, in nats: float32 scalar."""
@@ -75,14 +83,12 @@ class Objective:
     def read(self, batch: Batch) -> Context:
         """Pass 1: the context with its span, as a session has it."""
         segments = (batch.prefix, batch.span, batch.suffix)
-        with self.adapter(False):
-            return Context(self._run(segments)[1], segments)
+        return Context(self._run(segments)[1], segments)
 
     def steer(self, batch: Batch, read: Context) -> Context:
         """Pass 2: the span's rows replaced by steering states."""
         before, after = _part(read, 0), _part(read, 2)
-        with self.adapter(True):
-            states = self._run((batch.span,), Context(before, (batch.prefix,)))[1]
+        states = self._run((batch.span,), Context(before, (batch.prefix,)), adapter=True)[1]
         return Context(_joined(before, states, after), read.segments)
 
     def drop(self, batch: Batch, read: Context) -> Context:
@@ -91,27 +97,34 @@ class Objective:
 
     def ask(self, batch: Batch, context: Context, queries: Segment | None = None) -> Tensor:
         """Pass 3: log-probabilities after each token of the queries, float32 [rows, query tokens, vocabulary]."""
-        with self.adapter(False):
-            logits = self._run((queries or batch.queries,), context)[0]
+        logits = self._run((queries or batch.queries,), context)[0]
         return logits.float().log_softmax(-1)
 
     @torch.no_grad()
     def never_saw(self, batch: Batch) -> Tensor:
         """Pass 4: what the queries give over a context that never had the span, as `ask`."""
         segments = (batch.prefix, batch.suffix.without(batch.gone))
-        with self.adapter(False):
-            rows = self._run(segments)[1]
+        rows = self._run(segments)[1]
         return self.ask(batch, Context(rows, segments), batch.queries.without(batch.gone))
 
-    def _run(self, segments: Sequence[Segment], over: Context | None = None) -> tuple[Tensor, Rows]:
+    def _run(
+        self, segments: Sequence[Segment], over: Context | None = None, *, adapter: bool = False
+    ) -> tuple[Tensor, Rows]:
         """Logits and rows of these segments' tokens over given ones."""
         new = _concatenated(segments)
         held = (*over.segments, *segments) if over else tuple(segments)
         mask = visible(new, _concatenated(held), self.model.dtype)
         cache = RowsCache(over.rows if over else None)
-        output = self.model(
-            input_ids=new.ids, position_ids=new.positions, attention_mask=mask, past_key_values=cache, use_cache=True
-        )
+        switched = partial(self.adapter, adapter)
+        layers = checkpointed(self.model, switched) if self.checkpoint and torch.is_grad_enabled() else nullcontext()
+        with switched(), layers:
+            output = self.model(
+                input_ids=new.ids,
+                position_ids=new.positions,
+                attention_mask=mask,
+                past_key_values=cache,
+                use_cache=True,
+            )
         return output.logits, cache.new
 
 

@@ -39,6 +39,8 @@ class Plan(BaseModel):
     warm_up: Annotated[int, Field(ge=0)] = 100
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     seed: int = 0
+    gradient_checkpointing: bool = False
+    """Less memory for a third more time: for models whose activations do not fit."""
 
     @classmethod
     def of(cls, **settings: Any) -> Plan:

@@ -42,7 +42,9 @@ class Trainer:
         self.device = self.accelerator.device
         model.to(self.device)
         self.adapter = Adapter(model, self.plan.rank, self.plan.alpha)
-        self.objective = Objective(self.adapter.model, self.adapter.switched)
+        self.objective = Objective(
+            self.adapter.model, self.adapter.switched, checkpoint=self.plan.gradient_checkpointing
+        )
         self.optimizer = torch.optim.AdamW(self.adapter.parameters(), lr=0.0, weight_decay=self.plan.weight_decay)
         self.step, self.seconds = 0, 0.0
         if resume:

@@ -134,3 +134,17 @@ def test_a_batch_does_not_change_an_example(objective: Objective) -> None:
         context: Context = objective.steer(alone, objective.read(alone))
         found = objective.ask(alone, context)[0]
         torch.testing.assert_close(steered[row, : found.shape[0]], found, atol=1e-4, rtol=1e-4)
+
+
+def test_checkpointing_changes_no_gradient(adapter: Adapter) -> None:
+    batch = collate(examples())
+    found = []
+    for checkpoint in (False, True):
+        adapter.model.zero_grad()
+        loss = Objective(adapter.model, adapter.switched, checkpoint=checkpoint).loss(batch)
+        torch.autograd.backward(loss)
+        found.append([parameter.grad.clone() for parameter in adapter.parameters() if parameter.grad is not None])
+    assert len(found[0]) == len(found[1]) > 0
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+        assert one.abs().sum() > 0

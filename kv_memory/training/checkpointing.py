@@ -1,0 +1,47 @@
+"""Gradient checkpointing of the passes: a layer keeps its input alone and runs again for the gradient.
+
+That of transformers turns the cache off, and the rows that a pass writes are what the objective is about: here they are
+outputs of the layer like its hidden states (sublinear memory cost, arXiv 1604.06174).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from transformers import Cache
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+
+@contextmanager
+def checkpointed(model: Any, switched: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """Within the block each layer is checkpointed. `switched` sets the adapter as the pass has it, also when a layer
+    runs again, long after the pass."""
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    forwards = [layer.forward for layer in layers]
+    for layer, forward in zip(layers, forwards, strict=True):
+        layer.forward = partial(_run, forward, switched)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def _run(
+    forward: Callable[..., Any], switched: Callable[[], AbstractContextManager[None]], hidden: Tensor, **given: Any
+) -> Any:
+    cache = given.pop("past_key_values")
+
+    def layer(hidden: Tensor) -> tuple[Any, list[tuple[Tensor, Tensor]]]:
+        own: Cache = cache.alike()
+        with switched():
+            return forward(hidden, past_key_values=own, **given), own.new
+
+    output, rows = checkpoint(layer, hidden, use_reentrant=False)
+    cache.new += rows
+    return output
