@@ -6,11 +6,11 @@ own `Run`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
+from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -160,7 +160,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Raises KVMemoryError at once where nothing can be written there.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
     try:
         draft.touch()
     except OSError as error:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
+from torch import Tensor
 
 SAMPLE = 8
 """Numbers of each parameter that the digest is of."""
@@ -20,13 +22,16 @@ def weights_digest(model: Any) -> str | None:
     The same whether the weights are held in bfloat16 or float32, and whatever adapters are on top; None for weights
     in another type, whose rounding differs.
     """
+    return digest_of(parameter.detach() for name, parameter in model.named_parameters() if "lora_" not in name)
+
+
+def digest_of(parameters: Iterable[Tensor]) -> str | None:
+    """The same of parameters, or of the first SAMPLE numbers of each, in the order of `named_parameters`."""
     digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        if "lora_" in name:
-            continue
+    for parameter in parameters:
         if parameter.dtype not in (torch.bfloat16, torch.float32):
             return None
-        first = parameter.detach().reshape(-1)[:SAMPLE].to(torch.bfloat16).cpu()
+        first = parameter.reshape(-1)[:SAMPLE].to(torch.bfloat16).cpu()
         digest.update(bytes(first.view(torch.uint8).tolist()))
     return digest.hexdigest()[:16]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from kv_memory.engines.base import Engine
 from kv_memory.engines.probe import check_layer_types
 from kv_memory.errors import ModelError
 
@@ -45,23 +47,62 @@ def load_model(
     the text model's configuration, before the weights are read.
     """
     name = _checked(name)
-    try:
+    with reading(name):
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         config = AutoConfig.from_pretrained(name)
         check_layer_types(config)
         check(config.get_text_config(decoder=True).to_dict())
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = load_tokenizer(name)
         model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype or _choose_dtype(config, place)).to(place)
+    return model, tokenizer
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a directory or hub id. Raises ModelError where it has none, and what transformers raises."""
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    # Where its files are missing, transformers makes some models a tokenizer that knows its special tokens only.
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise ModelError(f"{name} has no tokenizer; save the model's tokenizer into it with save_pretrained.")
+    return tokenizer
+
+
+def is_gguf(name: str | Path) -> bool:
+    """Whether this names a GGUF file: by its ending, or by how an existing file begins."""
+    path = Path(name).expanduser()
+    if path.suffix.lower() == ".gguf":
+        return True
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"
+
+
+def load_gguf(
+    path: Path,
+    device: str | None,
+    dtype: str | None,
+    check: Callable[[dict[str, Any]], object] = lambda config: None,
+    probe_layers: tuple[int, ...] | None = None,
+) -> Engine:
+    """The llama.cpp engine of a file; `dtype` is of K and V. Raises ModelError, and as LlamaCppEngine.load does."""
+    from kv_memory.engines.llama_cpp import LlamaCppEngine
+
+    if device not in (None, "cpu"):
+        raise ModelError(f"GGUF models run on the CPU here, not on {device}; leave device out.")
+    return LlamaCppEngine.load(path, check, dtype=dtype, probe_layers=probe_layers)
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """What transformers and torch raise in the block for a model that they cannot read, as a ModelError."""
+    try:
+        yield
     except _READ_ERRORS as error:
         reason = str(error).strip().split("\n")[0]
         raise ModelError(
             f"Cannot load {name!r} as a causal language model ({reason}); give a directory saved with save_pretrained, "
             "or the id of a model on the Hugging Face hub that this machine can reach."
         ) from error
-    # Where its files are missing, transformers makes some models a tokenizer that knows its special tokens only.
-    if len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise ModelError(f"{name} has no tokenizer; save the model's tokenizer into it with save_pretrained.")
-    return model, tokenizer
 
 
 def _checked(name: str) -> str:

@@ -1,7 +1,7 @@
 """Trained erasers as files: a directory with a LoRA saved by PEFT and `eraser.json`, which says what it is for.
 
-The published eraser (KVEraser, arXiv 2606.17034) is the LoRA alone, and loads too. Nothing is loaded into an engine
-before all that the files say fits its model.
+The published eraser (KVEraser, arXiv 2606.17034) is the LoRA alone, and loads too; so does a .gguf file, into GGUF
+models. Nothing is loaded into an engine before all that the files say fits its model.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from kv_memory.calibration.record import Calibration, replacing, shape_of
 from kv_memory.engines.adapter_check import WEIGHTS, read_adapter
 from kv_memory.engines.base import Engine, Steering
 from kv_memory.engines.fingerprint import revision_of
+from kv_memory.engines.loading import is_gguf
 from kv_memory.erasers import ERASERS
 from kv_memory.errors import ModelError
 
@@ -68,6 +69,7 @@ class TrainedEraser:
     """An eraser directory, read but not loaded."""
 
     folder: Path
+    """Or its .gguf file."""
     record: EraserRecord | None
     """None for a plain LoRA."""
     base: str | None
@@ -95,7 +97,7 @@ class TrainedEraser:
     def load(self, engine: Engine) -> Steering:
         """Make it the eraser that `steer` uses in this engine. Raises ModelError, with nothing loaded, as `check`."""
         self.check(engine.name, engine.config)
-        self._check_revision(engine)
+        self.check_revision(engine.name, revision_of(engine.name), engine.weights_digest())
         name = f"eraser-{uuid4().hex[:8]}"
         engine.load_adapter(str(self.folder), name)
         steering = Steering(name, self.record.slots if self.record else None)
@@ -107,20 +109,27 @@ class TrainedEraser:
         plain = EraserRecord(model=self.base or calibration.model, revision=self.revision, shape=calibration.shape)
         return (self.record or plain).model_copy(update={"calibration": calibration})
 
-    def _check_revision(self, engine: Engine) -> None:
-        digests = (self.record.weights if self.record else None, engine.weights_digest())
-        revisions = (self.record.revision if self.record else self.revision, revision_of(engine.name))
+    def check_revision(self, name: str, revision: str | None, weights: str | None) -> None:
+        """Raise ModelError where it was trained for other weights; by digest where both are known, else by commit."""
+        digests = (self.record.weights if self.record else None, weights)
+        revisions = (self.record.revision if self.record else self.revision, revision)
         # Equal weights are what counts: a commit may change a text alone.
         there, here = digests if None not in digests else revisions
         if there is not None and here is not None and there != here:
             raise ModelError(
-                f"The eraser {self.folder} is for another revision of {engine.name} ({there}, not {here}); use one "
+                f"The eraser {self.folder} is for another revision of {name} ({there}, not {here}); use one "
                 "that was trained for it."
             )
 
 
 def open_eraser(name: str | Path) -> TrainedEraser:
-    """Read what an eraser directory or hub id says. Raises ModelError where it is none."""
+    """Read what an eraser directory, .gguf file or hub id says. Raises ModelError where it is none."""
+    if is_gguf(name):
+        from kv_memory.erasers.gguf_file import read_record
+
+        path = Path(name).expanduser()
+        record = read_record(path)
+        return TrainedEraser(path, record, record.model if record else None, record.revision if record else None)
     folder = _folder(str(name))
     for needed in (CONFIG, WEIGHTS):
         if not (folder / needed).is_file():
