@@ -7,12 +7,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 LANGCHAIN := integrations/langchain
 
-.PHONY: demo test test-langchain lint format clean
+.PHONY: demo test test-langchain llama lint format clean
 
 demo: $(STAMP)
 	@$(BIN)/kv-memory demo
 
-test: $(STAMP)
+test: $(STAMP) llama
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
 	@cd $(LANGCHAIN) && ../../$(BIN)/python -m pytest -q -n 2 --dist loadfile --benchmark-disable
 
@@ -22,6 +22,10 @@ test-langchain: $(STAMP)
 	@$(BIN)/pip install --quiet --target $(VENV)/langchain-core-$(CORE) --no-deps langchain-core==$(CORE)
 	@cd $(LANGCHAIN) && PYTHONPATH=../../$(VENV)/langchain-core-$(CORE) ../../$(BIN)/python -m pytest -q -n 2 \
 		--dist loadfile --benchmark-disable
+
+# llama.cpp for GGUF models: built once, then kept in the user's cache; left out where it cannot be built
+llama: $(STAMP)
+	@scripts/install_llama_cpp.sh $(VENV)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -54,8 +54,8 @@ def _mass(
     """
     layout, device = store.layout, store.keys[layer].device
     groups = layout.heads // layout.kv_heads
-    queries = store.queries[layout.probe_layers.index(layer)]
-    keys = store.keys[layer][:, :, on_device(over, device)].repeat_interleave(groups, dim=1)
+    queries = _for_kernels(store.queries[layout.probe_layers.index(layer)])
+    keys = _for_kernels(store.keys[layer][:, :, on_device(over, device)]).repeat_interleave(groups, dim=1)
     position, among = store.position.to(device), torch.arange(store.used)[over]
     # As wide as a head, since kernels want values of the keys' shape; only the first column is read.
     values = keys.new_zeros(1, 1, len(among), layout.head_dim)
@@ -69,6 +69,11 @@ def _mass(
         mass = scaled_dot_product_attention(queries[:, :, part], keys, values, mask[None, None], scale=scaling)
         masses.append(mass[0, :, :, 0].float().mean(0))
     return torch.cat(masses)
+
+
+def _for_kernels(rows: Tensor) -> Tensor:
+    """In a dtype that attention is quick in: on a CPU float32."""
+    return rows.float() if rows.device.type == "cpu" else rows
 
 
 def _sample(store: CellStore, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,8 +93,8 @@ def _logits(store: CellStore, layer: int, asking: Tensor, target: Tensor, scalin
     """Log-sum-exp of the scaled scores of the target cells, the mean over heads; -inf where a cell sees none."""
     layout, keys = store.layout, store.keys[layer]
     groups, position, where = layout.heads // layout.kv_heads, store.position.to(keys.device), target.to(keys.device)
-    columns = keys[0][:, where].transpose(1, 2)[:, None]  # [kv_heads, 1, head_dim, target]
-    queries = store.queries[layout.probe_layers.index(layer)][0]
+    columns = _for_kernels(keys[0][:, where]).transpose(1, 2)[:, None]  # [kv_heads, 1, head_dim, target]
+    queries = _for_kernels(store.queries[layout.probe_layers.index(layer)][0])
     queries = queries.view(layout.kv_heads, groups, *queries.shape[1:])
     scores = [keys.new_zeros(0, dtype=torch.float32)]
     for part in torch.split(asking.to(keys.device), max(1, LOGITS_AT_ONCE // max(layout.heads * len(where), 1))):

@@ -34,6 +34,8 @@ class CellLayout:
     """One a layer."""
     probe_layers: tuple[int, ...]
     """Layers whose post-RoPE queries are kept as well."""
+    valued: bool = True
+    """V is kept; false where the rows themselves are kept elsewhere, and what is here is for scores alone."""
 
     @property
     def layers(self) -> int:
@@ -53,7 +55,7 @@ class CellStore:
         self.layout = layout
         self.limit = limit
         self.keys = [_rows(layout, layout.kv_heads, device) for device in layout.devices]
-        self.values = [_rows(layout, layout.kv_heads, device) for device in layout.devices]
+        self.values = [_rows(layout, layout.kv_heads, device) for device in layout.devices if layout.valued]
         self.queries = [_rows(layout, layout.heads, layout.devices[i]) for i in layout.probe_layers]
         self.position = torch.full((0,), EMPTY)
         self.token = torch.zeros(0, dtype=torch.int64)
@@ -138,6 +140,10 @@ class CellStore:
         self.keys[layer][:, :, where] = keys
         self.values[layer][:, :, where] = values
         return self.keys[layer][:, :, : self.used], self.values[layer][:, :, : self.used]
+
+    def put_keys(self, layer: int, slots: Slots, keys: Tensor) -> None:
+        """Write the keys [1, kv_heads, cells, head_dim] of a layer alone."""
+        self.keys[layer][:, :, on_device(slots, keys.device)] = keys
 
     def put_queries(self, layer: int, slots: Slots, queries: Tensor) -> None:
         """Write the queries [1, heads, cells, head_dim] of a probe layer."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -26,6 +25,7 @@ from kv_memory.engines.base import (
     Token,
 )
 from kv_memory.engines.cells import CellStore
+from kv_memory.engines.checks import asked_about, check_appended, check_fits, check_move, check_tokens, integers
 from kv_memory.engines.fingerprint import weights_digest
 from kv_memory.engines.forward import Forward, restored, restored_on_error
 from kv_memory.engines.generation import generate
@@ -34,7 +34,7 @@ from kv_memory.engines.loading import load_model
 from kv_memory.engines.probe import check_layer_types, context_limit, layout_of, run_probe
 from kv_memory.engines.rotary import rotation_of
 from kv_memory.engines.snapshot import read_cells, write_cells
-from kv_memory.errors import ContextLengthError, UnsupportedOperationError
+from kv_memory.errors import UnsupportedOperationError
 
 _PROBE_POSITIONS = 3, 29
 """Where construction runs a lone token to see how keys depend on the position."""
@@ -135,12 +135,12 @@ class TransformersEngine(Engine):
 
     def positions(self, seq: SequenceId) -> list[int]:
         """The positions of the visible cells, ascending."""
-        return _integers(self._get(seq).store.order()[0])
+        return integers(self._get(seq).store.order()[0])
 
     def tokens(self, seq: SequenceId) -> list[int]:
         """The token ids of the visible cells, in the order of their positions; STEERED for a steering state."""
         store = self._get(seq).store
-        return _integers(store.token[store.order()[1]])
+        return integers(store.token[store.order()[1]])
 
     def next_position(self, seq: SequenceId) -> int:
         """One past the last cell; 0 when empty."""
@@ -176,7 +176,7 @@ class TransformersEngine(Engine):
             slots = state.store.order()[1][-1:]
             if not len(slots):
                 raise ValueError("an empty sequence has no next token; prefill it first")
-            _check_tokens(state.store, slots)
+            check_tokens(state.store, slots)
             with restored(state.store, slots):
                 state.logits = self._forward.rerun(state.store, slots)
         return state.logits
@@ -213,10 +213,7 @@ class TransformersEngine(Engine):
         store, slots = state.store, state.store.between(start)
         if not len(slots) or delta == 0:
             return
-        below = store.between(0, start)
-        free_from = int(store.position[below[-1]]) + 1 if len(below) else 0
-        if int(store.position[slots[0]]) + delta < free_from:
-            raise ValueError(f"cells from position {start} on cannot move by {delta}: cells end at {free_from}")
+        check_move(store, start, delta)
         self._check_fits(store.next_position + delta)
         with restored_on_error(store, slots):
             self._rotation.move(store, slots, delta)
@@ -229,7 +226,7 @@ class TransformersEngine(Engine):
         slots = state.store.find(sorted(set(positions)))
         if not len(slots):
             return
-        _check_tokens(state.store, slots)
+        check_tokens(state.store, slots)
         with self._adapters.on(adapter) if adapter else nullcontext():
             logits = self._forward.rerun(state.store, slots)
         at_end = int(state.store.position[slots[-1]]) == state.store.next_position - 1
@@ -253,13 +250,11 @@ class TransformersEngine(Engine):
         if not chosen or not set(chosen) <= set(kept):
             raise ValueError(f"queries are kept of layers {list(kept)}, not of {list(chosen)}")
         store = self._get(seq).store
-        erased = store.find([position for start, end in spans for position in range(start, end)])
-        later = store.between(min((start for start, _ in spans), default=store.next_position))
-        later = later[~torch.isin(later, erased) & (store.token[later] != STEERED)]
+        later, erased = asked_about(store, spans)
         scores = [
             attention_score(store, i, later, erased, scaling=self._scaling[i], normaliser=normaliser) for i in chosen
         ]
-        return _integers(store.position[later]), torch.stack([score.to(self._layout.devices[0]) for score in scores])
+        return integers(store.position[later]), torch.stack([score.to(self._layout.devices[0]) for score in scores])
 
     def deviation(self, seq: SequenceId, positions: Sequence[int], layer: int = 1) -> Tensor:
         """How far K and V together, at `layer`, are from what re-encoding would write: float32 [positions]."""
@@ -269,8 +264,8 @@ class TransformersEngine(Engine):
         wanted, inverse = torch.unique(torch.tensor(list(positions), dtype=torch.int64), return_inverse=True)
         if not len(wanted):
             return torch.zeros(0)
-        slots = store.find(_integers(wanted))
-        _check_tokens(store, slots)
+        slots = store.find(integers(wanted))
+        check_tokens(store, slots)
         norms = self._forward.deviation(store, slots, layer)
         return norms[inverse.to(norms.device)]
 
@@ -301,29 +296,8 @@ class TransformersEngine(Engine):
             state.logits = None
 
     def _check_appended(self, ids: Sequence[int], positions: Sequence[int], start: int) -> None:
-        if len(ids) != len(positions):
-            raise ValueError(f"{len(ids)} tokens and {len(positions)} positions")
-        if not all(0 <= token < self._forward.vocabulary for token in ids):
-            raise ValueError(f"a token id is not in the model's vocabulary of {self._forward.vocabulary}")
-        if any(after <= before for before, after in pairwise((start - 1, *positions))):
-            raise ValueError(f"positions must ascend from {start}, where the sequence ends, or later")
+        check_appended(ids, positions, start, self._forward.vocabulary)
         self._check_fits(max(positions, default=start - 1) + 1)
 
     def _check_fits(self, end: int) -> None:
-        if end > self.capabilities.max_positions:
-            raise ContextLengthError(
-                f"{end} positions do not fit in the context of {self.name} ({self.capabilities.max_positions}); "
-                "shorten the conversation."
-            )
-
-
-def _check_tokens(store: CellStore, slots: Tensor) -> None:
-    """Raise ValueError for a cell that stands for no token."""
-    steered = slots[store.token[slots] == STEERED]
-    if len(steered):
-        raise ValueError(f"the cell at position {int(store.position[steered[0]])} holds a steering state, not a token")
-
-
-def _integers(values: Tensor) -> list[int]:
-    integers: list[int] = values.tolist()
-    return integers
+        check_fits(self.name, self.capabilities.max_positions, end)

@@ -51,5 +51,5 @@ def get_eraser(eraser: str | Eraser) -> Eraser:
 
 
 def is_files(eraser: str | Path) -> bool:
-    """Whether this is the directory or hub id of a trained eraser (files.py) rather than a name."""
-    return isinstance(eraser, Path) or "/" in eraser or eraser.startswith(("~", ".")) or Path(eraser).is_dir()
+    """Whether this is the directory, .gguf file or hub id of a trained eraser (files.py) rather than a name."""
+    return isinstance(eraser, Path) or "/" in eraser or eraser.startswith(("~", ".")) or Path(eraser).exists()

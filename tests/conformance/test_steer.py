@@ -196,7 +196,7 @@ def test_a_repair_runs_over_the_steering_states(
     eraser.erase(engine, seq, spans)
     Steer().erase(engine, expected, spans)
     engine.reencode(expected, chosen)
-    assert_same_cells(all_cells(engine, seq), all_cells(engine, expected))
+    case.assert_same_pass(all_cells(engine, seq), all_cells(engine, expected))
 
 
 RERUNS: dict[str, Callable[[Engine, SequenceId], object]] = {
@@ -215,11 +215,13 @@ def test_a_steering_state_is_not_run_again(one_case: Case, ids: list[int], rerun
 
 
 def test_the_eraser_that_is_loaded_is_off_for_all_else(case: Case, ids: list[int]) -> None:
-    """Bit-identical to an engine in which none was ever loaded."""
+    """Bit-identical, where passes repeat, to an engine in which none was ever loaded."""
     plain = case.load(case.path)
     there = plain.create()
     plain.prefill(there, ids)
     seq = case.sequence(ids)
     Steer().erase(case.engine, case.engine.fork(seq), [(20, 33)])
-    assert torch.equal(case.engine.score(seq, ids[:9]), plain.score(there, ids[:9]))
-    assert_same_cells(all_cells(case.engine, seq), all_cells(plain, there))
+    actual, expected = case.engine.score(seq, ids[:9]), plain.score(there, ids[:9])
+    assert_close(actual, expected)
+    assert torch.equal(actual, expected) or not case.repeats
+    case.assert_same_pass(all_cells(case.engine, seq), all_cells(plain, there))

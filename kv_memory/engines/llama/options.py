@@ -1,0 +1,27 @@
+"""The engine's settings, read."""
+
+from __future__ import annotations
+
+from kv_memory.errors import ModelError
+
+_KV_TYPES = {"f32": 0, "float32": 0, "f16": 1, "float16": 1}
+
+
+def kv_type(dtype: str) -> int:
+    """ggml's number of a type of K and V. Raises ModelError for others than float16 and float32."""
+    name = dtype.removeprefix("torch.").lower()
+    if name not in _KV_TYPES:
+        raise ModelError(
+            f"K and V cannot be kept as {dtype}: quantised rows cannot be put back as they were; use float16 or "
+            "float32 (the weights of the model may be quantised)."
+        )
+    return _KV_TYPES[name]
+
+
+def chosen_layers(layers: tuple[int, ...] | None, depth: int) -> tuple[int, ...]:
+    """The probe layers, by default the one at 3/8 of the depth. Raises ValueError for one that does not exist."""
+    chosen = (depth * 3 // 8,) if layers is None else tuple(sorted(set(layers)))
+    for layer in chosen:
+        if not 0 <= layer < depth:
+            raise ValueError(f"probe layer {layer} is not one of the model's {depth}")
+    return chosen
