@@ -52,7 +52,12 @@ def test_generation_gives_the_same_answers_as_one_pass() -> None:
     encoder = PieceEncoder(tokenizer)
     cases = [case for case in evaluate.test_cases(420, 1) if case.call is None]
     right = [outcome.right for outcome in answer_cases(network, [encode(encoder, case) for case in cases])]
-    assert [generate(network, tokenizer, encoder, case) == case.answer for case in cases] == right
+    said = [generate(network, tokenizer, encoder, case) for case in cases]
+    talk = [case.group.startswith("call/") for case in cases]  # right as long as nothing is called
+    assert [
+        "<tool_call>" not in text if any_words else text == case.answer
+        for text, case, any_words in zip(said, cases, talk, strict=True)
+    ] == right
 
 
 def generate(network: Any, tokenizer: Any, encoder: PieceEncoder, case: Case) -> str:
