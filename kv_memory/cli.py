@@ -1,4 +1,4 @@
-"""The command line: `kv-memory demo`, `replay`, `calibrate`, `train-eraser`, `export-gguf` and `audit`."""
+"""The command line: `kv-memory demo`, `replay`, `calibrate`, `train-eraser`, `export-gguf`, `eval` and `audit`."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ Log = Annotated[Path, typer.Option("--log", help="The audit log.")]
 
 audit = typer.Typer(no_args_is_help=True, help="Look into an audit log of retractions, and verify it.")
 app.add_typer(audit, name="audit")
+evaluate = typer.Typer(no_args_is_help=True, help="Measure erasers against a model that never saw the span.")
+app.add_typer(evaluate, name="eval")
 
 
 @app.callback()
@@ -274,6 +276,52 @@ def export_gguf(
             progress("Reading the eraser and its model", 0, 0)
             export_adapter(eraser, base or model_path(), out)
     typer.echo(f"wrote {out}")
+
+
+@evaluate.callback()
+def _evaluate() -> None:
+    """A group even while it has one command."""
+
+
+@evaluate.command("leakage")
+def eval_leakage(
+    *,
+    model: Model = None,
+    eraser: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A name, or the directory or hub id of a trained eraser; may be given several times. Default: all."
+        ),
+    ] = None,
+    probes: Annotated[int, typer.Option(help="Canaries, orders, and conversations with injections.", min=1)] = 40,
+    generated: Annotated[int, typer.Option(help="Cases of isolation and of spoofing.", min=1)] = 10_000,
+    seed: Annotated[int, typer.Option(help="Of canaries and cases.")] = 0,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="KV_MEMORY_DATA",
+            help="Folder with the files of InjecAgent and AgentDojo; else left out.",
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A JSON file for the result.")] = None,
+) -> None:
+    """What can be learned of erased text: canaries, attacks, membership, echoes, injections, isolation, spoofing."""
+    from rich.console import Console
+
+    with _progress(Console(stderr=True), "cases") as progress:
+        progress("Loading torch", 0, 0)
+        from transformers.utils.logging import disable_progress_bar
+
+        from kv_memory.evaluation.leakage.command import run
+        from kv_memory.evaluation.leakage.plan import Plan
+        from kv_memory.evaluation.leakage.show import show
+
+        disable_progress_bar()  # there is one already
+        plan = Plan(probes=probes, generated=generated, seed=seed, data=data)
+        result = run(model, eraser or (), plan, out=out, progress=progress)
+    show(result, Console())
+    if out is not None:
+        typer.echo(f"wrote {out}")
 
 
 @audit.command("list")

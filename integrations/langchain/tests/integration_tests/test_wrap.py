@@ -39,6 +39,7 @@ def test_what_can_be_wrapped(loaded: tuple[Any, Any], pocket: Memory, kind: str)
         "engine": lambda: ErasableChatModel.wrap(pocket.engine, max_tokens=8),
         "memory": lambda: ErasableChatModel.wrap(pocket, max_tokens=8),
     }[kind]()
+    model.forget(config=CONFIG)  # another test may have talked there
     assert model.invoke(talk(), CONFIG).content == "delivered"
     model.retract("call_1", config=CONFIG)
     assert model.invoke(talk(), CONFIG).content == "unknown"
