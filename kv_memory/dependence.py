@@ -17,8 +17,8 @@ from kv_memory.ledger import Entry, Selection
 from kv_memory.messages import Cuts
 from kv_memory.spans import SpanKind
 
-DEPENDS = 0.05
-"""Nats a token from which on a turn counts as dependent (benchmarks/dependence.py)."""
+DEPENDS = 0.01
+"""Nats a token from which on a turn counts as dependent (benchmarks/provenance.py)."""
 
 
 class Dependence(BaseModel):
