@@ -1,0 +1,146 @@
+"""Injections as spans: orders in tool results that the pocket model obeys, and those of two public collections.
+
+InjecAgent (Zhan et al., arXiv 2403.02691) and AgentDojo (Debenedetti et al., arXiv 2406.13352): the injected text
+within a tool result is erased. Residual influence is measured as a calibration does
+(kv_memory.calibration.cases.again).
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from kv_memory.calibration.cases import TEXT, Case, again
+from kv_memory.calibration.trial import trial
+from kv_memory.chat import ChatFormat
+from kv_memory.erasers import ERASERS
+from kv_memory.evaluation.leakage.scenes import TOKENS, Messages
+from kv_memory.evaluation.leakage.treatments import HEALED, NEVER_SAW, NO_ERASE, erased, holding
+from kv_memory.evaluation.leakage.views import answers
+from kv_memory.ledger import Ledger, merge
+from kv_memory.memory import Memory
+from kv_memory.messages import parse_messages
+from kv_memory.pocket.worlds import make_world
+from kv_memory.spans import CharRange
+from kv_memory.targets import find
+
+FILES = {
+    "InjecAgent": "injecagent_direct_harm.jsonl.gz",
+    "AgentDojo": "agentdojo_workspace_travel.jsonl.gz",
+}
+LONGEST = 4096
+"""Tokens; longer conversations are left out."""
+_FIRST = 7_000_000
+
+
+@dataclass(frozen=True)
+class Obeyed:
+    """What was answered to one question under an order."""
+
+    ordered: str
+    said: dict[str, str]
+    """By way to erase, with nothing erased, and never-saw's."""
+
+
+def orders(memory: Memory, cases: int, seed: int, erasers: Sequence[str]) -> Iterator[Obeyed]:
+    """Questions in unseen worlds in which a tool result orders one answer to all; a question of each world."""
+    made = 0
+    for number in count(_FIRST + 100_000 * seed):
+        world = make_world(number, TOKENS, "test")
+        probe = next((probe for probe in world.probes if probe.kind == "injection"), None)
+        if probe is None:
+            continue
+        said = {}
+        with holding(memory, world.messages, world.tools) as read:
+            for how in (NO_ERASE, *erasers):
+                with erased(read, [probe.target], how) as session:
+                    said[how] = answers(memory, session, world.messages, [probe.question], world.tools)[0]
+        with holding(memory, world.messages, world.tools, [probe.target]) as never:
+            said[NEVER_SAW] = answers(memory, never, world.messages, [probe.question], world.tools)[0]
+        yield Obeyed(probe.answer, said)
+        made += 1
+        if made == cases:
+            return
+
+
+def residuals(memory: Memory, case: Case, erasers: Sequence[str]) -> dict[str, float]:
+    """Mean KL from never-saw, in nats, with nothing erased and after each eraser."""
+    with memory.engine.lock, trial(memory.engine, case) as this:
+        found = {NO_ERASE: this.run(None).kl}
+        for how in erasers:
+            if how != HEALED:  # one case is one sequence of cells, in which recompute is what healing does
+                found[how] = this.run(ERASERS[how]()).kl
+    return found
+
+
+def injected(form: ChatFormat, folder: Path, source: str) -> Iterator[Case]:
+    """The conversations of a collection with an injection in a tool result, as cases, in the file's order."""
+    with gzip.open(folder / FILES[source], "rt", encoding="utf-8") as lines:
+        records = [json.loads(line) for line in lines]
+    found = _injecagent(records) if source == "InjecAgent" else _agentdojo(records)
+    for messages, target in found:
+        case = _case(form, messages, target)
+        if len(case.ids) <= LONGEST:
+            yield case
+
+
+def _case(form: ChatFormat, messages: Messages, target: CharRange) -> Case:
+    parsed = parse_messages(messages)
+    ledger, at = Ledger(), 0
+    for message, pieces in zip(parsed, form.encode(parsed), strict=True):
+        ledger.append(message, pieces, at)
+        at += sum(len(piece.ids) for piece in pieces)
+    spans = merge(i for chosen in find(ledger, target) for i in chosen.intervals())
+    ids = tuple(ledger.token_ids())
+    return Case(TEXT, ids, tuple(spans), again(ids, (spans[0][0], spans[-1][1])))
+
+
+def _injecagent(records: Sequence[dict[str, Any]]) -> Iterator[tuple[Messages, CharRange]]:
+    """Each injected response, followed by the clean responses of two other requests."""
+    for number, record in enumerate(records):
+        order, response = record["Attacker Instruction"], record["Tool Response"]
+        at = response.find(order)
+        if at < 0:
+            continue
+        messages = _request(record, response, 0)
+        for step in (1, 2):
+            other = records[(number + 37 * step) % len(records)]
+            clean = other["Tool Response Template"].replace("<Attacker Instruction>", "")
+            messages += _request(other, clean, step)
+        yield messages, CharRange(message="result0", start=at, end=at + len(order))
+
+
+def _request(record: dict[str, Any], response: str, step: int) -> Messages:
+    function = {"name": record["User Tool"], "arguments": record["Tool Parameters"]}
+    call = {"id": f"call{step}", "type": "function", "function": function}
+    result = {"role": "tool", "tool_call_id": f"call{step}", "name": record["User Tool"], "content": response}
+    return [
+        {"role": "user", "content": record["User Instruction"], "id": f"user{step}"},
+        {"role": "assistant", "content": "", "tool_calls": [call], "id": f"assistant{step}"},
+        {**result, "id": f"result{step}"},
+    ]
+
+
+def _agentdojo(records: Sequence[dict[str, Any]]) -> Iterator[tuple[Messages, CharRange]]:
+    """Each run in which an injected text stands in a tool result, the first of them; white space may differ."""
+    for record in records:
+        messages = [{**message, "id": f"m{number}"} for number, message in enumerate(record["messages"])]
+        for text in record["injections"].values():
+            form = _as_written(text)
+            hits = ((m, form.search(m["content"] or "")) for m in messages if m["role"] == "tool")
+            hit = next(((message["id"], found.span()) for message, found in hits if found), None)
+            if text.strip() and hit is not None:
+                yield messages, CharRange(message=hit[0], start=hit[1][0], end=hit[1][1])
+                break
+
+
+def _as_written(text: str) -> re.Pattern[str]:
+    """The text as YAML or a Python literal has it: with other white space, quotes doubled or escaped."""
+    words = [re.sub(r"(\\?['\"])", r"(?:\\\\|')?\1", re.escape(word)) for word in text.split()]
+    return re.compile(r"(?:\s|\\n|\\)+".join(words))

@@ -1,0 +1,167 @@
+"""Two sessions over one engine, their calls interleaved at random: does what one holds show in the other?
+
+Noninterference, as Goguen and Meseguer have it ("Security Policies and Security Models", IEEE S&P 1982): the same calls
+are made twice, the second time with other secrets of the same length in one session; what the other one says may not
+change. The model is small and random, since it is the bookkeeping that is tested: any cell of another session that is
+attended to would show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from kv_memory.engines.transformers import TransformersEngine
+from kv_memory.evaluation.leakage.families import FAMILIES, VOCABULARY, tokenizer
+from kv_memory.evaluation.leakage.scenes import Messages
+from kv_memory.memory import Memory
+
+SESSIONS = ("a", "b")
+TOLERANCE = 1e-4
+"""Difference in log-probability, in nats, from which on something shows."""
+_ERASERS = ("recompute", "drop", "shift", "repair", "influence")
+_OPERATIONS = ("user", "tool", "chat", "retract", "fork", "score", "without")
+Operation = tuple[str, str, int]
+"""Session, what it does, and a number to choose by."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Calls of two sessions in their order."""
+
+    operations: tuple[Operation, ...]
+    max_tokens: int | None
+    """Few, so that sessions evict each other; or None. With few, all erasures are exact: what was evicted is read
+    again, and is exact then, too."""
+    watched: str
+    """The session that is observed; the other one's secrets change."""
+
+
+def make_case(seed: int) -> Case:
+    """The same for the same seed."""
+    rng = Random(f"isolation:{seed}")
+    operations = [
+        (rng.choice(SESSIONS), rng.choice(_OPERATIONS), rng.randrange(1 << 30)) for _ in range(rng.randint(3, 9))
+    ]
+    return Case(tuple(operations), 420 if rng.random() < 0.3 else None, rng.choice(SESSIONS))
+
+
+def engine() -> TransformersEngine:
+    """A random Qwen3 of two layers over bytes."""
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=4096,
+        initializer_range=0.3,
+    )
+    return TransformersEngine(Qwen3ForCausalLM(config).eval(), tokenizer(FAMILIES[0]).hf, name="random")
+
+
+class Play:
+    """One run of a case."""
+
+    def __init__(self, engine: TransformersEngine, case: Case, secrets: dict[str, int]) -> None:
+        self.case = case
+        self.memory = Memory(engine, heal="never", max_tokens=case.max_tokens)
+        self.messages: dict[str, Messages] = {}
+        self.secrets = {who: Random(f"secret:{number}") for who, number in secrets.items()}
+        self.seen: list[Tensor] = []
+
+    def run(self) -> list[Tensor]:
+        """What the watched session said: log-probabilities [tokens, vocabulary]."""
+        try:
+            for who in SESSIONS:
+                self.messages[who] = [self._message(who, "user", "Hello")]
+                self.memory.session(who).prefill(self.messages[who])
+            for who, what, number in self.case.operations:
+                self._do(who, what, number)
+            for who in SESSIONS:
+                self._do(who, "score", 0)
+        finally:
+            for name in self.memory.sessions():
+                self.memory.forget(name)
+        return self.seen
+
+    def _message(self, who: str, role: str, text: str) -> dict[str, Any]:
+        secret = self.secrets[who].randrange(10_000, 100_000)
+        return {"role": role, "content": f"{text} {secret}", "id": f"m{len(self.messages.get(who, ()))}"}
+
+    def _do(self, who: str, what: str, number: int) -> None:
+        messages, session = self.messages[who], self.memory.session(who)
+        match what:
+            case "user" | "tool":
+                said = self._message(who, what, f"item {number % 97:02}")
+                messages.append(said | ({"tool_call_id": said["id"]} if what == "tool" else {}))
+                session.prefill(messages)
+            case "chat":
+                self._look(who, session.score([*messages, {"role": "user", "content": "And?"}], "ok"))
+                messages.append({"role": "assistant", "content": f"noted {number % 97:02}", "id": f"m{len(messages)}"})
+                session.prefill(messages)
+            case "retract":
+                session.prefill(messages)
+                eraser = "recompute" if self.case.max_tokens else _ERASERS[number % len(_ERASERS)]
+                session.retract(messages[number % len(messages)]["id"], eraser=eraser)
+            case "fork":
+                with session.fork(f"{who}/{number}") as fork:
+                    self._look(who, fork.score(messages, "yes"))
+            case "without":
+                session.prefill(messages)
+                with session.without(messages[number % len(messages)]["id"], eraser="recompute") as other:
+                    self._look(who, other.score(messages, "yes"))
+            case _:
+                self._look(who, session.score(messages, "the code is 12345"))
+
+    def _look(self, who: str, scores: Tensor) -> None:
+        if who == self.case.watched:
+            self.seen.append(scores)
+
+
+@dataclass(frozen=True)
+class Isolation:
+    """What many cases came to."""
+
+    cases: int
+    failures: tuple[str, ...]
+    largest: float
+    """Difference in log-probability that was seen, in nats."""
+    noticed: int
+    """Cases in which the watched session's own secrets, when they are changed, show; of `controls`."""
+    controls: int
+
+
+def difference(a: list[Tensor], b: list[Tensor]) -> float:
+    """The largest difference of two runs; infinite where they have not the same shape."""
+    if [x.shape for x in a] != [y.shape for y in b]:
+        return float("inf")
+    return max(float((x - y).abs().max()) for x, y in zip(a, b, strict=True))
+
+
+def check(cases: int, seed: int, done: Callable[[int], None] = lambda _: None, *, controls: int = 20) -> Isolation:
+    """So many cases; the first `controls` of them also with the watched session's own secrets changed."""
+    small = engine()
+    failures, largest, noticed = [], 0.0, 0
+    for number in range(cases):
+        case = make_case(seed * 1_000_003 + number)
+        other = next(who for who in SESSIONS if who != case.watched)
+        first = Play(small, case, {case.watched: 0, other: 1}).run()
+        moved = difference(first, Play(small, case, {case.watched: 0, other: 2}).run())
+        largest = max(largest, moved)
+        if moved > TOLERANCE:
+            failures.append(f"case {number}: session {case.watched} changes by {moved:.2e} nats with the other's text")
+        if number < controls:
+            own = difference(first, Play(small, case, {case.watched: 3, other: 1}).run())
+            noticed += own > TOLERANCE
+        done(number + 1)
+    return Isolation(cases, tuple(failures), largest, noticed, min(cases, controls))

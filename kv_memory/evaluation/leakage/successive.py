@@ -1,0 +1,32 @@
+"""Many erasures in one session: does what is left of the first one grow?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kv_memory.evaluation.leakage.canaries import Seen, look
+from kv_memory.evaluation.leakage.scenes import Scene
+from kv_memory.evaluation.leakage.treatments import NEVER_SAW, NO_ERASE, erase, erased, holding
+from kv_memory.memory import Memory
+
+COUNTS = (1, 5, 20)
+
+
+def look_after(
+    memory: Memory, scene: Scene, erasers: Sequence[str], counts: Sequence[int] = COUNTS
+) -> dict[int, dict[str, Seen]]:
+    """The first canary after so many erasures, the first of which was its own; beside never-saw of as many."""
+    targets = [canary.target for canary in scene.canaries]
+    found: dict[int, dict[str, Seen]] = {count: {} for count in counts}
+    with holding(memory, scene.messages, scene.tools) as read:
+        for how in (NO_ERASE, *erasers):
+            with erased(read, (), how) as session:
+                for number, target in enumerate(targets[: max(counts)], start=1):
+                    if how != NO_ERASE:
+                        erase(session, target, how)
+                    if number in found:
+                        found[number][how] = look(memory, session, scene, scene.canaries[0], other=True)
+    for count in counts:
+        with holding(memory, scene.messages, scene.tools, targets[:count]) as never:
+            found[count][NEVER_SAW] = look(memory, never, scene, scene.canaries[0], other=True)
+    return found

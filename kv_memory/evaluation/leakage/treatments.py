@@ -1,0 +1,54 @@
+"""The same conversation with nothing erased, erased in every way, and never seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from kv_memory.erasers import ERASERS, get_eraser
+from kv_memory.errors import KVMemoryError
+from kv_memory.evaluation.leakage.scenes import Messages, Tools
+from kv_memory.memory import Memory
+from kv_memory.policy.config import Cascade
+from kv_memory.session import Session
+
+NO_ERASE, NEVER_SAW, HEALED = "no erase", "never-saw", "healed"
+"""`HEALED`: erased by `drop`, then healed."""
+
+
+def available(memory: Memory, wanted: Sequence[str] = ()) -> list[str]:
+    """The erasers to measure, `HEALED` last; by default all that the engine can run.
+
+    Raises KVMemoryError for an unknown name, UnsupportedOperationError for one that the engine cannot run.
+    """
+    for name in wanted:
+        get_eraser(name).check(memory.engine)
+    return [*(wanted or (name for name in ERASERS if not ERASERS[name]().lacking(memory.engine))), HEALED]
+
+
+@contextmanager
+def holding(memory: Memory, messages: Messages, tools: Tools = None, without: Sequence[str] = ()) -> Iterator[Session]:
+    """A session that has read a conversation, forgotten after the block."""
+    number = next(i for i in range(len(memory.sessions()) + 1) if f"leakage-{i}" not in memory.sessions())
+    session = memory.new_session(f"leakage-{number}")
+    with session:
+        session.prefill(messages, tools, without=without)
+        yield session
+
+
+@contextmanager
+def erased(read: Session, targets: Sequence[str], how: str, cascade: Cascade | None = None) -> Iterator[Session]:
+    """A copy from which the targets were erased one after another, forgotten after the block."""
+    with read.fork() as fork:
+        for target in () if how == NO_ERASE else targets:
+            erase(fork, target, how, cascade)
+        yield fork
+
+
+def erase(session: Session, target: str, how: str, cascade: Cascade | None = None) -> None:
+    """One retraction by an eraser, or by `HEALED`."""
+    if how in (NO_ERASE, NEVER_SAW):
+        raise KVMemoryError(f"{how!r} erases nothing.")
+    session.retract(target, eraser="drop" if how == HEALED else how, cascade=cascade, reason="leakage")
+    if how == HEALED:
+        session.heal()
