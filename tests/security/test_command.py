@@ -75,9 +75,9 @@ def test_what_is_wrong_is_one_line(
 ) -> None:
     monkeypatch.delenv("KV_MEMORY_DATA", raising=False)
     assert run(monkeypatch, "--model", save_tiny(tmp_path / "model"), *args) == 2
-    err = capsys.readouterr().err
-    assert says in err
-    assert err.count("\n") == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]  # on a slow machine a progress bar was above it
+    assert last.startswith("kv-memory: ")
+    assert says in last
 
 
 def test_a_summary_compares_with_never_saw() -> None:
