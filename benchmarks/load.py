@@ -128,7 +128,7 @@ class Load:
         """One thing done to a random session."""
         place = rng.randrange(len(self.stories))
         story = self.stories[place]
-        session = self.memory.get(story.name) or self.memory.session(story.name)
+        session = self.memory.session(story.name)
         draw = rng.random()
         if draw < 0.6:
             if story.turn.acquire(blocking=False):

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict
 
 from kv_memory.branch import Branch
-from kv_memory.dependence import log_probabilities
+from kv_memory.dependence import content_of, log_probabilities
 from kv_memory.erasers.base import Eraser
 from kv_memory.errors import TargetError
 from kv_memory.ledger import Selection
-from kv_memory.messages import Cuts
 from kv_memory.spans import Span, SpanKind, Target
 from kv_memory.targets import find
 
@@ -46,7 +45,7 @@ def attribute(branch: Branch, answer: str, targets: Sequence[Target], eraser: Er
         other = branch.fork(number + 1)
         try:
             other.erase(find(other.ledger, span.id), eraser)
-            left = Selection(other.ledger.entries[number], turn.span_id, turn.cuts)
+            left = content_of(other.ledger.entries[number])
             found.append(Attribution(span=span, drop=before - log_probabilities(other, [left])[0]))
         finally:
             other.evict()
@@ -55,7 +54,7 @@ def attribute(branch: Branch, answer: str, targets: Sequence[Target], eraser: Er
 
 def _turn(branch: Branch, answer: str) -> Selection:
     entry = find(branch.ledger, answer)[0].entry
-    whole = Selection(entry, entry.span_id, Cuts(((0, len(entry.message.content)),)))
+    whole = content_of(entry)
     if entry.message.role != "assistant" or entry.cuts or not whole.intervals():
         raise TargetError(f"{answer!r} is no answer of the assistant that is in the cache in full.")
     return whole

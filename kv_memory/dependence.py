@@ -64,7 +64,7 @@ def log_probabilities(branch: Branch, turns: Sequence[Selection], after: int = -
     begins = [_begin(branch, turn, after) for turn in turns]
     last_first = sorted(range(len(turns)), key=lambda i: -begins[i])
     found: dict[int, float] = {}
-    cells = list(zip(engine.positions(branch.seq), engine.tokens(branch.seq), strict=True))
+    cells = engine.cells(branch.seq)
     seq = engine.fork(branch.seq, begins[last_first[0]])
     try:
         for i in last_first:
@@ -106,11 +106,14 @@ def dependences(turns: Sequence[Selection], before: Sequence[float], after: Sequ
 
 
 def _parts(entry: Entry) -> Iterator[Selection]:
-    message = entry.message
-    if message.role != "assistant" or entry.cuts:
+    if entry.message.role != "assistant" or entry.cuts:
         return
-    content = Selection(entry, entry.span_id, Cuts(((0, len(message.content)),)))
-    yield from (part for part in (content, *_calls(entry)) if part.intervals())
+    yield from (part for part in (content_of(entry), *_calls(entry)) if part.intervals())
+
+
+def content_of(entry: Entry) -> Selection:
+    """What a message says, without its tool calls."""
+    return Selection(entry, entry.span_id, Cuts(((0, len(entry.message.content)),)))
 
 
 def _calls(entry: Entry) -> Iterator[Selection]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from itertools import takewhile
 
 from kv_memory.branch import Branch
-from kv_memory.engines.base import STEERED, Engine, SequenceId
+from kv_memory.engines.base import STEERED, SequenceId
 from kv_memory.erasers.recompute import moves_to
 from kv_memory.turns import TurnLock
 
@@ -41,10 +41,10 @@ class Healing:
         if start is None or not branch.resident:
             self.close()
             return True
-        cells = _cells(engine, branch.seq)
+        cells = engine.cells(branch.seq)
         before = [cell for cell in cells if cell[0] < start]
         kept = [cell for cell in cells if cell[0] >= start and cell[1] != STEERED]
-        made = [] if self._seq is None else _cells(engine, self._seq)
+        made = [] if self._seq is None else engine.cells(self._seq)
         if self._seq is None or [cell for cell in made if cell[0] < self._first] != before:
             self.close()
             self._seq, made = engine.fork(branch.seq, start), before
@@ -147,8 +147,3 @@ class Healer:
         self._chunk = max(FIRST_CHUNK, int(self._chunk * min(2.0, LONGEST / max(seconds, 1e-6))))
         if finished:
             self._done(healing.branch)
-
-
-def _cells(engine: Engine, seq: SequenceId) -> list[tuple[int, int]]:
-    """Position and token of each cell."""
-    return list(zip(engine.positions(seq), engine.tokens(seq), strict=True))

@@ -19,7 +19,16 @@ from kv_memory.policy.config import Cascade
 from kv_memory.policy.reasons import Reason
 from kv_memory.report import RetractionReport
 from kv_memory.resolve import Meaning
-from kv_memory.retraction import Carrying, answers_after, erase, forget_edits, named_spans, never_read, status_of
+from kv_memory.retraction import (
+    Carrying,
+    answers_after,
+    erase,
+    forget_edits,
+    named_spans,
+    never_read,
+    span_ids,
+    status_of,
+)
 from kv_memory.session_state import SessionState
 from kv_memory.spans import Target, target_name
 
@@ -74,7 +83,7 @@ class RetractingSession(SessionState):
                 wanted.check(self._engine)
             meanings = self._resolve(targets, self._given(messages))
             edits = list(dict.fromkeys(edit for meaning in meanings for edit in meaning.edits))
-            named = [(m.ledger, {s.span_id for s in selections(m.ledger, m.edits)}) for m in meanings]
+            named = span_ids(meanings)
             self._check_authority(by, meanings, targets, reason)
             derived = answers_after(meanings)
             keep = policy.keep_undo if keep_undo is None else keep_undo
@@ -141,8 +150,7 @@ class RetractingSession(SessionState):
     def _depended(self, work: Carrying, edits: Sequence[Edit]) -> tuple[list[Edit], list[tuple[Ledger, set[str]]]]:
         """The edits of the turns that depended on what was erased, and their spans by conversation."""
         meanings = self._resolve([found.span_id for found in work.found if found.depends], None)
-        named = [(m.ledger, {s.span_id for s in selections(m.ledger, m.edits)}) for m in meanings]
-        return [edit for meaning in meanings for edit in meaning.edits if edit not in edits], named
+        return [edit for meaning in meanings for edit in meaning.edits if edit not in edits], span_ids(meanings)
 
     def _erase_queued(
         self, edits: Sequence[Edit], eraser: Eraser | None, reason: Reason | str, retraction: str, branch: Branch

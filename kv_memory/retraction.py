@@ -60,11 +60,10 @@ class Carrying:
         self.edited += [branch] if branch not in self.edited else []
         if self.dry_run:
             return
+        first = min((start for start, _ in intervals), default=0)
         turns = []
         if self.score and not self.found and branch.resident and intervals:
-            turns = turns_after(branch, min(start for start, _ in intervals))
-            turns = [turn for turn in turns if not any(turn.entry is s.entry for s in concerned)]
-        first = min((start for start, _ in intervals), default=0)
+            turns = [t for t in turns_after(branch, first) if not any(t.entry is s.entry for s in concerned)]
         before = log_probabilities(branch, turns, first)
         again, name, kept = erase(branch, concerned, self.eraser, self.reason, keep=self.keep)
         self.kept += [kept] if kept else []
@@ -105,6 +104,11 @@ def never_read(meanings: Sequence[Meaning], ledgers: Sequence[Ledger]) -> None:
     for meaning in meanings:
         if meaning.ledger not in ledgers:
             meaning.ledger.erase(selections(meaning.ledger, meaning.edits), (), exact=True)
+
+
+def span_ids(meanings: Sequence[Meaning]) -> list[tuple[Ledger, set[str]]]:
+    """The spans that are meant, by conversation: see `named_spans`."""
+    return [(m.ledger, {s.span_id for s in selections(m.ledger, m.edits)}) for m in meanings]
 
 
 def named_spans(named: Sequence[tuple[Ledger, set[str]]]) -> tuple[Span, ...]:

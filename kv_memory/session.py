@@ -217,9 +217,9 @@ class Session(RetractingSession):
             wanted = self._memory.eraser if eraser is None else get_eraser(eraser)
             if wanted is not None:
                 wanted.check(self._engine)
-            return attribute(self._latest_with(answer), answer, targets, wanted)
+            return attribute(self._latest(), answer, targets, wanted)
 
-    def _latest_with(self, answer: str) -> Branch:
+    def _latest(self) -> Branch:
         latest = self.branches.latest
         if latest is None or not latest.resident:
             raise UnknownTargetError(f"Session {self.id!r} has nothing in its cache; call prefill() or chat() first.")

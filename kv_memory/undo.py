@@ -40,9 +40,8 @@ class Kept:
         if left is None or self.expired or not branch.resident or branch.busy or branch.moves != self._moves:
             return False
         now = self._touched()
-        same = [_copied(e).runs == self._left[e.serial].runs and e.cuts == self._left[e.serial].cuts for e in now]
-        cells = zip(branch.engine.positions(branch.seq), branch.engine.tokens(branch.seq), strict=True)
-        taken = {position for position, token in cells if token != STEERED}
+        same = [e.runs == self._left[e.serial].runs and e.cuts == self._left[e.serial].cuts for e in now]
+        taken = {position for position, token in branch.engine.cells(branch.seq) if token != STEERED}
         return len(now) == len(self._left) and all(same) and not taken & set(left.positions)
 
     @property

@@ -183,6 +183,10 @@ class Engine(ABC):
     def tokens(self, seq: SequenceId) -> list[int]:
         """The token ids of the visible cells, in the order of their positions; STEERED for a steering state."""
 
+    def cells(self, seq: SequenceId) -> list[tuple[int, int]]:
+        """Position and token id of each visible cell, ascending."""
+        return list(zip(self.positions(seq), self.tokens(seq), strict=True))
+
     @abstractmethod
     def next_position(self, seq: SequenceId) -> int:
         """One past the last cell; 0 when empty. A hole at the end (last cells dropped) does not count."""

@@ -105,8 +105,7 @@ class Reread(Eraser):
 def kept_after(engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> list[int]:
     """The positions of the tokens after the first span's start, outside all spans: what a span can have influenced."""
     erased = {position for start, end in spans for position in range(start, end)}
-    cells = zip(engine.positions(seq), engine.tokens(seq), strict=True)
-    return [p for p, token in cells if p >= spans[0][0] and p not in erased and token != STEERED]
+    return [p for p, token in engine.cells(seq) if p >= spans[0][0] and p not in erased and token != STEERED]
 
 
 def drop_all(engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> None:

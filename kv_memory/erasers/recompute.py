@@ -31,8 +31,7 @@ class Recompute(Eraser):
             return Erasure(recomputed=0)
         start = min(starts)
         erased = {position for first, end in spans for position in range(first, end)}
-        cells = zip(engine.positions(seq), engine.tokens(seq), strict=True)
-        kept = [(p, token) for p, token in cells if p >= start and p not in erased and token != STEERED]
+        kept = [(p, token) for p, token in engine.cells(seq) if p >= start and p not in erased and token != STEERED]
 
         engine.truncate(seq, start)
         new_start = engine.next_position(seq)
