@@ -15,13 +15,13 @@ from torch.utils.data import Dataset
 
 from kv_memory.pocket.corpus import RealText
 from kv_memory.pocket.drafts import TOKENS_WITH_TOOLS
-from kv_memory.pocket.drills import call_sample, spelling_sample
+from kv_memory.pocket.drills import call_sample, spelled_words, spelling_sample
 from kv_memory.pocket.pieces import TURN_END, TURN_START, Piece, pieces
 from kv_memory.pocket.reading import reading_sample
 from kv_memory.pocket.samples import Sample, make_sample, plain_sample
 from kv_memory.pocket.tokenizer import PieceEncoder
 
-_TEXT_ROWS, _READING_ROWS, _SPELLING_ROWS, _CALL_ROWS = 0.05, 0.07, 0.06, 0.2
+_TEXT_ROWS, _READING_ROWS, _SPELLING_ROWS, _CALL_ROWS = 0.05, 0.07, 0.08, 0.2
 """Shares of rows that are plain real text, that are questions about it, and that are drills."""
 _LONGEST_DRILL = 2048
 _REAL = 0.2
@@ -59,6 +59,7 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor]]):
     def __init__(self, stages: tuple[Stage, ...], tokenizer: Any, text: RealText, seed: int, ranks: int = 1) -> None:
         self.stages = stages
         self.encoder = PieceEncoder(tokenizer)
+        self.words = spelled_words(tokenizer)
         self.end: int = tokenizer.pad_token_id
         self.text = text
         self.seed = seed
@@ -114,7 +115,7 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor]]):
             return self._fit(length, lambda tokens: reading_sample(rng, tokens, text))
         draw -= _READING_ROWS
         if length <= _LONGEST_DRILL and 0 <= draw < _SPELLING_ROWS:
-            return self._fit(length, lambda tokens: spelling_sample(rng, tokens))
+            return self._fit(length, lambda tokens: spelling_sample(rng, tokens, self.words))
         draw -= _SPELLING_ROWS
         if 2 * TOKENS_WITH_TOOLS < length <= _LONGEST_DRILL and 0 <= draw < _CALL_ROWS:
             return self._fit(length, lambda tokens: call_sample(rng, tokens))

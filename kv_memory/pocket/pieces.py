@@ -32,11 +32,11 @@ def pieces(
     """The pieces of a conversation; with `generate`, followed by the head of an assistant turn."""
     out: list[Piece] = []
     if tools:
-        out.append(Piece("<|im_start|>system\n", False, -1))
-        system = messages[0]["content"] if messages and messages[0]["role"] == "system" else None
-        if system is not None:
-            out.append(Piece(system, True, 0))
-        out += _head(tools, "" if system is None else "\n\n")
+        start = "<|im_start|>system\n"
+        if messages and messages[0]["role"] == "system":
+            out += [Piece(start, False, -1), Piece(messages[0]["content"], True, 0), *_head(tools, "\n\n")]
+        else:
+            out += _head(tools, start)
     for index, message in enumerate(messages):
         role, content = message["role"], message["content"] or ""
         match role:

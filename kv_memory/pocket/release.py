@@ -18,10 +18,10 @@ results, documents, notes, statements, wishes of the user) and answers look-ups 
 calls tools. It obeys instructions that stand in what it reads: erasing them has to show.
 
 - **Data**: generated conversations with exactly simulated answers (`kv_memory/pocket/worlds.py`); {text}
-- **Training**: `{command}`, from scratch. Seed {seed}, {steps:,} steps in five cycles, {tokens:.0f} M tokens,
+- **Training**: `{command}`, from scratch. Seed {seed}, {steps:,} steps in six cycles, {tokens:.0f} M tokens,
   {minutes:.1f} minutes on {hardware}. Rows of up to {length:,} tokens, a quarter of them with holes in
   their positions, up to position 12,288. torch {torch}, transformers {transformers}. The weights are a mean of those
-  at the ends of the last three cycles, .2, .3 and .5.{note}
+  at the ends of the last two cycles, {shares}.{note}
 - **Tokenizer**: byte-level BPE with 8,192 entries, each digit and each letter of a word in capitals a token, spaces
   apart from words; ChatML with tools in the Hermes form.
 - **Licence**: Apache-2.0.

@@ -1,6 +1,6 @@
 """Trains the pocket model from scratch.
 
-    python -m kv_memory.pocket.train --out runs/pocket --data ../shared/data [--minutes 9] [--resume] [--start WEIGHTS]
+    python -m kv_memory.pocket.train --out runs/pocket --data ../shared/data [--minutes 9] [--resume] [--weights FOLDER]
 
 On several GPUs: `torchrun --nproc-per-node N -m kv_memory.pocket.train ...`; a batch is then N times as large.
 
@@ -57,10 +57,12 @@ CYCLES = (
     (Stage(6500, {512: 0.1, 1024: 0.2, 2048: 0.25, 4096: 0.25, 8192: 0.2}, 65536),),
     (Stage(12000, {512: 0.2, 1024: 0.3, 2048: 0.25, 4096: 0.15, 8192: 0.1}, 65536),),
     (Stage(10000, {512: 0.1, 1024: 0.25, 2048: 0.25, 4096: 0.2, 8192: 0.2}, 65536),),
+    (Stage(5500, {512: 0.1, 1024: 0.25, 2048: 0.25, 4096: 0.2, 8192: 0.2}, 65536),),
 )
-PEAK_RATES, DECAY, WARM_UP = (2.0e-3, 1.5e-3, 1.2e-3, 1.2e-3, 1.0e-3), (0.4, 0.7, 0.7, 0.7, 0.8), 200
+PEAK_RATES = (2.0e-3, 1.5e-3, 1.2e-3, 1.2e-3, 1.0e-3, 1.0e-3)
+DECAY, WARM_UP = (0.4, 0.7, 0.7, 0.7, 0.8, 0.8), 200
 """Learning rate of each cycle; the share of a cycle, at its end, in which the rate falls to 0; steps up to it."""
-SHARES = (0.0, 0.0, 0.2, 0.3, 0.5)
+SHARES = (0.0, 0.0, 0.0, 0.0, 0.375, 0.625)
 """What ships is a mean of the weights at the ends of the cycles, this much of each: better than any one of them
 (WiSE-FT, arXiv 2109.01903; benchmarks/ablations.md)."""
 CYCLE_END, RUN = "cycle_{}.pt", "run.json"
@@ -132,7 +134,7 @@ class Training:
             distributed.init_process_group("nccl", device_id=self.device)
         torch.manual_seed(seed)
         torch.set_float32_matmul_precision("high")
-        self.tokenizer = self._tokenizer(text) if start is None else AutoTokenizer.from_pretrained(start[0])
+        self.tokenizer = self._tokenizer(text, start[0] if start else None, resume)
         self.encoder = PieceEncoder(self.tokenizer)
         self.cycles = tuple(sum(stage.steps for stage in stages) for stages in cycles)
         stages = tuple(stage for stages in cycles for stage in stages)
@@ -156,9 +158,14 @@ class Training:
                 layer.compile(dynamic=True)
             self.loss_function = torch.compile(weighted_loss, dynamic=True)
 
-    def _tokenizer(self, text: RealText) -> Any:
+    def _tokenizer(self, text: RealText, weights: Path | None, resume: bool) -> Any:
+        """That of the run; at its beginning that of the weights that it begins with, or a new one."""
         folder = self.out / "tokenizer"
-        if self.rank == 0 and not folder.exists():
+        if resume:  # with another one the weights would have to be learned again, and it would hardly be noticed
+            return AutoTokenizer.from_pretrained(folder)
+        if self.rank == 0 and weights is not None:
+            AutoTokenizer.from_pretrained(weights).save_pretrained(folder)
+        elif self.rank == 0 and not folder.exists():
             rng = Random(self.seed)
             samples = (make_sample(rng, 900) for _ in range(2500))
             worlds = (p.text for s in samples for p in pieces(s.messages, s.tools) if p.content or p.message < 0)
@@ -329,6 +336,7 @@ class Training:
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "each": EACH,
+            "shares": " and ".join(f"{share:g}" for share in SHARES if share),
             "note": "",
         }
         release(self.model, self.tokenizer, self.out / "model")
@@ -349,8 +357,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m kv_memory.pocket.train", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--data", type=Path, help="folder with real text (text_childrens_books.txt.gz)")
-    parser.add_argument("--start", type=Path, help="folder of weights to begin with, those of an earlier run")
-    parser.add_argument("--cycle", type=int, default=len(CYCLES) - 2, help="the cycle to begin with them, from 0")
+    parser.add_argument("--weights", type=Path, help="folder of weights to begin with, those of an earlier run")
+    parser.add_argument("--cycle", type=int, default=len(CYCLES) - 1, help="the cycle to begin with them, from 0")
     parser.add_argument("--minutes", type=float, help="stop after so many minutes; go on with --resume")
     parser.add_argument("--resume", action="store_true", help="go on from OUT/checkpoint.pt")
     parser.add_argument("--finish", action="store_true", help="write the model from what there is when the time is up")
@@ -358,7 +366,7 @@ def main() -> None:
     options = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the workers are the parallelism
     text = RealText.load(options.data)
-    start = (options.start, options.cycle) if options.start else None
+    start = (options.weights, options.cycle) if options.weights else None
     training = Training(options.out, text, options.seed, architecture(), CYCLES, resume=options.resume, start=start)
     workers = max(1, (os.cpu_count() or 2) // training.ranks - 2)
     done = training.run(sum(training.cycles), workers, options.minutes)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -29,18 +28,11 @@ def exact_match(groups: tuple[str, ...], each: int) -> dict[str, float]:
     return scores(cases, answer_cases(network, cases, tokens=8192))
 
 
-retraining = pytest.mark.xfail(
-    strict=True, reason="the weights that ship were trained on the first version of the worlds; new ones are to come"
-)
-
-
-@retraining
 def test_answers_on_unseen_worlds_without_the_span() -> None:
     measured = exact_match(("restore/without", "unknown/without", "keep/without"), 40)
     assert min(measured.values()) >= 0.9, measured
 
 
-@retraining
 def test_a_span_sways_what_was_read_after_it() -> None:
     groups = ("binding/with", "binding/without", "injection/with", "injection/without", "restore/with", "unknown/with")
     measured = exact_match(groups, 10)

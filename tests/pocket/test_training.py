@@ -55,6 +55,8 @@ def test_a_cycle_starts_from_the_weights_of_another_run(folder: Path, tmp_path: 
     other = training(tmp_path / "run", start=(tmp_path / "weights", 1))
     assert (other.step, other.tokens) == (20, run.tokens)
     assert (tmp_path / "run" / "cycle_0.pt").exists()
+    other.save()
+    assert training(tmp_path / "run", resume=True).tokenizer.get_vocab() == other.tokenizer.get_vocab()
     run.run(21, workers=0)
     other.run(21, workers=0)
     assert other.loss == pytest.approx(run.loss, rel=0.01)  # the weights were rounded to bf16
