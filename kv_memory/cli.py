@@ -202,7 +202,20 @@ def train_eraser(
         list[int] | None, typer.Option(help="Tokens of a context; may be given several times. Train on those to serve.")
     ] = None,
     batch: Annotated[int, typer.Option(help="Tokens of a batch's contexts together.")] = 16384,
+    balance: Annotated[
+        list[str] | None, typer.Option(help="Draw a class of questions so often, as in binding=3; several times.")
+    ] = None,
+    near_drop_steps: Annotated[int, typer.Option(help="First, steps towards what `drop` does.")] = 0,
+    slots: Annotated[
+        int | None, typer.Option(help="Cells of a span that are steered, the first; default: all.")
+    ] = None,
+    spread: Annotated[bool, typer.Option("--spread", help="Slots all over the span, not its first cells.")] = False,
+    sees_suffix: Annotated[bool, typer.Option("--sees-suffix", help="Slots see what follows the span too.")] = False,
+    content_free: Annotated[bool, typer.Option("--content-free", help="Slots do not read the span's tokens.")] = False,
+    repair: Annotated[int, typer.Option(help="Train with so many tokens of `influence` run again afterwards.")] = 0,
+    repair_share: Annotated[float, typer.Option(help="Of the steps with that repair.")] = 1.0,
     rank: Annotated[int, typer.Option(help="Of the LoRA.")] = 16,
+    alpha: Annotated[int, typer.Option(help="Of the LoRA.")] = 32,
     learning_rate: Annotated[float, typer.Option(help="The highest.")] = 3e-4,
     seed: Annotated[int, typer.Option(help="Of weights and examples.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes that make examples.")] = 2,
@@ -223,9 +236,25 @@ def train_eraser(
         from kv_memory.training.plan import Plan
 
         disable_progress_bar()  # there is one already
-        settings = {"text_steps": text_steps, "task_steps": task_steps, "tokens": batch, "rank": rank, "seed": seed}
-        settings |= {"gradient_checkpointing": gradient_checkpointing}
-        plan = Plan.of(**settings, learning_rate=learning_rate, **({"lengths": tuple(length)} if length else {}))
+        plan = Plan.of(
+            near_drop_steps=near_drop_steps,
+            text_steps=text_steps,
+            task_steps=task_steps,
+            tokens=batch,
+            balance=dict(item.partition("=")[::2] for item in balance or ()),
+            slots=slots,
+            spread=spread,
+            sees_suffix=sees_suffix,
+            content_free=content_free,
+            repair=repair,
+            repair_share=repair_share,
+            rank=rank,
+            alpha=alpha,
+            learning_rate=learning_rate,
+            seed=seed,
+            gradient_checkpointing=gradient_checkpointing,
+            **({"lengths": tuple(length)} if length else {}),
+        )
 
         def report(step: int, loss: float, table: Any) -> None:
             progress(f"Training, loss {loss:.3f}", step, plan.steps)

@@ -32,6 +32,14 @@ all cells; `sampled` estimates that from an even sample of some 256 cells, at a 
 spans; `none` is the logarithm of what the softmax would divide."""
 
 
+def default_probe_layer(depth: int) -> int:
+    """The layer whose queries an engine of so many layers keeps for `influence`, unless told otherwise.
+
+    At 3/8 of the depth: layer 3 of 8 was the best in our feasibility study.
+    """
+    return depth * 3 // 8
+
+
 @dataclass(frozen=True)
 class Steering:
     """A trained eraser that is loaded (KVEraser, arXiv 2606.17034)."""
@@ -39,7 +47,23 @@ class Steering:
     adapter: str
     """The name of its LoRA, for `reencode`."""
     slots: int | None = None
-    """Cells of a span that are steered, the first ones; the others are removed. None: all of them."""
+    """Cells of a span that are steered; the others are removed. None: all of them."""
+    spread: bool = False
+    """The slots are spread evenly over the span; else they are its first cells."""
+    sees_suffix: bool = False
+    """The slots attend to what is kept after the spans too, not only to what is before them."""
+    token: int | None = None
+    """Id of the token that every slot reads in place of its own, so that it cannot pass on what stood there."""
+
+    def cells(self, start: int, end: int) -> list[Interval]:
+        """Those of a span's cells that are steered, ascending and disjoint."""
+        length = end - start
+        count = length if self.slots is None else min(self.slots, length)
+        if not self.spread or count == length:
+            return [(start, start + count)]
+        # each in the middle of its share of the span
+        places = (start + (2 * slot + 1) * length // (2 * count) for slot in range(count))
+        return [(place, place + 1) for place in places]
 
 
 @dataclass(frozen=True)
@@ -56,6 +80,8 @@ class Capabilities:
     deviation: bool = True
     adapters: bool = True
     """A LoRA adapter can be switched on for one call of `reencode`."""
+    ahead: bool = True
+    """`reencode` can show tokens what comes after them."""
     steering: Steering | None = None
     """The trained eraser that `steer` uses; None where none is loaded."""
 
@@ -233,12 +259,15 @@ class Engine(ABC):
         """Move the cells at positions from `start` on by `delta` (negative: down), re-rotating their keys."""
 
     @abstractmethod
-    def reencode(self, seq: SequenceId, positions: Sequence[int], adapter: str | None = None) -> None:
+    def reencode(
+        self, seq: SequenceId, positions: Sequence[int], adapter: str | None = None, *, ahead: bool = False
+    ) -> None:
         """Run the tokens of these cells again, at their own positions, over what is visible now; overwrite their rows.
 
         All in one pass: within it a later token sees the new rows of an earlier one. `adapter` names a loaded LoRA
         that is on for this call alone; what it writes are steering states, no longer rows of those tokens, and the
-        token ids become STEERED. Raises ValueError for a cell that holds a steering state already.
+        token ids become STEERED. With `ahead` a token sees all other cells of the sequence, also those after it, but of
+        these cells only the earlier ones. Raises ValueError for a cell that holds a steering state already.
         """
 
     @abstractmethod

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
 from kv_memory.engines.attention import recorded
-from kv_memory.engines.cells import CellStore, Slots, compact, on_device
+from kv_memory.engines.cells import EMPTY, CellStore, Slots, compact, on_device
 
 
 class PassCache(Cache):  # type: ignore[misc]  # transformers is untyped
@@ -89,11 +89,14 @@ class Forward:
         logits: Tensor = output.logits[0]
         return logits
 
-    def over(self, cache: PassCache, keep: int = 1) -> Tensor:
-        """Run the tokens of the cache's slots at their positions, ascending, over the cells visible to each."""
+    def over(self, cache: PassCache, keep: int = 1, ahead_of: Tensor | None = None) -> Tensor:
+        """Run the tokens of the cache's slots at their positions, ascending, over the cells visible to each.
+
+        `ahead_of`: slots; cells in other ones are visible to all tokens.
+        """
         store, slots = cache.store, cache.slots
         positions = store.position[slots]
-        mask = _mask(store, slots, positions, self.device)
+        mask = _mask(store, slots, positions, self.device, ahead_of)
         return self(cache, store.token[slots], positions, mask, keep)
 
     def append(
@@ -121,14 +124,15 @@ class Forward:
             raise
         return logits
 
-    def rerun(self, store: CellStore, slots: Tensor) -> Tensor:
+    def rerun(self, store: CellStore, slots: Tensor, *, ahead: bool = False) -> Tensor:
         """Overwrite the rows of cells (slots in position order) by new ones; logits [vocabulary] after the last.
 
-        In passes, which is the same as one: a token sees only earlier ones. On an exception all rows are as before.
+        In passes, which is the same as one: a token sees only earlier ones of them. With `ahead` it sees all other
+        cells. On an exception all rows are as before.
         """
         with restored_on_error(store, slots):
             for part in torch.split(slots, self.chunk):
-                logits = self.over(PassCache(store, compact(part)))
+                logits = self.over(PassCache(store, compact(part)), ahead_of=slots if ahead else None)
         return logits[-1]
 
     def deviation(self, store: CellStore, slots: Tensor, layer: int) -> Tensor:
@@ -166,8 +170,11 @@ def restored_on_error(store: CellStore, slots: Tensor) -> Iterator[None]:
         raise
 
 
-def _mask(store: CellStore, slots: Slots, positions: Tensor, device: torch.device) -> Tensor | None:
-    """Additive [1, 1, tokens, slots in use]: a token sees the cells at positions up to its own.
+def _mask(
+    store: CellStore, slots: Slots, positions: Tensor, device: torch.device, ahead_of: Tensor | None = None
+) -> Tensor | None:
+    """Additive [1, 1, tokens, slots in use]: a token sees the cells at positions up to its own; with `ahead_of`, those
+    in all other slots as well.
 
     None where SDPA's own choice is the same and quicker: nothing to hide from a single token, or all cells in this
     pass, in order, so that its causal kernel applies.
@@ -178,5 +185,9 @@ def _mask(store: CellStore, slots: Slots, positions: Tensor, device: torch.devic
     if len(positions) == 1 and bool(held.max() <= positions[0]):
         return None
     hidden = held.to(device)[None, :] > positions.to(device)[:, None]
+    if ahead_of is not None:
+        among = held == EMPTY
+        among[ahead_of] = True
+        hidden &= among.to(device)
     mask = torch.zeros(hidden.shape, dtype=store.layout.dtype, device=device)
     return mask.masked_fill_(hidden, float("-inf"))[None, None]

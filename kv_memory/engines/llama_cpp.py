@@ -117,6 +117,7 @@ class LlamaCppEngine(Engine):
             shift=self._rotation is not None,
             influence=bool(self._probed),
             deviation=bool(self._attention),
+            ahead=False,
         )
 
     @classmethod
@@ -275,8 +276,12 @@ class LlamaCppEngine(Engine):
         state.logits = None
 
     @exclusive
-    def reencode(self, seq: SequenceId, positions: Items[int], adapter: str | None = None) -> None:
+    def reencode(
+        self, seq: SequenceId, positions: Items[int], adapter: str | None = None, *, ahead: bool = False
+    ) -> None:
         """Run the tokens of these cells again and overwrite their rows."""
+        if ahead:
+            raise UnsupportedOperationError("llama.cpp shows a token nothing that comes after it.")
         state = self._sequences.get(seq)
         slots = state.store.find(sorted(set(positions)))
         if not len(slots):

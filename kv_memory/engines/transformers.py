@@ -23,6 +23,7 @@ from kv_memory.engines.base import (
     Sampling,
     SequenceId,
     Token,
+    default_probe_layer,
 )
 from kv_memory.engines.cells import CellStore
 from kv_memory.engines.checks import asked_about, check_appended, check_fits, check_move, check_tokens, integers
@@ -54,9 +55,8 @@ class TransformersEngine(Engine):
     engine's during a call only. Nobody else may run the model at the same time.
 
     `probe_layers`: the layers whose post-RoPE queries are kept beside K and V, for `influence`. The default is one
-    layer at 3/8 of the depth (layer 3 of 8 was the best in our feasibility study). Each adds
-    heads / (2 * layers * kv_heads) to the cache: for a Qwen3-8B shape (36 layers, 32 heads, 8 KV heads) 5.6 %. With ()
-    none are kept and the engine lacks `influence`.
+    layer (`default_probe_layer`). Each adds heads / (2 * layers * kv_heads) to the cache: for a Qwen3-8B shape (36
+    layers, 32 heads, 8 KV heads) 5.6 %. With () none are kept and the engine lacks `influence`.
 
     Raises UnsupportedModelError where a layer's cache is not one K and one V row for each token, all visible to later
     ones: sliding window, chunked, linear or latent attention, state space, shared KV.
@@ -77,7 +77,8 @@ class TransformersEngine(Engine):
         self._forward = Forward(base)
         near, far = (run_probe(self._forward, position) for position in _PROBE_POSITIONS)
         depth = len(near.rows)
-        self._layout = layout_of(near, (depth * 3 // 8,) if probe_layers is None else tuple(sorted(set(probe_layers))))
+        default = (default_probe_layer(depth),)
+        self._layout = layout_of(near, default if probe_layers is None else tuple(sorted(set(probe_layers))))
         self._scaling = near.scaling
         self._rotation = rotation_of(base, near, far, _PROBE_POSITIONS[1] - _PROBE_POSITIONS[0])
         self._sequences: dict[SequenceId, _Sequence] = {}
@@ -220,7 +221,9 @@ class TransformersEngine(Engine):
         store.move(slots, delta)
         state.logits = None
 
-    def reencode(self, seq: SequenceId, positions: Sequence[int], adapter: str | None = None) -> None:
+    def reencode(
+        self, seq: SequenceId, positions: Sequence[int], adapter: str | None = None, *, ahead: bool = False
+    ) -> None:
         """Run the tokens of these cells again and overwrite their rows."""
         state = self._get(seq)
         slots = state.store.find(sorted(set(positions)))
@@ -228,7 +231,7 @@ class TransformersEngine(Engine):
             return
         check_tokens(state.store, slots)
         with self._adapters.on(adapter) if adapter else nullcontext():
-            logits = self._forward.rerun(state.store, slots)
+            logits = self._forward.rerun(state.store, slots, ahead=ahead)
         at_end = int(state.store.position[slots[-1]]) == state.store.next_position - 1
         state.logits = logits if at_end and adapter is None else None
         if adapter is not None:

@@ -7,14 +7,14 @@ models. Nothing is loaded into an engine before all that the files say fits its 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kv_memory.calibration.record import Calibration, replacing, shape_of
 from kv_memory.engines.adapter_check import WEIGHTS, read_adapter
@@ -43,7 +43,10 @@ class EraserRecord(BaseModel):
     shape: dict[str, int | str]
     """As calibration.record.shape_of."""
     slots: int | None = Field(default=None, ge=1)
-    """As Steering's."""
+    """This and the next three: as Steering's."""
+    spread: bool = False
+    sees_suffix: bool = False
+    token: int | None = Field(default=None, ge=0)
     recipe: dict[str, Any] = {}
     """How it was trained."""
     seed: int | None = None
@@ -52,11 +55,24 @@ class EraserRecord(BaseModel):
     calibration: Calibration | None = None
     """What it and the other erasers leave behind and cost on this model."""
 
+    @model_validator(mode="after")
+    def _token_is_known(self) -> EraserRecord:
+        if self.token is not None and self.token >= int(self.shape.get("vocab_size", self.token + 1)):
+            raise ValueError(f"the slots' token {self.token} is not in the model's vocabulary")
+        return self
+
     @classmethod
-    def of(cls, engine: Engine, **more: Any) -> EraserRecord:
-        """For an eraser of this engine's model. `more`: slots, recipe, seed, lengths, calibration."""
+    def of(cls, engine: Engine, steering: Steering | None = None, **more: Any) -> EraserRecord:
+        """For an eraser of this engine's model. `more`: other fields, such as recipe, lengths or calibration."""
         known = {"model": engine.name, "revision": revision_of(engine.name), "weights": engine.weights_digest()}
-        return cls.model_validate({**known, "shape": shape_of(engine.config), **more})
+        used = (
+            {} if steering is None else {name: value for name, value in asdict(steering).items() if name != "adapter"}
+        )
+        return cls.model_validate({**known, "shape": shape_of(engine.config), **used, **more})
+
+    def steering(self, adapter: str) -> Steering:
+        """How its adapter, loaded under this name, is to be used."""
+        return Steering(adapter, self.slots, self.spread, self.sees_suffix, self.token)
 
     def save(self, folder: Path) -> None:
         """Write eraser.json beside the adapter. Raises KVMemoryError where it cannot be written."""
@@ -99,8 +115,13 @@ class TrainedEraser:
         self.check(engine.name, engine.config)
         self.check_revision(engine.name, revision_of(engine.name), engine.weights_digest())
         name = f"eraser-{uuid4().hex[:8]}"
+        steering = self.record.steering(name) if self.record else Steering(name)
+        if steering.sees_suffix and not engine.capabilities.ahead:
+            raise ModelError(
+                f"The slots of the eraser {self.folder} see what follows the span, which the engine of {engine.name} "
+                "cannot show them; load the model with transformers, or use another eraser."
+            )
         engine.load_adapter(str(self.folder), name)
-        steering = Steering(name, self.record.slots if self.record else None)
         engine.steer_with(steering)
         return steering
 

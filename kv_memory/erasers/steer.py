@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from kv_memory.engines.base import Engine, Interval, SequenceId
@@ -14,12 +15,14 @@ class Steer(Eraser):
 
     KVEraser (arXiv 2606.17034): the same model with a trained LoRA on runs the spans' tokens once, at their own
     positions, over what is kept before them; what it writes makes later tokens answer as if the spans had not been
-    there. Later spans see the steering states of earlier ones. An eraser trained for n slots keeps the first n cells of
-    a span and removes the others. A span that no kept token follows is removed. Cost: a forward pass of the spans'
-    tokens. Undone exactly by writing the cells back.
+    there. Later spans see the steering states of earlier ones. A span that no kept token follows is removed. Cost: a
+    forward pass of the spans' tokens. Undone exactly by writing the cells back.
 
-    The token ids of the cells become STEERED, but the first layer's rows still depend on the tokens: where the text
-    itself must leave the memory, use `drop` or `recompute`.
+    Ours: an eraser may be trained for n slots, which keeps n cells of a span and removes the others; for slots that see
+    what follows too; or for slots that read one token in place of the span's (engines.base.Steering).
+
+    The token ids of the cells become STEERED, but the first layer's rows still depend on the tokens, unless the slots
+    read another: where the text itself must leave the memory, use `drop` or `recompute`.
     """
 
     name: ClassVar[str] = "steer"
@@ -41,10 +44,13 @@ def steer_all(engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> Era
     last = max(kept_after(engine, seq, spans), default=-1) if spans else -1
     steered: list[Interval] = []
     for start, end in spans:
-        slots = end - start if steering.slots is None else min(steering.slots, end - start)
-        kept = start + slots if start < last else start
-        engine.drop(seq, kept, end)
-        if kept > start:
-            steered.append((start, kept))
-    engine.reencode(seq, [p for start, end in steered for p in range(start, end)], steering.adapter)
-    return Erasure(recomputed=sum(end - start for start, end in steered), steered=tuple(steered))
+        cells = steering.cells(start, end) if start < last else []
+        for gap in zip([start, *(cell[1] for cell in cells)], [*(cell[0] for cell in cells), end], strict=True):
+            engine.drop(seq, *gap)
+        steered += cells
+    positions = [position for start, end in steered for position in range(start, end)]
+    if steering.token is not None and positions:
+        slots = engine.read_cells(seq, positions)
+        engine.write_cells(seq, replace(slots, token_ids=(steering.token,) * len(positions)))
+    engine.reencode(seq, positions, steering.adapter, ahead=steering.sees_suffix)
+    return Erasure(recomputed=len(positions), steered=tuple(steered))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from kv_memory.engines.base import Steering
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,27 @@ class Segment:
     group: Tensor
     """Which query a token belongs to; 0 outside of queries."""
 
+    def to(self, device: torch.device) -> Segment:
+        """The same on a device."""
+        parts = self.ids, self.positions, self.real, self.group
+        return Segment(*(part.to(device) for part in parts))
+
     def without(self, shift: Tensor) -> Segment:
         """The same tokens at positions that are `shift` [rows] lower."""
-        return Segment(self.ids, self.positions - shift[:, None], self.real, self.group)
+        return replace(self, positions=self.positions - shift[:, None])
+
+    def ahead(self) -> Segment:
+        """The same, for a mask: no token stands before any of them."""
+        return replace(self, positions=torch.zeros_like(self.positions))
+
+    def at(self, places: Tensor) -> Segment:
+        """The tokens at these places [rows, places]."""
+        parts = self.ids, self.positions, self.real, self.group
+        return Segment(*(part.gather(1, places) for part in parts))
+
+    def hiding(self, places: Tensor) -> Segment:
+        """The same, for a mask: nobody sees the tokens at these places [rows, places]."""
+        return replace(self, real=self.real.scatter(1, places, False))
 
 
 @dataclass(frozen=True)
@@ -54,6 +74,8 @@ class Batch:
 
     prefix: Segment
     span: Segment
+    slots: Segment
+    """The cells of the span that are steered, with the tokens that they read."""
     suffix: Segment
     queries: Segment
     weights: Tensor
@@ -68,21 +90,20 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
-        prefix, span, suffix, queries = (
-            Segment(part.ids.to(device), part.positions.to(device), part.real.to(device), part.group.to(device))
-            for part in (self.prefix, self.span, self.suffix, self.queries)
-        )
-        return Batch(prefix, span, suffix, queries, self.weights.to(device), self.kinds)
+        parts = self.prefix, self.span, self.slots, self.suffix, self.queries
+        prefix, span, slots, suffix, queries = (part.to(device) for part in parts)
+        return Batch(prefix, span, slots, suffix, queries, self.weights.to(device), self.kinds)
 
 
-def collate(examples: Sequence[Example]) -> Batch:
-    """The batch of these examples."""
+def collate(examples: Sequence[Example], steering: Steering | None = None) -> Batch:
+    """The batch of these examples, for an eraser that is used so; by default as the published one."""
     starts = [
         (0, len(e.prefix), len(e.prefix) + len(e.span), len(e.prefix) + len(e.span) + len(e.suffix)) for e in examples
     ]
-    prefix = _segment([e.prefix for e in examples], [start[0] for start in starts])
-    span = _segment([e.span for e in examples], [start[1] for start in starts])
-    suffix = _segment([e.suffix for e in examples], [start[2] for start in starts])
+    prefix = _segment([e.prefix for e in examples], [range(start[0], start[1]) for start in starts])
+    span = _segment([e.span for e in examples], [range(start[1], start[2]) for start in starts])
+    slots = _slots(examples, steering) if steering else span
+    suffix = _segment([e.suffix for e in examples], [range(start[2], start[3]) for start in starts])
     longest = max(sum(len(query.ids) for query in e.queries) for e in examples)
     ids, positions, group = (torch.zeros(len(examples), longest, dtype=torch.long) for _ in range(3))
     real, weights = torch.zeros(len(examples), longest, dtype=torch.bool), torch.zeros(len(examples), longest)
@@ -96,15 +117,24 @@ def collate(examples: Sequence[Example]) -> Batch:
             weights[row, where] = torch.tensor(query.weights)
             at = where.stop
     kinds = tuple(tuple(query.kind for query in example.queries) for example in examples)
-    return Batch(prefix, span, suffix, Segment(ids, positions, real, group), weights, kinds)
+    return Batch(prefix, span, slots, suffix, Segment(ids, positions, real, group), weights, kinds)
 
 
-def _segment(rows: Sequence[Sequence[int]], starts: Sequence[int]) -> Segment:
+def _slots(examples: Sequence[Example], steering: Steering) -> Segment:
+    ids, positions = [], []
+    for example in examples:
+        places = [place for cell in steering.cells(0, len(example.span)) for place in range(*cell)]
+        positions.append([len(example.prefix) + place for place in places])
+        ids.append([example.span[place] if steering.token is None else steering.token for place in places])
+    return _segment(ids, positions)
+
+
+def _segment(rows: Sequence[Sequence[int]], at: Sequence[Sequence[int]]) -> Segment:
     length = max(1, *map(len, rows))
     ids, positions = (torch.zeros(len(rows), length, dtype=torch.long) for _ in range(2))
     real = torch.zeros(len(rows), length, dtype=torch.bool)
-    for row, (tokens, start) in enumerate(zip(rows, starts, strict=True)):
+    for row, (tokens, where) in enumerate(zip(rows, at, strict=True)):
         ids[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
-        positions[row] = torch.arange(length) + start
+        positions[row, : len(tokens)] = torch.tensor(where, dtype=torch.long)
         real[row, : len(tokens)] = True
     return Segment(ids, positions, real, torch.zeros_like(ids))

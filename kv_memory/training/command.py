@@ -7,6 +7,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from accelerate import PartialState
+
 from kv_memory.calibration.cases import context_head
 from kv_memory.chat import ChatFormat
 from kv_memory.engines.loading import load_model
@@ -31,10 +33,12 @@ def run(
     *,
     resume: bool = False,
     workers: int = 0,
+    every: int = 200,
     say: Callable[[str], None] = lambda what: None,
     report: Report = lambda step, loss, table: None,
 ) -> EraserRecord:
-    """Train and write the eraser; its record. `say` hears what is being done, `report` each step.
+    """Train and write the eraser; its record. `say` hears what is being done, `report` each step; `every` so many steps
+    there is a checkpoint and a validation table.
 
     Raises KVMemoryError, before anything is trained, for a model that cannot be edited, text that cannot be read or is
     too short, contexts that are longer than the model's, and a folder that holds another run.
@@ -53,11 +57,15 @@ def run(
         )
     say("Reading the text")
     examples = TextExamples(engine.tokenizer, texts, context_head(tokenizer))
-    record = EraserRecord.of(engine, recipe=plan.model_dump(), seed=plan.seed, lengths=plan.lengths)
+    ends_turn = min(engine.tokenizer.eos_ids, default=0)
+    batches = Batches(plan, examples, _tasks(engine), PartialState().num_processes, token=ends_turn)
+    record = EraserRecord.of(
+        engine, steering=batches.steering, recipe=plan.model_dump(), seed=plan.seed, lengths=plan.lengths
+    )
     say("Preparing validation")
-    trainer = Trainer(loaded, Batches(plan, examples, _tasks(engine)), out / RUN, resume=resume)
+    trainer = Trainer(loaded, batches, out / RUN, resume=resume)
     try:
-        trainer.run(report, workers=workers)
+        trainer.run(report, workers=workers, every=every)
     except KeyboardInterrupt:
         trainer.save()
         raise

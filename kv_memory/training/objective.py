@@ -7,97 +7,120 @@ The loss is KL(never-saw || steered) over the queries' tokens (method.md, "Train
 3. gradient through the steering states, adapter off: the queries over prefix, steering states and suffix;
 4. no gradient, adapter off: never-saw, and the queries over it.
 
-`packed.py` does the same in one pass.
+Where a repair is to follow the eraser, the suffix's tokens that attended to the span most are run again between 2 and
+3, over the steering states and with a gradient. `packed.py` does the same in one pass.
+
+`mass` is another loss, for a start near `drop`: how much the queries would attend to the steering states at all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache
 
+from kv_memory.engines.attention import recorded
+from kv_memory.engines.base import default_probe_layer
 from kv_memory.training.batch import Batch, Segment
 from kv_memory.training.checkpointing import checkpointed
+from kv_memory.training.passes import Context, Rows, RowsCache, concatenated, joined, part, visible
+from kv_memory.training.watching import Watch, attention_mass
 
-Rows = list[tuple[Tensor, Tensor]]
-"""K and V of each layer, [rows, kv_heads, tokens, head_dim]."""
 Switch = Callable[[bool], AbstractContextManager[None]]
 """Turns the adapter on or off for a block."""
-
-
-class RowsCache(Cache):  # type: ignore[misc]  # transformers is untyped
-    """Given rows, and those of the tokens that run over them."""
-
-    def __init__(self, given: Rows | None = None) -> None:
-        super().__init__(layers=[])
-        self.given = given
-        self.new: Rows = []
-
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
-        """Called by the model's attention, layer by layer."""
-        self.new.append((key_states, value_states))
-        if self.given is None:
-            return key_states, value_states
-        keys, values = self.given[layer_idx]
-        return torch.cat([keys, key_states], 2), torch.cat([values, value_states], 2)
-
-    def alike(self) -> RowsCache:
-        """One over the same rows, with none of its own."""
-        return RowsCache(self.given)
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Given tokens."""
-        return 0 if self.given is None else self.given[0][0].shape[2]
-
-
-@dataclass(frozen=True)
-class Context:
-    """Rows that queries can be asked over."""
-
-    rows: Rows
-    segments: tuple[Segment, ...]
-    """Whose rows they are, in order."""
 
 
 class Objective:
     """The four passes of one model. `adapter(on)` is a context manager that turns the adapter on or off."""
 
-    def __init__(self, model: Any, adapter: Switch, *, checkpoint: bool = False) -> None:
-        """`checkpoint`: passes with a gradient keep the input of each layer alone and run each layer once more."""
+    def __init__(self, model: Any, adapter: Switch, *, sees_suffix: bool = False, checkpoint: bool = False) -> None:
+        """`sees_suffix`: as Steering's. `checkpoint`: passes with a gradient keep the input of each layer alone and run
+        each layer once more."""
         self.model = model
         self.adapter = adapter
+        self.sees_suffix = sees_suffix
         self.checkpoint = checkpoint
+        self.config = model.config.get_text_config(decoder=True)
+        self.probe_layer = default_probe_layer(self.config.num_hidden_layers)
 
-    def loss(self, batch: Batch) -> Tensor:
-        """Mean KL(never-saw || steered) by the queries' weights, in nats: float32 scalar."""
+    def loss(self, batch: Batch, repair: int = 0) -> Tensor:
+        """Mean KL(never-saw || steered) by the queries' weights, in nats: float32 scalar.
+
+        `repair`: so many tokens that `influence` chooses are run again after steering.
+        """
         reference = self.never_saw(batch)
-        return weighted_mean(divergence(reference, self.ask(batch, self.steer(batch, self.read(batch)))), batch.weights)
+        read = self.read(batch)
+        context = self.steer(batch, read)
+        if repair:
+            context = self.repair(batch, context, self.choose(batch, read, repair))
+        return weighted_mean(divergence(reference, self.ask(batch, context)), batch.weights)
+
+    def mass(self, batch: Batch) -> Tensor:
+        """Mean of -log(1 - share) over layers, heads and the queries' tokens, in nats: float32 scalar.
+
+        `share` is that of a token's attention that would rest on the steering states, were everything else as after
+        `drop`. Where it is 0 everywhere, steering is the same as dropping.
+        """
+        read = self.read(batch)
+        states, dropped = part(self.steer(batch, read), 1), self.drop(batch, read)
+        asked = Watch()
+        with torch.no_grad():
+            rows = self._run((batch.queries,), dropped, watch=asked)[1]
+        held = concatenated((*dropped.segments, batch.queries, batch.slots))
+        mask = visible(batch.queries, held, torch.float32)
+        target = torch.zeros_like(held.real)
+        target[:, -batch.slots.ids.shape[1] :] = True
+        found = []
+        for layer, (keys, _) in enumerate(joined(dropped.rows, rows, states)):
+            shares = attention_mass(asked.queries[layer].float(), keys.float(), target, mask, asked.scaling[layer])
+            found.append(-torch.log1p(-shares.clamp_max(1 - 1e-4)).mean(1))
+        return weighted_mean(torch.stack(found).mean(0), batch.queries.real.float())
 
     @torch.no_grad()
     def read(self, batch: Batch) -> Context:
-        """Pass 1: the context with its span, as a session has it."""
-        segments = (batch.prefix, batch.span, batch.suffix)
-        return Context(self._run(segments)[1], segments)
+        """Pass 1: the context with its span, as a session has it, and the queries that an engine keeps."""
+        segments, watch = (batch.prefix, batch.span, batch.suffix), Watch((self.probe_layer,))
+        return Context(self._run(segments, watch=watch)[1], segments, watch)
 
     def steer(self, batch: Batch, read: Context) -> Context:
-        """Pass 2: the span's rows replaced by steering states."""
-        before, after = _part(read, 0), _part(read, 2)
-        states = self._run((batch.span,), Context(before, (batch.prefix,)), adapter=True)[1]
-        return Context(_joined(before, states, after), read.segments)
+        """Pass 2: the slots' rows are steering states, the span's others are gone."""
+        before, after = part(read, 0), part(read, 2)
+        over = Context(before, (batch.prefix,))
+        if self.sees_suffix:
+            over = Context(joined(before, after), (batch.prefix, batch.suffix.ahead()))
+        states = self._run((batch.slots,), over, adapter=True)[1]
+        return Context(joined(before, states, after), (batch.prefix, batch.slots, batch.suffix))
+
+    @torch.no_grad()
+    def choose(self, batch: Batch, read: Context, count: int) -> Tensor:
+        """The suffix's tokens that attended to the span most, as `influence` has it: places [rows, up to count]."""
+        watch, layer = read.watch, self.probe_layer
+        assert watch is not None, "what was read has queries"
+        target = torch.cat([torch.full_like(held.real, held is batch.span) for held in read.segments], 1)
+        queries = watch.queries[layer][:, :, -batch.suffix.ids.shape[1] :]
+        mask = visible(batch.suffix, concatenated(read.segments), queries.dtype)
+        mass = attention_mass(queries, read.rows[layer][0], target, mask, watch.scaling[layer]).float().mean(1)
+        mass = mass.masked_fill(~batch.suffix.real, -1.0)
+        return mass.topk(min(count, mass.shape[1])).indices
+
+    def repair(self, batch: Batch, steered: Context, places: Tensor) -> Context:
+        """The suffix's tokens at these places [rows, places] run again over the steering states."""
+        prefix, slots, suffix = steered.segments
+        over = Context(steered.rows, (prefix, slots, suffix.hiding(places)))
+        again = suffix.at(places)
+        return Context(joined(over.rows, self._run((again,), over)[1]), (*over.segments, again))
 
     def drop(self, batch: Batch, read: Context) -> Context:
         """The bar to beat: the span's rows gone, all else as it was."""
-        return Context(_joined(_part(read, 0), _part(read, 2)), (batch.prefix, batch.suffix))
+        return Context(joined(part(read, 0), part(read, 2)), (batch.prefix, batch.suffix))
 
     def ask(self, batch: Batch, context: Context, queries: Segment | None = None) -> Tensor:
         """Pass 3: log-probabilities after each token of the queries, float32 [rows, query tokens, vocabulary]."""
-        logits = self._run((queries or batch.queries,), context)[0]
+        logits = self._run((queries or batch.queries,), context, keep=0)[0]
         return logits.float().log_softmax(-1)
 
     @torch.no_grad()
@@ -108,35 +131,32 @@ class Objective:
         return self.ask(batch, Context(rows, segments), batch.queries.without(batch.gone))
 
     def _run(
-        self, segments: Sequence[Segment], over: Context | None = None, *, adapter: bool = False
+        self,
+        segments: Sequence[Segment],
+        over: Context | None = None,
+        *,
+        adapter: bool = False,
+        watch: Watch | None = None,
+        keep: int = 1,
     ) -> tuple[Tensor, Rows]:
-        """Logits and rows of these segments' tokens over given ones."""
-        new = _concatenated(segments)
+        """Logits, of the last `keep` (0: all), and rows of these segments' tokens over given ones; `watch` keeps their
+        queries."""
+        new = concatenated(segments)
         held = (*over.segments, *segments) if over else tuple(segments)
-        mask = visible(new, _concatenated(held), self.model.dtype)
+        mask = visible(new, concatenated(held), self.model.dtype)
         cache = RowsCache(over.rows if over else None)
         switched = partial(self.adapter, adapter)
         layers = checkpointed(self.model, switched) if self.checkpoint and torch.is_grad_enabled() else nullcontext()
-        with switched(), layers:
+        with switched(), layers, recorded(self.config, watch) if watch else nullcontext():
             output = self.model(
                 input_ids=new.ids,
                 position_ids=new.positions,
                 attention_mask=mask,
                 past_key_values=cache,
                 use_cache=True,
+                logits_to_keep=keep,
             )
         return output.logits, cache.new
-
-
-def visible(asking: Segment, held: Segment, dtype: torch.dtype) -> Tensor:
-    """Additive mask [rows, 1, asking, held]: a token sees what is real, not later, and not of another query."""
-    later = held.positions[:, None, :] > asking.positions[:, :, None]
-    other = (held.group[:, None, :] != 0) & (held.group[:, None, :] != asking.group[:, :, None])
-    hidden = later | other | ~held.real[:, None, :]
-    # Padding sees the first token, so that its softmax is over something.
-    hidden[:, :, 0] &= asking.real
-    mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
-    return mask.masked_fill_(hidden, torch.finfo(dtype).min)[:, None]
 
 
 def divergence(reference: Tensor, given: Tensor) -> Tensor:
@@ -147,23 +167,3 @@ def divergence(reference: Tensor, given: Tensor) -> Tensor:
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
     """The mean of `values` by `weights`, same shapes."""
     return (values * weights).sum() / weights.sum().clamp_min(1e-9)
-
-
-def _part(context: Context, place: int) -> Rows:
-    """The rows of one segment."""
-    lengths = [segment.ids.shape[1] for segment in context.segments]
-    start = sum(lengths[:place])
-    where = slice(start, start + lengths[place])
-    return [(keys[:, :, where], values[:, :, where]) for keys, values in context.rows]
-
-
-def _joined(*parts: Rows) -> Rows:
-    return [
-        (torch.cat([keys for keys, _ in layer], 2), torch.cat([values for _, values in layer], 2))
-        for layer in zip(*parts, strict=True)
-    ]
-
-
-def _concatenated(segments: Sequence[Segment]) -> Segment:
-    fields = zip(*((s.ids, s.positions, s.real, s.group) for s in segments), strict=True)
-    return Segment(*(torch.cat(field, 1) for field in fields))

@@ -1,8 +1,9 @@
 """The four passes of the objective as two: everything but never-saw in one sequence, with a block mask.
 
-The sequence is prefix, span, suffix, span' and queries. Span' runs with the adapter on, at the span's positions, and
-sees the prefix and itself; the queries see prefix, span' and suffix, never the span. Quicker than objective.py for
-short contexts; for long ones it keeps activations of tokens that have no gradient.
+The sequence is prefix, span, suffix, slots, the suffix's tokens that are run again, and queries. Slots run with the
+adapter on, at the span's positions, and see the prefix and themselves (and the suffix, if the eraser is one for that);
+what comes after them sees prefix, slots and suffix, never the span. Quicker than objective.py for short contexts; for
+long ones it keeps activations of tokens that have no gradient. Which tokens are run again takes a pass of its own.
 """
 
 from __future__ import annotations
@@ -14,25 +15,34 @@ from kv_memory.training.adapter import Adapter
 from kv_memory.training.batch import Batch
 from kv_memory.training.objective import Objective, divergence, weighted_mean
 
+SPAN, SUFFIX, SLOTS, AGAIN = 1, 2, 3, 4
+SEES = ((0,), (0, 1), (0, 1, 2), (0, 3), (0, 2, 3, 4), (0, 2, 3, 4, 5))
+"""By part of the sequence, in order: the parts that it sees."""
 
-def packed_loss(objective: Objective, adapter: Adapter, batch: Batch) -> Tensor:
+
+def packed_loss(objective: Objective, adapter: Adapter, batch: Batch, repair: int = 0) -> Tensor:
     """As Objective.loss."""
-    parts = (batch.prefix, batch.span, batch.suffix, batch.span, batch.queries)
-    ids, positions, real = (
-        torch.cat([getattr(part, name) for part in parts], 1) for name in ("ids", "positions", "real")
+    if repair:
+        places = objective.choose(batch, objective.read(batch), repair)
+    else:
+        places = torch.zeros_like(batch.suffix.ids[:, :0])
+    parts = (batch.prefix, batch.span, batch.suffix, batch.slots, batch.suffix.at(places), batch.queries)
+    ids, positions, real, group = (
+        torch.cat([getattr(part, name) for part in parts], 1) for name in ("ids", "positions", "real", "group")
     )
-    group = torch.cat([torch.zeros_like(part.group) for part in parts[:4]] + [batch.queries.group], 1)
     part = torch.cat([torch.full_like(item.ids, place) for place, item in enumerate(parts)], 1)
+    kept = torch.cat([item.real for item in (*parts[:SUFFIX], batch.suffix.hiding(places), *parts[SLOTS:])], 1)
+    sees = torch.tensor([[held in row for held in range(len(SEES))] for row in SEES], device=ids.device)
+    sees[SLOTS, SUFFIX] = objective.sees_suffix
     asking, held = part[:, :, None], part[:, None, :]
-    later = positions[:, None, :] > positions[:, :, None]
+    later = (positions[:, None, :] > positions[:, :, None]) & ~((asking == SLOTS) & (held == SUFFIX))
     other = (group[:, None, :] != 0) & (group[:, None, :] != group[:, :, None])
-    # The span (1) and the suffix (2) never see span' (3); span' sees prefix (0) and itself; queries (4) not the span.
-    unseen = ((asking < 3) & (held >= 3)) | ((asking == 3) & (held != 0) & (held != 3)) | ((asking == 4) & (held == 1))
-    hidden = later | other | unseen | ~real[:, None, :]
+    there = torch.where(asking < AGAIN, real[:, None, :], kept[:, None, :])
+    hidden = later | other | ~sees[asking, held] | ~there
     hidden[:, :, 0] &= real
     dtype = objective.model.dtype
     mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, torch.finfo(dtype).min)
-    with adapter.on_for(part == 3):
+    with adapter.on_for(part == SLOTS):
         logits = objective.model(
             input_ids=ids, position_ids=positions, attention_mask=mask[:, None], use_cache=False
         ).logits

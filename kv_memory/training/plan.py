@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 from typing import Annotated, Any, Literal, get_args
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch.utils.data import Dataset
 
+from kv_memory.engines.base import Steering
 from kv_memory.errors import KVMemoryError
+from kv_memory.pocket.drafts import Kind
 from kv_memory.training.batch import Batch, Example, collate
 from kv_memory.training.corpus import TextExamples
 from kv_memory.training.tasks import WorldExamples
@@ -23,6 +26,9 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    near_drop_steps: Annotated[int, Field(ge=0)] = 0
+    """Before stage 1: steps, on stage 2's examples, until next to no attention rests on the steering states, so that
+    training starts from what `drop` does."""
     text_steps: Annotated[int, Field(ge=0)] = 1000
     """Of stage 1."""
     task_steps: Annotated[int, Field(ge=0)] = 2000
@@ -33,6 +39,18 @@ class Plan(BaseModel):
     """Of a batch's contexts together."""
     text_share: Annotated[float, Field(ge=0, le=1)] = 0.15
     """Of stage 2 batches that are stage 1's."""
+    balance: dict[Kind, Annotated[float, Field(gt=0)]] = {}
+    """How often a class of questions is drawn where a conversation has it; 1 where it is not said."""
+    slots: Annotated[int | None, Field(ge=1)] = None
+    """This and the next two: as Steering's."""
+    spread: bool = False
+    sees_suffix: bool = False
+    content_free: bool = False
+    """The slots read one token that ends a turn, in place of the span's."""
+    repair: Annotated[int, Field(ge=0)] = 0
+    """Tokens that `influence` chooses and that are run again over the steering states before the questions."""
+    repair_share: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Of the steps that have the repair; in the others the steering states are alone."""
     rank: Annotated[int, Field(ge=1)] = 16
     alpha: Annotated[int, Field(ge=1)] = 32
     learning_rate: Annotated[float, Field(gt=0)] = 3e-4
@@ -42,6 +60,12 @@ class Plan(BaseModel):
     gradient_checkpointing: bool = False
     """Less memory for a third more time: for models whose activations do not fit."""
 
+    @model_validator(mode="after")
+    def _spread_needs_slots(self) -> Plan:
+        if self.spread and self.slots is None:
+            raise ValueError("spread says where slots are: say how many slots")
+        return self
+
     @classmethod
     def of(cls, **settings: Any) -> Plan:
         """A plan with these settings; KVMemoryError names the first that is wrong."""
@@ -50,14 +74,23 @@ class Plan(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(map(str, first["loc"])) or "the plan"
-            raise KVMemoryError(
-                f"The training cannot start: {name}: {first['msg']} (given: {first['input']!r})."
-            ) from error
+            given = f" (given: {first['input']!r})" if first["loc"] else ""
+            raise KVMemoryError(f"The training cannot start: {name}: {first['msg']}{given}.") from error
 
     @property
     def steps(self) -> int:
-        """Of both stages."""
-        return self.text_steps + self.task_steps
+        """Of all stages."""
+        return self.near_drop_steps + self.text_steps + self.task_steps
+
+    def repaired(self, step: int) -> int:
+        """How many tokens are run again in this step."""
+        return self.repair if Random(f"{self.seed}:{step}:repair").random() < self.repair_share else 0
+
+    def is_text(self, step: int) -> bool:
+        """Whether the batch of this step is of text."""
+        stage = step - self.near_drop_steps
+        drawn = Random(f"{self.seed}:{step}:text").random() < self.text_share
+        return 0 <= stage < self.text_steps or drawn
 
     def rate(self, step: int) -> float:
         """The learning rate: up, then down to 0 by a cosine."""
@@ -73,9 +106,21 @@ class Plan(BaseModel):
 class Batches(Dataset[Batch]):
     """The batch of every step and process: always the same for a plan."""
 
-    def __init__(self, plan: Plan, text: TextExamples, tasks: WorldExamples | None, processes: int = 1) -> None:
-        """`tasks`: None if the model has no chat template; then both stages are of text."""
+    def __init__(
+        self,
+        plan: Plan,
+        text: TextExamples,
+        tasks: WorldExamples | None,
+        processes: int = 1,
+        *,
+        token: int = 0,
+    ) -> None:
+        """`tasks`: None if the model has no chat template; then all stages are of text. `token`: what slots read that
+        are free of content."""
         self.plan = plan
+        self.steering = Steering(
+            "default", plan.slots, plan.spread, plan.sees_suffix, token if plan.content_free else None
+        )
         self.text = text
         self.tasks = tasks
         self.processes = processes
@@ -88,16 +133,20 @@ class Batches(Dataset[Batch]):
         step = index // self.processes
         rng = Random(f"{self.plan.seed}:{step}")  # the same length for all processes
         length = rng.choice(self.plan.lengths)
-        is_text = step < self.plan.text_steps or rng.random() < self.plan.text_share or self.tasks is None
         rng = Random(f"{self.plan.seed}:{step}:{index % self.processes}")
-        return collate([self._draw(rng, is_text, length) for _ in range(max(1, self.plan.tokens // length))])
+        is_text = self.plan.is_text(step)
+        return self.collate([self._draw(rng, is_text, length) for _ in range(max(1, self.plan.tokens // length))])
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """The batch of these examples, for this plan's eraser."""
+        return collate(examples, self.steering)
 
     def validation(self, length: int, count: int, stage: Stage) -> list[Example]:
         """Examples that are not trained on, of one length."""
         rng = Random(f"{self.plan.seed}:validation:{length}")
-        return [self._draw(rng, stage == "text" or self.tasks is None, length) for _ in range(count)]
+        return [self._draw(rng, stage == "text", length) for _ in range(count)]
 
     def _draw(self, rng: Random, is_text: bool, length: int) -> Example:
         if is_text or self.tasks is None:
             return self.text.draw(rng, length)
-        return self.tasks.draw(rng, length)
+        return self.tasks.draw(rng, length, self.plan.balance)

@@ -8,12 +8,14 @@ answers otherwise is not taught to.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from random import Random
 from typing import Any
 
 from kv_memory.calibration.cases import Case, world_cases
 from kv_memory.chat import ChatFormat
 from kv_memory.messages import parse_messages
+from kv_memory.pocket.drafts import Kind
 from kv_memory.pocket.values import Split
 from kv_memory.pocket.worlds import Probe, World, make_world, reply
 from kv_memory.training.batch import Example, Query
@@ -31,13 +33,14 @@ class WorldExamples:
         self.form = form
         self.split: Split = split
 
-    def draw(self, rng: Random, tokens: int) -> Example:
-        """An example on a conversation of about this many tokens."""
+    def draw(self, rng: Random, tokens: int, balance: Mapping[Kind, float] | None = None) -> Example:
+        """An example on a conversation of about this many tokens; `balance` as Plan's."""
         while True:
             world = make_world(rng.randrange(1 << 40), tokens, self.split)
             if not world.probes:
                 continue
-            kind = rng.choice(sorted({probe.kind for probe in world.probes}))
+            kinds = sorted({probe.kind for probe in world.probes})
+            kind = rng.choices(kinds, [(balance or {}).get(kind, 1.0) for kind in kinds])[0]
             targets = sorted({probe.target for probe in world.probes if probe.kind == kind})
             example = self.example(world, rng.choice(targets))
             if example is not None:

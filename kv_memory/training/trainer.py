@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from kv_memory.errors import KVMemoryError
 from kv_memory.training.adapter import Adapter
-from kv_memory.training.batch import Batch, collate
+from kv_memory.training.batch import Batch
 from kv_memory.training.objective import Objective, divergence
 from kv_memory.training.plan import STAGES, Batches
 
@@ -43,7 +43,10 @@ class Trainer:
         model.to(self.device)
         self.adapter = Adapter(model, self.plan.rank, self.plan.alpha)
         self.objective = Objective(
-            self.adapter.model, self.adapter.switched, checkpoint=self.plan.gradient_checkpointing
+            self.adapter.model,
+            self.adapter.switched,
+            sees_suffix=self.plan.sees_suffix,
+            checkpoint=self.plan.gradient_checkpointing,
         )
         self.optimizer = torch.optim.AdamW(self.adapter.parameters(), lr=0.0, weight_decay=self.plan.weight_decay)
         self.step, self.seconds = 0, 0.0
@@ -82,7 +85,10 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.plan.rate(self.step)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            loss = self.objective.loss(batch)
+            if self.step < self.plan.near_drop_steps:
+                loss = self.objective.mass(batch)
+            else:
+                loss = self.objective.loss(batch, self.plan.repaired(self.step))
         torch.autograd.backward(loss)
         if self.accelerator.num_processes > 1:
             for parameter in self.adapter.parameters():
@@ -95,19 +101,23 @@ class Trainer:
 
     @torch.no_grad()
     def table(self) -> dict[str, dict[str, float]]:
-        """Per class of query: residual influence of steering and of dropping, and how often each answers as never-saw.
+        """Per class of query: residual influence of steering and of dropping, and how often each answers as never-saw;
+        of steering with the repair too, where the plan has one.
 
         Residual influence: mean KL from never-saw as a share of that of no erasing (method.md, "Metrics").
         """
         found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         for examples in self._validation.values():
             for example in examples:
-                batch = collate([example]).to(self.device)
+                batch = self.batches.collate([example]).to(self.device)
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
                     read = self.objective.read(batch)
                     reference = self.objective.never_saw(batch)
                     contexts = {"none": read, "drop": self.objective.drop(batch, read)}
-                    contexts["steer"] = self.objective.steer(batch, read)
+                    contexts["steer"] = steered = self.objective.steer(batch, read)
+                    if self.plan.repair:
+                        places = self.objective.choose(batch, read, self.plan.repair)
+                        contexts["steer+influence"] = self.objective.repair(batch, steered, places)
                     asked = {name: self.objective.ask(batch, context) for name, context in contexts.items()}
                 for name, given in asked.items():
                     _score(found, name, batch, reference, given)
@@ -115,9 +125,10 @@ class Trainer:
             kind: {
                 **{
                     f"residual {name}": mean(row[f"kl {name}"]) / max(mean(row["kl none"]), 1e-9)
-                    for name in ("drop", "steer")
+                    for name in contexts
+                    if name != "none"
                 },
-                **{f"agree {name}": mean(row[f"agree {name}"]) for name in ("none", "drop", "steer")},
+                **{f"agree {name}": mean(row[f"agree {name}"]) for name in contexts},
             }
             for kind, row in sorted(found.items())
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from kv_memory.engines.base import STEERED, Engine, Interval, SequenceId, Steering
+from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.erasers import ERASERS
 from kv_memory.erasers.base import Eraser
 from kv_memory.erasers.drop import Drop
@@ -38,15 +40,24 @@ SPANS: dict[str, list[Interval]] = {
     "adjacent": [(5, 9), (9, 14)],
 }
 every_span = pytest.mark.parametrize("spans", SPANS.values(), ids=SPANS)
-every_slots = pytest.mark.parametrize("slots", [None, 3], ids=["all slots", "3 slots"])
+WAYS: dict[str, dict[str, Any]] = {
+    "all slots": {},
+    "3 slots": {"slots": 3},
+    "3 spread content-free slots": {"slots": 3, "spread": True, "token": 7},
+    "all slots see the suffix": {"sees_suffix": True},
+}
+"""How an eraser may use its adapter, as Steering has it."""
+every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 
 
 @contextmanager
-def with_slots(engine: Engine, slots: int | None) -> Iterator[None]:
-    """The loaded eraser with so many slots."""
+def used(engine: Engine, way: dict[str, Any]) -> Iterator[None]:
+    """The loaded eraser, used this way."""
     before = engine.capabilities.steering
     assert before is not None
-    engine.steer_with(Steering(before.adapter, slots))
+    if way.get("sees_suffix") and not engine.capabilities.ahead:
+        pytest.skip("this engine shows a token nothing that comes after it")
+    engine.steer_with(Steering(before.adapter, **way))
     try:
         yield
     finally:
@@ -80,32 +91,33 @@ def test_a_span_gets_the_rows_that_the_adapted_model_writes(case: Case, ids: lis
     assert (states.values - before.values).abs().max() > 1e-2
 
 
-@every_slots
+@every_way
 @every_span
 def test_all_other_cells_stay_bit_identical(
-    case: Case, ids: list[int], spans: list[Interval], slots: int | None
+    case: Case, ids: list[int], spans: list[Interval], way: dict[str, Any]
 ) -> None:
     engine, seq = case.engine, case.sequence(ids)
     kept = without(range(60), *spans)
     before = engine.read_cells(seq, kept)
-    with with_slots(engine, slots):
+    with used(engine, way):
         done = Steer().erase(engine, seq, spans)
     assert_same_cells(engine.read_cells(seq, kept), before)
-    expected = [(start, end if slots is None else min(end, start + slots)) for start, end in spans if end < 60]
+    steering = Steering("", **way)
+    expected = [cell for start, end in spans if end < 60 for cell in steering.cells(start, end)]
     assert list(done.steered) == expected
     states = [position for start, end in expected for position in range(start, end)]
     assert engine.positions(seq) == sorted([*kept, *states])
 
 
-@every_slots
+@every_way
 @every_span
 @pytest.mark.parametrize("eraser", [Steer(), Drop()], ids=lambda eraser: eraser.name)
 def test_undo_is_bit_identical(
-    case: Case, ids: list[int], eraser: Eraser, spans: list[Interval], slots: int | None
+    case: Case, ids: list[int], eraser: Eraser, spans: list[Interval], way: dict[str, Any]
 ) -> None:
     engine, seq = case.engine, case.sequence(ids)
     before, scores = all_cells(engine, seq), next_log_probs(engine, seq)
-    with with_slots(engine, slots):
+    with used(engine, way):
         undo = eraser.erase_undoably(engine, seq, spans).undo
     assert undo is not None
     engine.write_cells(seq, undo)
@@ -129,16 +141,65 @@ def test_several_spans_at_once_are_as_one_after_the_other(case: Case, ids: list[
     assert_close(all_cells(engine, together).values, all_cells(engine, one_by_one).values)
 
 
-@every_slots
+@pytest.mark.parametrize("slots", [None, 3], ids=["all slots", "3 slots"])
 def test_with_slots_the_first_cells_are_steered_over_the_prefix_alone(
     case: Case, ids: list[int], slots: int | None
 ) -> None:
     engine, some, every = case.engine, case.sequence(ids), case.sequence(ids)
     Steer().erase(engine, every, [(20, 33)])
-    with with_slots(engine, slots):
+    with used(engine, {"slots": slots}):
         Steer().erase(engine, some, [(20, 33)])
     states = engine.read_cells(some, range(20, 33 if slots is None else 20 + slots))
     assert_close(states.values, engine.read_cells(every, states.positions).values)
+
+
+def test_slots_are_spread_evenly() -> None:
+    steering = Steering("", 4, spread=True)
+    assert steering.cells(10, 20) == [(11, 12), (13, 14), (16, 17), (18, 19)]
+    assert steering.cells(10, 14) == [(10, 14)]
+    assert [len(steering.cells(0, length)) for length in range(4, 9)] == [1, 4, 4, 4, 4]
+    assert Steering("", 4).cells(10, 12) == [(10, 12)]
+
+
+def test_content_free_slots_do_not_hold_what_stood_there(case: Case, ids: list[int]) -> None:
+    """Two spans of other tokens get the same states."""
+    engine, rows = case.engine, []
+    for span in (ids[20:33], [token + 1 for token in ids[20:33]]):
+        seq = case.sequence([*ids[:20], *span, *ids[33:]])
+        with used(engine, {"token": 7}):
+            Steer().erase(engine, seq, [(20, 33)])
+        rows.append(engine.read_cells(seq, range(20, 33)))
+    case.assert_same_pass(*rows)
+
+
+def test_slots_that_see_the_suffix_do_and_no_others_do(case: Case, ids: list[int]) -> None:
+    engine, change = case.engine, {}
+    for sees in (False, True):
+        rows = []
+        for suffix in (ids[33:], [token + 1 for token in ids[33:]]):
+            seq = case.sequence([*ids[:33], *suffix])
+            with used(engine, {"sees_suffix": sees}):
+                Steer().erase(engine, seq, [(20, 33)])
+            rows.append(engine.read_cells(seq, range(20, 33)).values)
+        change[sees] = float((rows[0] - rows[1]).abs().max())
+    assert change[False] < 1e-4
+    assert change[True] > 1e-3
+
+
+def test_slots_that_see_the_suffix_see_earlier_slots_alone(case: Case, ids: list[int]) -> None:
+    """Several passes are as one: later slots are hidden, though their old rows are still there."""
+    engine, together = case.engine, case.sequence(ids)
+    in_passes = engine.fork(together)
+    if not isinstance(engine, TransformersEngine):
+        pytest.skip("the others do not have it")
+    with used(engine, {"sees_suffix": True}):
+        Steer().erase(engine, together, [(20, 33)])
+        chunk, engine._forward.chunk = engine._forward.chunk, 4
+        try:
+            Steer().erase(engine, in_passes, [(20, 33)])
+        finally:
+            engine._forward.chunk = chunk
+    assert_close(all_cells(engine, in_passes).values, all_cells(engine, together).values)
 
 
 def test_a_span_around_an_earlier_one_leaves_its_steering_states(case: Case, ids: list[int]) -> None:

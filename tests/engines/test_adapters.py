@@ -74,7 +74,7 @@ def test_it_is_off_again_after_an_error(engine: TransformersEngine, monkeypatch:
     assert torch.equal(encoded(engine, None), expected)
 
 
-def _interrupt(*args: object) -> None:
+def _interrupt(*args: object, **options: object) -> None:
     raise KeyboardInterrupt
 
 

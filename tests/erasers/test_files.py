@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from kv_memory import Memory
+from kv_memory.engines.base import Steering
 from kv_memory.engines.fingerprint import revision_of
 from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.erasers.files import FILE, EraserRecord, open_eraser
@@ -114,7 +116,30 @@ def test_several_can_be_loaded_and_the_last_one_steers(eraser: Path, tmp_path: P
     assert engine.capabilities.steering == second != first
 
 
+def test_how_its_slots_are_used_is_read_and_kept(tmp_path: Path) -> None:
+    way: dict[str, Any] = {"slots": 4, "spread": True, "sees_suffix": True, "token": 9}
+    engine = tiny_engine()
+    found = open_eraser(save_eraser(engine, tiny_model(), tmp_path / "eraser", **way))
+    steering = found.load(engine)
+    assert steering == Steering(steering.adapter, **way) == engine.capabilities.steering
+    assert found.calibrated(calibration((0, "steer"))).steering("a") == Steering("a", **way)
+
+
+def test_a_plain_lora_is_used_as_the_published_one(tmp_path: Path) -> None:
+    engine = tiny_engine()
+    steering = open_eraser(save_lora(tiny_model(), tmp_path / "eraser")).load(engine)
+    assert steering == Steering(steering.adapter, None, spread=False, sees_suffix=False, token=None)
+
+
 # what does not fit
+
+
+def test_an_engine_that_cannot_show_the_suffix_is_refused(tmp_path: Path) -> None:
+    engine = tiny_engine()
+    path = save_eraser(engine, tiny_model(), tmp_path / "eraser", sees_suffix=True)
+    engine.capabilities = replace(engine.capabilities, ahead=False)
+    assert "see what follows the span, which the engine of tiny cannot" in refusal(engine, path)
+    assert engine.capabilities.steering is None
 
 
 def other_model(**change: int) -> Qwen3ForCausalLM:
@@ -226,6 +251,10 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "broken weights": (lambda path: (path / "adapter_model.safetensors").write_bytes(b"no"), "as an adapter"),
     "broken record": (lambda path: (path / FILE).write_text("{}"), "is not the record of an eraser of this version"),
     "later record": (lambda path: rewrite(path / FILE, format=2), "is not the record of an eraser of this version"),
+    "a token that is none": (
+        lambda path: rewrite(path / FILE, token=272),
+        "is not the record of an eraser of this version",
+    ),
     "no slots": (lambda path: rewrite(path / FILE, slots=0), "is not the record of an eraser of this version"),
     "no LoRA": (lambda path: rewrite(path / "adapter_config.json", peft_type="IA3"), "is not a LoRA"),
 }

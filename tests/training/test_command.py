@@ -34,6 +34,18 @@ def test_an_eraser_is_trained_and_used(model: str, tmp_path: Path) -> None:
     assert session.retract("a").eraser == "steer"
 
 
+def test_how_the_slots_are_used_is_in_the_record(model: str, tmp_path: Path) -> None:
+    plan = PLAN.model_copy(update={"slots": 2, "spread": True, "sees_suffix": True, "content_free": True})
+    record = run(model, f"{model}/text.txt", tmp_path, plan)
+    assert (record.slots, record.spread, record.sees_suffix) == (2, True, True)
+    memory = Memory(model, eraser=str(tmp_path), heal="never")
+    assert memory.engine.tokenizer.eos_ids == {record.token}
+    assert memory.engine.capabilities.steering == record.steering(memory.engine.capabilities.steering.adapter)
+    session = memory.session("s")
+    session.prefill([{"role": "user", "content": "secret", "id": "a"}, {"role": "user", "content": "hello" * 40}])
+    assert session.retract("a").tokens_recomputed == 2
+
+
 def test_a_folder_with_a_run_is_not_overwritten(model: str, tmp_path: Path) -> None:
     run(model, f"{model}/text.txt", tmp_path, PLAN)
     with pytest.raises(KVMemoryError, match="--resume"):

@@ -10,8 +10,9 @@ import torch
 
 from kv_memory.training.adapter import Adapter
 from kv_memory.training.batch import Batch, Example, Query, collate
-from kv_memory.training.objective import Context, Objective, divergence
+from kv_memory.training.objective import Objective, divergence
 from kv_memory.training.packed import packed_loss
+from kv_memory.training.passes import Context
 from tests.tiny import tiny_model
 
 

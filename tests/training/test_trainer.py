@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -35,10 +36,24 @@ def losses(out: Path) -> dict[int, float]:
     return {row["step"]: row["loss"] for row in rows}
 
 
-def test_a_killed_run_resumes_to_the_same_losses(tmp_path: Path) -> None:
-    trainer(tmp_path / "whole").run(lambda *_: None, every=100)
-    trainer(tmp_path / "parts").run(lambda *_: None, every=2, until=4)
-    again = trainer(tmp_path / "parts", resume=True)
+OTHERS: dict[str, Any] = {
+    "near_drop_steps": 3,
+    "slots": 4,
+    "spread": True,
+    "sees_suffix": True,
+    "content_free": True,
+    "repair": 5,
+    "repair_share": 0.5,
+    "balance": {"binding": 4.0},
+}
+"""Every option that the published eraser does not have."""
+
+
+@pytest.mark.parametrize("settings", [{}, OTHERS], ids=["published", "all options"])
+def test_a_killed_run_resumes_to_the_same_losses(tmp_path: Path, settings: dict[str, Any]) -> None:
+    trainer(tmp_path / "whole", **settings).run(lambda *_: None, every=100)
+    trainer(tmp_path / "parts", **settings).run(lambda *_: None, every=4, until=4)
+    again = trainer(tmp_path / "parts", resume=True, **settings)
     assert again.step == 4
     again.run(lambda *_: None, every=100)
     assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), abs=1e-5)
@@ -70,3 +85,29 @@ def test_bad_settings_fail_before_the_start() -> None:
         Plan.of(lengths=(10,))
     with pytest.raises(KVMemoryError, match="speed"):
         Plan.of(speed=3)
+    with pytest.raises(KVMemoryError, match=r"the plan: .*say how many slots"):
+        Plan.of(spread=True)
+    with pytest.raises(KVMemoryError, match="balance"):
+        Plan.of(balance={"bindings": 2})
+
+
+def test_a_plan_says_what_each_step_is() -> None:
+    plan = Plan.of(near_drop_steps=10, text_steps=20, task_steps=500, text_share=0.0, repair=8, repair_share=0.5)
+    assert [step for step in range(plan.steps) if plan.is_text(step)] == list(range(10, 30))
+    repaired = [plan.repaired(step) for step in range(plan.steps)]
+    assert set(repaired) == {0, 8} and 0.4 < repaired.count(8) / plan.steps < 0.6
+    assert set(map(Plan.of(repair=8).repaired, range(50))) == {8}
+
+
+def test_classes_are_drawn_by_their_balance(tmp_path: Path) -> None:
+    source = WorldExamples(ChatFormat(TOKENIZER))
+    counts = []
+    for balance in ({}, {"binding": 1000.0}):
+        examples = [source.draw(Random(seed), 600, balance) for seed in range(12)]
+        counts.append(sum(any(query.kind == "binding" for query in example.queries) for example in examples))
+    assert counts[0] < counts[1]
+
+
+def test_the_table_has_the_repair(tmp_path: Path) -> None:
+    table = trainer(tmp_path, repair=4).table()
+    assert all({"residual steer+influence", "agree steer+influence"} <= set(row) for row in table.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kv_memory.engines.base import default_probe_layer
 from kv_memory.errors import ModelError
 
 _KV_TYPES = {"f32": 0, "float32": 0, "f16": 1, "float16": 1}
@@ -20,7 +21,7 @@ def kv_type(dtype: str) -> int:
 
 def chosen_layers(layers: tuple[int, ...] | None, depth: int) -> tuple[int, ...]:
     """The probe layers, by default the one at 3/8 of the depth. Raises ValueError for one that does not exist."""
-    chosen = (depth * 3 // 8,) if layers is None else tuple(sorted(set(layers)))
+    chosen = (default_probe_layer(depth),) if layers is None else tuple(sorted(set(layers)))
     for layer in chosen:
         if not 0 <= layer < depth:
             raise ValueError(f"probe layer {layer} is not one of the model's {depth}")

@@ -1,0 +1,86 @@
+"""What a pass of the objective runs over: given rows, whose they are, and who sees whom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache
+
+from kv_memory.training.batch import Segment
+from kv_memory.training.watching import Watch
+
+Rows = list[tuple[Tensor, Tensor]]
+"""K and V of each layer, [rows, kv_heads, tokens, head_dim]."""
+
+
+class RowsCache(Cache):  # type: ignore[misc]  # transformers is untyped
+    """Given rows, and those of the tokens that run over them."""
+
+    def __init__(self, given: Rows | None = None) -> None:
+        super().__init__(layers=[])
+        self.given = given
+        self.new: Rows = []
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
+        """Called by the model's attention, layer by layer."""
+        self.new.append((key_states, value_states))
+        if self.given is None:
+            return key_states, value_states
+        keys, values = self.given[layer_idx]
+        return torch.cat([keys, key_states], 2), torch.cat([values, value_states], 2)
+
+    def alike(self) -> RowsCache:
+        """One over the same rows, with none of its own."""
+        return RowsCache(self.given)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Given tokens."""
+        return 0 if self.given is None else self.given[0][0].shape[2]
+
+
+@dataclass(frozen=True)
+class Context:
+    """Rows that queries can be asked over."""
+
+    rows: Rows
+    segments: tuple[Segment, ...]
+    """Whose rows they are, in order."""
+    watch: Watch | None = None
+    """Queries of its tokens, where they were kept."""
+
+
+def visible(asking: Segment, held: Segment, dtype: torch.dtype) -> Tensor:
+    """Additive mask [rows, 1, asking, held]: a token sees what is real, not later, and not of another query."""
+    later = held.positions[:, None, :] > asking.positions[:, :, None]
+    other = (held.group[:, None, :] != 0) & (held.group[:, None, :] != asking.group[:, :, None])
+    hidden = later | other | ~held.real[:, None, :]
+    # Padding sees the first token, so that its softmax is over something.
+    hidden[:, :, 0] &= asking.real
+    mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
+    return mask.masked_fill_(hidden, torch.finfo(dtype).min)[:, None]
+
+
+def part(context: Context, place: int) -> Rows:
+    """The rows of one segment."""
+    lengths = [segment.ids.shape[1] for segment in context.segments]
+    start = sum(lengths[:place])
+    where = slice(start, start + lengths[place])
+    return [(keys[:, :, where], values[:, :, where]) for keys, values in context.rows]
+
+
+def joined(*parts: Rows) -> Rows:
+    """Their tokens side by side."""
+    return [
+        (torch.cat([keys for keys, _ in layer], 2), torch.cat([values for _, values in layer], 2))
+        for layer in zip(*parts, strict=True)
+    ]
+
+
+def concatenated(segments: Sequence[Segment]) -> Segment:
+    """Their tokens side by side."""
+    fields = zip(*((s.ids, s.positions, s.real, s.group) for s in segments), strict=True)
+    return Segment(*(torch.cat(field, 1) for field in fields))
