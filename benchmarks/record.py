@@ -21,7 +21,7 @@ def environment(seed: int) -> dict[str, Any]:
         "hardware": hardware(),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in ("torch", "transformers", "tokenizers")},
-        "commit": _commit(),
+        "commit": commit(),
         "seed": seed,
     }
 
@@ -41,7 +41,8 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The one that is checked out."""
     done = subprocess.run(
         ["git", "rev-parse", "--verify", "--quiet", "HEAD"], capture_output=True, text=True, check=False
     )

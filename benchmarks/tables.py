@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks.record import RESULTS
 
 README = Path(__file__).parents[1] / "README.md"
 SHAPES = {"pocket": "the pocket model", "qwen3-8b": "random weights of Qwen3-8B's shape"}
+LLAMA_CPP = ("recompute", "drop", "shift", "repair", "selective", "influence", "steer")
+LLAMA_CPP_MODELS = {"pocket": "pocket, F16", "qwen2-0.5b": "0.5 B shape, Q8_0"}
 START, END = "<!-- figures: benchmarks/tables.py -->\n", "<!-- end of figures -->"
 
 
@@ -20,6 +23,8 @@ def main() -> None:
     parts = [quality(_load("quality"))]
     latency = [_load(path.stem) for path in sorted(RESULTS.glob("latency*.json"))]
     parts += [latency_table(result) for result in latency]
+    if (RESULTS / "llama_cpp.json").is_file():
+        parts.append(llama_cpp_table(_load("llama_cpp")))
     text = README.read_text()
     before, _, rest = text.partition(START)
     _, _, after = rest.partition(END)
@@ -82,6 +87,47 @@ def latency_table(result: dict[str, Any]) -> str:
         )
         lines.append(f"| {int(context):,} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", "In brackets: how many times faster than `recompute`.", ""])
+
+
+def llama_cpp_table(result: dict[str, Any]) -> str:
+    """Erase time on llama.cpp beside its own ways, by model and context length."""
+    cells = [(model, int(c), cell) for model, row in result["models"].items() for c, cell in row.items()]
+    commits = ", ".join(sorted({cell["commit"][:9] for _, _, cell in cells}))
+    lines = [
+        f"**llama.cpp.** Median milliseconds to erase a span of {result['span']} tokens at 10 % of the context, on a "
+        f"CPU: by llama.cpp's own ways, and by this engine ({result['hardware']}, llama-cpp-python "
+        f"{result['versions']['llama-cpp-python']}, commit {commits}, seed {result['seed']}; "
+        "`benchmarks/results/llama_cpp.json`).",
+        "",
+        f"| model | context | re-prefill | reuse | {' | '.join(LLAMA_CPP)} | a turn: llama.cpp, here | memory |",
+        "| --- |" + " --- |" * (len(LLAMA_CPP) + 5),
+    ]
+    lines += [_llama_cpp_row(model, context, cell) for model, context, cell in sorted(cells, key=lambda c: c[:2])]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "In brackets: how many times faster than the re-prefill that the prefix cache does. Reuse is its cache "
+            "reuse by shifting, which leaves in later cells what `shift` leaves. A turn: 64 tokens read, 32 written. "
+            "Memory: the most that the process took, with room for three copies of the cells in it.",
+            "",
+        ]
+    )
+
+
+def _llama_cpp_row(model: str, context: int, cell: dict[str, Any]) -> str:
+    times = cell.get("erase_milliseconds_median", {})
+
+    def shown(name: str) -> str:
+        if name not in times:
+            return "-"
+        faster = cell["reprefill_over"].get(name)
+        return f"{times[name]:,.0f}" + (f" ({faster:,.1f}x)" if faster and name in LLAMA_CPP else "")
+
+    turn, memory = cell.get("turn_milliseconds"), cell.get("resident_megabytes_at_most")
+    turns = f"{median(turn['llama.cpp']):,.0f}, {median(turn['engine']):,.0f}" if turn else "-"
+    columns = [*map(shown, ("reprefill", "reuse", *LLAMA_CPP)), turns, f"{memory:,.0f} MB" if memory else "-"]
+    return f"| {LLAMA_CPP_MODELS[model]} | {context:,} | {' | '.join(columns)} |"
 
 
 def _source(result: dict[str, Any]) -> str:
