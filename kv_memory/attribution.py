@@ -6,6 +6,7 @@ Leave-one-out attribution (as in ContextCite, arXiv 2409.00729, section 2), with
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pydantic import BaseModel, ConfigDict
 
@@ -45,7 +46,7 @@ def attribute(branch: Branch, answer: str, targets: Sequence[Target], eraser: Er
         other = branch.fork(number + 1)
         try:
             other.erase(find(other.ledger, span.id), eraser)
-            left = content_of(other.ledger.entries[number])
+            left = replace(turn, entry=other.ledger.entries[number])
             found.append(Attribution(span=span, drop=before - log_probabilities(other, [left])[0]))
         finally:
             other.evict()
@@ -53,8 +54,11 @@ def attribute(branch: Branch, answer: str, targets: Sequence[Target], eraser: Er
 
 
 def _turn(branch: Branch, answer: str) -> Selection:
-    entry = find(branch.ledger, answer)[0].entry
-    whole = content_of(entry)
-    if entry.message.role != "assistant" or entry.cuts or not whole.intervals():
+    """What the answer says, or its calls where it says nothing; one call where that is named."""
+    named = find(branch.ledger, answer)[0]
+    entry = named.entry
+    parts = (named,) if not named.cuts.chars else (content_of(entry), named)
+    turn = next((part for part in parts if part.intervals()), None)
+    if entry.message.role != "assistant" or entry.cuts or turn is None:
         raise TargetError(f"{answer!r} is no answer of the assistant that is in the cache in full.")
-    return whole
+    return turn

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from kv_memory.calibration.record import Calibration
 from kv_memory.chat import Piece
@@ -12,7 +13,8 @@ from kv_memory.erasers.base import Eraser, Erasure
 from kv_memory.errors import ContextLengthError
 from kv_memory.ledger import Entry, Ledger, Selection, merge
 from kv_memory.messages import Cuts, Message
-from kv_memory.policy.choose import choose
+from kv_memory.policy.choice import Choice
+from kv_memory.policy.choose import as_named, choose
 from kv_memory.policy.config import Policy
 from kv_memory.policy.reasons import Reason
 
@@ -115,7 +117,7 @@ class Branch:
         what was to be erased is gone.
         """
         spans = merge(i for selection in selections for i in selection.intervals())
-        eraser = eraser or self._default(spans, reason)
+        eraser = eraser or self.choose(spans, reason).eraser
         if not self.resident:
             self.ledger.erase(selections, (), exact=True)
             return 0, eraser, None
@@ -146,7 +148,7 @@ class Branch:
     def remove(self, entries: Sequence[Entry], eraser: Eraser | None) -> None:
         """Take whole messages out, scaffolding too."""
         spans = merge(i for entry in entries for i in entry.intervals)
-        eraser = eraser or self._default(spans)
+        eraser = eraser or self.choose(spans).eraser
         done = self._run(eraser, spans, entries)
         self.ledger.remove(entries, done.moves, exact=eraser.exact, steered=done.steered)
         self._trim()
@@ -180,9 +182,12 @@ class Branch:
         """Remove the cells after the last token: steering states that nothing follows, and what was cut off."""
         self.engine.truncate(self.seq, self.ledger.end)
 
-    def _default(self, spans: Sequence[Interval], reason: Reason | str = "") -> Eraser:
+    def choose(self, spans: Sequence[Interval], reason: Reason | str = "", named: Eraser | None = None) -> Choice:
+        """How to take these cells out, and why: by the eraser that is `named`, or as `policy.choose` says."""
         erased = sum(end - start for start, end in spans)
         start = min((start for start, _ in spans), default=0)
         following = self.ledger.cells_from(start) - erased
-        chosen = choose(self.engine, erased, following, calibration=self.calibration, policy=self.policy, reason=reason)
-        return chosen.eraser
+        known: dict[str, Any] = {"calibration": self.calibration, "policy": self.policy, "reason": reason}
+        if named is not None:
+            return as_named(self.engine, named, erased, following, **known)
+        return choose(self.engine, erased, following, **known)

@@ -110,8 +110,10 @@ class Selection:
 
 
 def selection(entry: Entry, cuts: Cuts) -> Selection:
-    """These parts of a message, under the id of the span that they are: the message, a document, or a range."""
+    """These parts of a message, under the id of the span that they are: the message, a call, a document, or a range."""
     whole = entry.everything()
+    if len(cuts.calls) == 1 and not cuts.chars:
+        return Selection(entry, f"{entry.span_id}.call{min(cuts.calls)}", cuts)
     if set(cuts.chars) >= set(whole.chars) or cuts.calls:
         return Selection(entry, entry.span_id, cuts)
     for i, document in enumerate(entry.message.documents):

@@ -35,6 +35,13 @@ class RetractionReport(BaseModel):
     tokens_reused: int
     """Cells that were kept as they were."""
     seconds: float
+    seconds_scoring: float = 0.0
+    """Of these, what it took to score later turns; 0 without a `cascade`."""
+    explanation: str = ""
+    """Why this eraser and none of the others, a line for each: see `Session.explain`."""
+    residual: float | None = None
+    """Share of the span's influence that this eraser leaves at such lengths, as the calibration measured it; 0 of an
+    exact one, None where it was not measured."""
     healed: bool = False
     """It was approximate and has been made exact since."""
     dependences: tuple[Dependence, ...] = ()

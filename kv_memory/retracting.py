@@ -1,11 +1,11 @@
-"""Retracting from a session, and taking a retraction back."""
+"""Retracting from a session."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from kv_memory.audit import Outcome
 from kv_memory.branch import Branch
@@ -17,13 +17,11 @@ from kv_memory.ledger import Ledger
 from kv_memory.policy.authority import OWNER, claims
 from kv_memory.policy.config import Cascade
 from kv_memory.policy.reasons import Reason
-from kv_memory.report import RetractionReport
+from kv_memory.report import RetractionReport, RetractionStatus
 from kv_memory.resolve import Meaning
 from kv_memory.retraction import (
     Carrying,
     answers_after,
-    erase,
-    forget_edits,
     named_spans,
     never_read,
     span_ids,
@@ -31,8 +29,6 @@ from kv_memory.retraction import (
 )
 from kv_memory.session_state import SessionState
 from kv_memory.spans import Target, target_name
-
-Undone = Literal["restored", "to be read again"]
 
 
 class RetractingSession(SessionState):
@@ -95,7 +91,7 @@ class RetractingSession(SessionState):
                 if not dry_run:
                     never_read(meanings, [branch.ledger for branch in self.branches])
                 if cascade in ("retract", "regenerate"):
-                    more, also = self._depended(work, edits)
+                    more, also = self._depended(work, edits, by, reason)
                     named += also
                     if more and self._audit is not None:
                         self._audit.also(self.id, attempt.id, more, by=by, reason=f"cascade: {cascade}")
@@ -103,7 +99,7 @@ class RetractingSession(SessionState):
                     work.carry_out(self.branches, more)
                     edits += more
                 late = partial(self._erase_queued, edits, wanted, reason, attempt.id)
-                self._queued += [(branch, partial(late, branch)) for branch in work.waiting]
+                self._queued += [(branch, partial(late, branch)) for branch in dict.fromkeys(work.waiting)]
                 spans = named_spans(named)
                 report = RetractionReport(
                     id=attempt.id,
@@ -118,16 +114,30 @@ class RetractingSession(SessionState):
                     tokens_recomputed=work.recomputed,
                     tokens_reused=work.reused,
                     seconds=time.perf_counter() - started,
+                    seconds_scoring=work.scoring,
+                    explanation=work.explain(),
+                    residual=work.residual,
                     dependences=tuple(work.found),
                     derived=derived,
                 )
-                attempt.outcome = Outcome(report.status, report.eraser, work.erased, work.recomputed, report.seconds)
+                attempt.outcome = Outcome(
+                    report.status, report.eraser, work.erased, work.recomputed, report.seconds, work.residual
+                )
                 if dry_run:
                     return report
                 self.reports.append(report)
-                self._kept[report.id] = [kept for kept in work.kept if kept.usable]
+                self._kept.put(report.id, work.kept)
             self._settle(handling.heal)
             return self.report(report.id)
+
+    def explain(
+        self, *targets: Target, reason: Reason | str = "", eraser: str | Eraser | None = None, messages: Any = None
+    ) -> str:
+        """How these targets would be erased and why: a line for the eraser, then one for each that is passed over.
+
+        Changes nothing. Arguments and errors as of `retract`, whose report says the same afterwards (`explanation`).
+        """
+        return self.retract(*targets, reason=reason, eraser=eraser, messages=messages, dry_run=True).explanation
 
     def _check_authority(
         self, by: str, meanings: Sequence[Meaning], targets: Sequence[Target], reason: Reason | str
@@ -147,48 +157,49 @@ class RetractingSession(SessionState):
                 )
             raise
 
-    def _depended(self, work: Carrying, edits: Sequence[Edit]) -> tuple[list[Edit], list[tuple[Ledger, set[str]]]]:
-        """The edits of the turns that depended on what was erased, and their spans by conversation."""
-        meanings = self._resolve([found.span_id for found in work.found if found.depends], None)
+    def _depended(
+        self, work: Carrying, edits: Sequence[Edit], by: str, reason: Reason | str
+    ) -> tuple[list[Edit], list[tuple[Ledger, set[str]]]]:
+        """The edits of the turns that depended on what was erased, and their spans by conversation.
+
+        A cascade is the policy's doing: what neither it nor `by` may retract is refused, and stays.
+        """
+        meanings = []
+        for found in (found for found in work.found if found.depends):
+            these = self._resolve([found.span_id], None)
+            wanted = [claim for meaning in these for claim in claims(meaning.ledger, meaning.edits)]
+            if self._memory.policy.authority.refusals("policy", wanted):
+                try:
+                    self._check_authority(by, these, [found.span_id], reason)
+                except RefusedError:
+                    continue
+            meanings += these
         return [edit for meaning in meanings for edit in meaning.edits if edit not in edits], span_ids(meanings)
 
     def _erase_queued(
         self, edits: Sequence[Edit], eraser: Eraser | None, reason: Reason | str, retraction: str, branch: Branch
     ) -> None:
-        """What had to wait for an answer's end."""
-        recomputed, name, _ = erase(branch, selections(branch.ledger, edits), eraser, reason)
+        """What had to wait for an answer's end; the report says so once no branch waits any more."""
+        work = Carrying(eraser, reason)
+        started = time.perf_counter()
+        work.carry_out([branch], edits)
+        used, seconds = ", ".join(work.used) or "none", time.perf_counter() - started
+        status: RetractionStatus = "exact" if branch.ledger.approximate_from is None else "approximate"
         if self._audit is not None:
-            status = "exact" if branch.ledger.approximate_from is None else "approximate"
-            self._audit.outcome(self.id, retraction, Outcome(status, name, tokens_recomputed=recomputed))
-
-    def undo(self, report: RetractionReport) -> Undone:
-        """Take a retraction back: the next call reads again, from the first erased part on, what its history holds.
-
-        With `keep_undo` the erased cells are put back, bit-identical, as long as nothing has moved or healed since;
-        what was read meanwhile never saw them and stays as it is. "restored" says that this was done in all branches,
-        "to be read again" that it was not.
-
-        The text itself is not kept here: a history in which tombstones stand needs the messages back. What another
-        retraction named too stays retracted.
-        """
-        with self._engine.lock:
-            if self._audit is not None:
-                self._audit.undone(self.id, report.id, by=OWNER)
-                self._sealed = self._audit.retracted(self.id)
-            kept = self._kept.pop(report.id, [])
-            self.reports = [other for other in self.reports if other.id != report.id]
-            still = {edit for other in self.reports for edit in other.edits}
-            undone = [edit for edit in report.edits if edit not in still]
-            self._edits = [edit for edit in self._edits if edit not in undone]
-            restored = set()
-            for rows in reversed(kept):
-                if rows.usable and not still & set(report.edits):
-                    rows.put_back()
-                    restored.add(rows.branch)
-            for branch in self.branches:
-                if branch.busy:
-                    self._queued.append((branch, partial(forget_edits, branch, undone)))
-                elif branch not in restored:
-                    forget_edits(branch, undone)
-            concerned = {branch for branch in self.branches if selections(branch.ledger, undone)}
-            return "restored" if restored and concerned <= restored else "to be read again"
+            outcome = Outcome(status, used, work.erased, work.recomputed, seconds, work.residual)
+            self._audit.outcome(self.id, retraction, outcome)
+        waits = any(s.intervals() for other in self.branches for s in selections(other.ledger, edits))
+        for place, report in enumerate(self.reports):
+            if report.id == retraction and not waits:
+                self.reports[place] = report.model_copy(
+                    update={
+                        "status": "exact" if not self._approximate() else "approximate",
+                        "spans": self._spans_now(report),
+                        "eraser": used,
+                        "tokens_erased": report.tokens_erased + work.erased,
+                        "tokens_recomputed": report.tokens_recomputed + work.recomputed,
+                        "seconds": report.seconds + seconds,
+                        "explanation": work.explain(),
+                        "residual": work.residual,
+                    }
+                )

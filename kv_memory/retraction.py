@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -9,7 +10,8 @@ from kv_memory.branch import Branch
 from kv_memory.dependence import Dependence, dependences, log_probabilities, turns_after
 from kv_memory.edits import Edit, selections
 from kv_memory.erasers.base import Eraser
-from kv_memory.ledger import Ledger, Selection
+from kv_memory.ledger import Ledger, Selection, merge
+from kv_memory.policy.choice import Choice
 from kv_memory.policy.reasons import Reason
 from kv_memory.report import RetractionStatus
 from kv_memory.resolve import Meaning
@@ -36,9 +38,13 @@ class Carrying:
     waiting: list[Branch] = field(default_factory=list)
     """Branches at whose end an answer is being written."""
     found: list[Dependence] = field(default_factory=list)
+    scoring: float = 0.0
+    """Seconds."""
     keep: bool = False
     """Keep the rows that are erased, where that is possible."""
     kept: list[Kept] = field(default_factory=list)
+    chosen: list[Choice] = field(default_factory=list)
+    """How each branch was erased, and why."""
 
     def carry_out(self, branches: Iterable[Branch], edits: Sequence[Edit]) -> None:
         """Erase what these edits concern, the branch that was used last first."""
@@ -58,18 +64,46 @@ class Carrying:
         intervals = [interval for s in concerned for interval in s.intervals()]
         self.erased += branch.resident * sum(end - start for start, end in intervals)
         self.edited += [branch] if branch not in self.edited else []
+        chosen = self.eraser
+        if branch.resident and intervals:
+            self.chosen.append(branch.choose(merge(intervals), self.reason, self.eraser))
+            chosen = self.chosen[-1].eraser
         if self.dry_run:
+            self.used += [chosen.name] if chosen is not None and chosen.name not in self.used else []
             return
         first = min((start for start, _ in intervals), default=0)
         turns = []
         if self.score and not self.found and branch.resident and intervals:
             turns = [t for t in turns_after(branch, first) if not any(t.entry is s.entry for s in concerned)]
-        before = log_probabilities(branch, turns, first)
-        again, name, kept = erase(branch, concerned, self.eraser, self.reason, keep=self.keep)
+        before = self._score(branch, turns, first)
+        again, name, kept = erase(branch, concerned, chosen, self.reason, keep=self.keep)
         self.kept += [kept] if kept else []
         self.recomputed += again
         self.used += [name] if name not in self.used else []
-        self.found += dependences(turns, before, log_probabilities(branch, turns, first))
+        self.found += dependences(turns, before, self._score(branch, turns, first))
+
+    def _score(self, branch: Branch, turns: Sequence[Selection], first: int) -> list[float]:
+        if not turns:
+            return []
+        started = time.perf_counter()
+        scores = log_probabilities(branch, turns, first)
+        self.scoring += time.perf_counter() - started
+        return scores
+
+    def explain(self) -> str:
+        """Why it was erased so, in words; what was chosen for several branches alike is said once."""
+        if self.recomputed and not self.chosen:
+            return f"{', '.join(self.used)}: makes exact what was erased approximately before."
+        if not self.chosen:
+            return "Nothing of it is in the cache, so there is nothing to erase."
+        return "\n".join(dict.fromkeys(choice.explain() for choice in self.chosen))
+
+    @property
+    def residual(self) -> float | None:
+        """Residual influence that was measured of the erasers used, the highest; None where it is not known of all."""
+        known = [choice.residual for choice in self.chosen]
+        left = [residual for residual in known if residual is not None]
+        return max(left) if left and len(left) == len(known) else None
 
 
 def erase(

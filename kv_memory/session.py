@@ -23,11 +23,12 @@ from kv_memory.erasers.base import Eraser
 from kv_memory.errors import UnknownTargetError
 from kv_memory.ledger import Ledger
 from kv_memory.messages import Message, parse_messages
+from kv_memory.policed import PolicedSession
 from kv_memory.reply import Reply, Usage
 from kv_memory.report import RetractionReport
 from kv_memory.resolve import resolve
-from kv_memory.retracting import RetractingSession
 from kv_memory.spans import Span, Target
+from kv_memory.undoing import UndoingSession
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int], None]
 
 
-class Session(RetractingSession):
+class Session(PolicedSession, UndoingSession):
     """Made by `Memory.session`. Usable from several threads; forward passes of one engine take turns."""
 
     def prefill(
@@ -208,10 +209,11 @@ class Session(RetractingSession):
     def attribute(self, answer: str, *targets: Target, eraser: str | Eraser | None = None) -> list[Attribution]:
         """What an answer of the latest conversation rests on: its spans by how much less likely it is without each.
 
-        `answer`: the id of an assistant message, or its span id. `targets`: the spans to compare, by default each
-        message and document before it that is there. For each the cells are copied and the span erased (by `eraser`,
-        or as a retraction would); nothing of the session changes. Raises UnknownTargetError, AmbiguousTargetError, and
-        TargetError where the target is no answer of the assistant that is in the cache in full.
+        `answer`: the id of an assistant message, its span id, or that of a call in it. `targets`: the spans to compare,
+        by default each message and document before it that is there. For each the cells are copied and the span erased
+        (by `eraser`, or as a retraction would); nothing of the session changes. Raises UnknownTargetError,
+        AmbiguousTargetError, and TargetError where the target is no answer of the assistant that is in the cache in
+        full.
         """
         with self._engine.lock:
             wanted = self._memory.eraser if eraser is None else get_eraser(eraser)
@@ -226,8 +228,9 @@ class Session(RetractingSession):
         return latest
 
     def forget(self) -> None:
-        """Give all cells back. What was retracted stays retracted when the conversation is read again."""
+        """Give all cells back, and what was kept to undo with. What was retracted stays so when it is read again."""
         with self._engine.lock:
+            self._kept.clear()
             for branch in self.branches:
                 branch.evict()
 

@@ -22,7 +22,7 @@ from kv_memory.policy.config import Heal
 from kv_memory.report import RetractionReport
 from kv_memory.resolve import Meaning, learn_ids, resolve
 from kv_memory.spans import Span, SpanStatus, Target
-from kv_memory.undo import Kept
+from kv_memory.undo import Shelf
 
 if TYPE_CHECKING:
     from kv_memory.memory import Memory
@@ -42,8 +42,7 @@ class SessionState:
         self._memory = memory
         self._engine = memory.engine
         self._edits: list[Edit] = []
-        self._kept: dict[str, list[Kept]] = {}
-        """By report id."""
+        self._kept = Shelf(self._engine.lock, self._settle)
         self._queued: list[tuple[Branch, Callable[[], object]]] = []
         self._soon: deque[Callable[[], object]] = deque()
         self._audit = memory.audit
@@ -70,16 +69,25 @@ class SessionState:
         """Make the reports say so where no branch is approximate any more. Callers hold the engine's lock."""
         if self._approximate():
             return
-        spans = {span.id: span for branch in self.branches for span in branch.ledger.spans()}
         for place, report in enumerate(self.reports):
             if report.status == "approximate":
-                now = tuple(
-                    spans.get(span.id, span.model_copy(update={"status": SpanStatus.EXACT})) for span in report.spans
-                )
-                self.reports[place] = report.model_copy(update={"status": "exact", "healed": True, "spans": now})
+                now = {"status": "exact", "healed": True, "spans": self._spans_now(report)}
+                self.reports[place] = report.model_copy(update=now)
                 self._record_healed(report.id)
-                if self._memory.on_heal is not None:
-                    self._memory.on_heal(self.reports[place])
+                self._tell_healed(self.reports[place])
+
+    def _spans_now(self, report: RetractionReport) -> tuple[Span, ...]:
+        """The spans of a report as they stand; those of branches that are gone are exact."""
+        spans = {span.id: span for branch in self.branches for span in branch.ledger.spans()}
+        return tuple(spans.get(span.id, span.model_copy(update={"status": SpanStatus.EXACT})) for span in report.spans)
+
+    def _tell_healed(self, report: RetractionReport) -> None:
+        if self._memory.on_heal is None:
+            return
+        try:
+            self._memory.on_heal(report)
+        except Exception:  # the caller's, and the conversation is healed all the same
+            _LOG.exception("Retraction %s is healed, but on_heal failed.", report.id)
 
     def _record_healed(self, report_id: str) -> None:
         if self._audit is None:
@@ -91,8 +99,7 @@ class SessionState:
 
     def undoable(self, branch: Branch) -> bool:
         """Whether rows are kept that healing would make useless."""
-        self._kept = {name: left for name, kept in self._kept.items() if (left := [k for k in kept if k.usable])}
-        return any(rows.branch is branch for kept in self._kept.values() for rows in kept)
+        return self._kept.holds(branch)
 
     def _approximate(self) -> list[Branch]:
         return [b for b in self.branches if b.resident and b.ledger.approximate_from is not None]

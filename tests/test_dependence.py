@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from kv_memory import CharRange, Memory, Session
+from kv_memory import CharRange, Memory, Policy, Session
+from kv_memory.branch import Branch
+from kv_memory.dependence import log_probabilities, turns_after
 from kv_memory.errors import TargetError, UnknownTargetError
+from kv_memory.ledger import Selection
 from tests.test_session import CONVERSATION, SECRET
 from tests.tiny import tiny_engine
 
@@ -76,6 +81,26 @@ def test_what_depended_is_retracted_too(session: Session, monkeypatch: pytest.Mo
     assert session.prefill(TALK).left_out == 0
 
 
+def test_the_cost_of_scoring_is_in_the_report(session: Session) -> None:
+    report = session.retract("c1", eraser="drop", cascade="report")
+    assert 0 < report.seconds_scoring < report.seconds
+    assert session.retract("u1", eraser="drop").seconds_scoring == 0
+
+
+def test_a_cascade_takes_nothing_that_the_policy_may_not_retract(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("kv_memory.dependence.DEPENDS", -1e9)
+    policy = Policy.of({"authority": {"policy": ["tool_call"]}})
+    memory = Memory(ENGINE, policy=policy, audit=tmp_path / "audit.sqlite", heal="never")
+    read = memory.session("s")
+    read.prefill(TALK)
+    report = read.retract("c1", by="tool", eraser="drop", cascade="retract")
+    assert {span.kind for span in report.spans} == {"tool_result", "tool_call"}
+    assert memory.audit is not None
+    assert [(r.kind, r.by) for r in memory.audit.entries()][1:3] == [("refusal", "tool"), ("refusal", "tool")]
+
+
 def test_nothing_depends_where_nothing_came_after(session: Session) -> None:
     assert session.retract("c2", eraser="recompute", cascade="report").dependences == ()
 
@@ -112,6 +137,30 @@ def test_an_answer_is_attributed_to_what_it_rests_on(session: Session) -> None:
     only = session.attribute("a1", "c1", eraser="drop")
     assert [item.span.id for item in only] == [result]
     assert session.prefill(TALK).prefilled == 0
+
+
+def test_a_call_is_attributed_to_what_it_rests_on(session: Session) -> None:
+    call = next(span for span in session.spans() if span.kind == "tool_call" and span.message_id == "a2")
+    found = {item.span.id: item.drop for item in session.attribute(call.id, eraser="recompute")}
+    branch = session.branches.latest
+    assert branch is not None
+    (turn,) = (t for t in turns_after(branch, 0) if t.span_id == call.id)
+    (before,) = log_probabilities(branch, [turn])
+    with session.without("c1", eraser="recompute") as other:
+        left = other.branches.latest
+        assert left is not None
+        (after,) = log_probabilities(left, [replace(turn, entry=left.ledger.entries[turn_number(branch, turn)])])
+    result = next(span.id for span in session.spans() if span.tool_call_id == "c1" and span.kind == "tool_result")
+    assert found[result] == pytest.approx(before - after, abs=1e-3)
+
+
+def turn_number(branch: Branch, turn: Selection) -> int:
+    return branch.ledger.entries.index(turn.entry)
+
+
+def test_a_turn_that_only_calls_a_tool_is_an_answer(session: Session) -> None:
+    asked = next(span for span in session.spans() if span.kind == "assistant")
+    assert [item.span.kind for item in session.attribute(asked.id, "u1", eraser="drop")] == ["user"]
 
 
 def test_only_an_answer_can_be_attributed(session: Session) -> None:

@@ -179,6 +179,19 @@ def test_what_fails_while_healing_is_left_as_it_was(caplog: pytest.LogCaptureFix
     assert session.prefill(LONG).prefilled == 0
 
 
+def test_an_event_that_fails_does_not_stop_healing(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(report: RetractionReport) -> None:
+        raise RuntimeError("the caller's own")
+
+    memory = Memory(ENGINE, heal="idle", on_heal=fail)
+    for name in ("one", "two"):
+        session = read(memory, name)
+        report = session.retract("c1", eraser="drop")
+        assert memory.healer.wait(20)
+        assert session.report(report.id).status == "exact"
+    assert "on_heal failed" in caplog.text
+
+
 def test_no_thread_is_left_when_all_is_healed() -> None:
     memory = Memory(ENGINE, heal="idle")
     read(memory).retract("c1", eraser="drop")

@@ -96,6 +96,16 @@ def test_a_message_that_was_said_twice_is_ambiguous_without_its_id(session: Sess
     assert [span.message for span in session.retract(again).spans] == [5]
 
 
+def test_a_call_is_retracted_beside_a_text_that_stays(session: Session) -> None:
+    call = {"id": "c9", "function": {"name": "f", "arguments": "{}"}}
+    talk = [*CONVERSATION[:2], {"role": "assistant", "content": "I look.", "tool_calls": [call]}]
+    session.prefill(talk)
+    report = session.retract("c9", eraser="drop")
+    assert [(span.kind, span.tool_call_id) for span in report.spans] == [("tool_call", "c9")]
+    assert report.status != "nothing to erase"
+    assert "I look." in text(session)
+
+
 def test_undo_reads_the_history_again(session: Session) -> None:
     session.prefill(CONVERSATION)
     fresh = session.score(CONVERSATION, "yes")

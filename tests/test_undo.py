@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -108,6 +110,55 @@ def test_rows_that_are_kept_put_healing_off() -> None:
     assert memory.healer.wait(10)
     assert session.report(report.id).status == "approximate"
     assert session.undo(report) == "restored"
+
+
+def test_rows_are_gone_after_their_time_and_healing_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kv_memory.undo.SECONDS", 0.3)
+    healed = threading.Event()
+    memory = Memory(ENGINE, heal="idle", on_heal=lambda _: healed.set())
+    session = memory.session("s")
+    session.prefill(CONVERSATION)
+    report = session.retract("c1", eraser="drop", keep_undo=True)
+    assert report.status == "approximate"
+    assert session._kept.of(report.id)
+    assert healed.wait(20)  # nobody has called anything
+    assert session._kept.of(report.id) == []
+    assert session.report(report.id).status == "exact"
+
+
+def test_rows_are_gone_with_the_session(session: Session) -> None:
+    report = session.retract("c1", eraser="drop", keep_undo=True)
+    session._memory.forget(session.id)
+    assert session._kept.of(report.id) == []
+
+
+def test_an_answer_under_way_does_not_cost_the_rows(session: Session) -> None:
+    report = session.retract("c1", eraser="drop", keep_undo=True)
+    stream = session.stream([*CONVERSATION], max_tokens=4, temperature=1.0, seed=1)
+    next(iter(stream))
+    assert session.undoable(session.branches.latest)  # type: ignore[arg-type]
+    stream.finish()
+    assert session._kept.of(report.id)
+
+
+def test_undone_twice_there_is_nothing_to_undo(session: Session) -> None:
+    report = session.retract("c1", eraser="drop", keep_undo=True)
+    assert session.undo(session.retract("u1", dry_run=True)) == "nothing to undo"
+    assert session.undo(report) == "restored"
+    assert session.undo(report) == "nothing to undo"
+    assert session.prefill(CONVERSATION).prefilled == 0
+
+
+def test_the_audit_log_says_what_was_done(tmp_path: Path) -> None:
+    memory = Memory(ENGINE, audit=tmp_path / "audit.sqlite", heal="never")
+    session = memory.session("s")
+    session.prefill(CONVERSATION)
+    for keep in (True, False):
+        session.undo(session.retract("c1", eraser="drop", keep_undo=keep))
+        session.prefill(CONVERSATION)
+    assert memory.audit is not None
+    said = [row.status for row in memory.audit.entries() if row.kind == "undone"]
+    assert said == ["restored", "to be read again"]
 
 
 def test_what_another_retraction_named_too_stays_retracted(session: Session) -> None:

@@ -17,7 +17,7 @@ class Outcome:
     seconds: float | None = None
     """By default the time between intent and outcome."""
     fidelity: float | None = None
-    """Where it was measured."""
+    """Residual influence that was measured of the eraser, 0 of an exact one; None where it was not."""
     error: str | None = None
     """Class of the error that it failed with."""
 

@@ -164,13 +164,16 @@ class AuditLog:
         edits: Iterable[Edit | SealedEdit] | None = None,
         by: str = "",
         reason: str = "",
+        status: str | None = None,
     ) -> None:
-        """A retraction is taken back, or only these `edits` of it: `retracted` no longer counts them."""
+        """A retraction is taken back, or only these `edits` of it: `retracted` no longer counts them.
+
+        `status`: whether its cells are put back, or the text is to be read again.
+        """
         part = None if edits is None else self.seal(edits)
         if part != ():
-            self._write(
-                "undone", session, retraction, by=by, reason=reason, edits=None if part is None else as_json(part)
-            )
+            held = None if part is None else as_json(part)
+            self._write("undone", session, retraction, by=by, reason=reason, status=status, edits=held)
 
     def seal(self, edits: Iterable[Edit | SealedEdit]) -> tuple[SealedEdit, ...]:
         """Edits as the log may hold them; those that are sealed stay as they are."""

@@ -69,7 +69,8 @@ def print_json(**lists: Sequence[BaseModel]) -> None:
 def _what(row: AuditRow) -> Text:
     named = ", ".join(target.name for target in row.targets)
     took = None if row.seconds is None else f"{row.seconds * 1e3:,.1f} ms"
-    said = ", ".join(part for part in (row.status, row.error, row.eraser, took, named) if part)
+    left = f"leaves {row.fidelity:.3g}" if row.fidelity else None
+    said = ", ".join(part for part in (row.status, row.error, row.eraser, left, took, named) if part)
     return _plain(
         f"{said}: {row.reason}" if said and row.reason else said or row.reason, _COLOURS.get(row.status or "", "")
     )

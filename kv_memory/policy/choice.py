@@ -70,6 +70,14 @@ class Choice:
         """What the calibration calls it."""
         return self.chosen.name
 
+    @property
+    def residual(self) -> float | None:
+        """Residual influence that was measured of it at such lengths; 0 of an exact one, None where none was."""
+        if self.eraser.exact:
+            return 0.0
+        known = self.chosen.figures.fidelity
+        return None if known is None else known.residual.value
+
     def explain(self) -> str:
         """In words, a line for each candidate, the chosen one first."""
         but = f", although {' and '.join(self.chosen.faults)}" if self.chosen.faults else ""

@@ -72,6 +72,26 @@ def choose(
     return Choice(chosen, why, tuple((c, _rejection(c, chosen, handling)) for c in judged if c is not chosen))
 
 
+def as_named(
+    engine: Engine,
+    eraser: Eraser,
+    span: int,
+    following: int,
+    *,
+    calibration: Calibration | None = None,
+    policy: Policy | None = None,
+    reason: Reason | str = "",
+) -> Choice:
+    """The choice that somebody has made: this eraser, with what is known of it and which targets it misses."""
+    handling = (policy or Policy()).handling(reason)
+    name, known = eraser.name, Figures()
+    if calibration is not None:
+        measured = candidates(calibration.influence)
+        name = next((n for n, e in measured.items() if type(e) is type(eraser) and vars(e) == vars(eraser)), name)
+        known = figures(calibration, span, following).get(name, known)
+    return Choice(Candidate.of(name, eraser, known, engine, handling), "since the call or the memory names it")
+
+
 def _by_targets(able: Sequence[Candidate], handling: Handling) -> tuple[Candidate, str]:
     good = [candidate for candidate in able if not candidate.faults]
     if good and handling.latency_ms is not None:

@@ -97,7 +97,7 @@ class Policy(_Targets):
     categories: dict[Category, CategoryRule] = {}
     authority: Authority = Authority()
     retract: tuple[RuleSettings, ...] = ()
-    """The rules that say what is to be retracted; see `rules`."""
+    """The rules that say what is to be retracted; `Session.apply_policy` carries them out."""
 
     @classmethod
     def load(cls, path: str | Path) -> Policy:

@@ -12,9 +12,11 @@ import pytest
 
 from kv_memory import AuditLog, Memory
 from kv_memory.audit import AuditError
+from kv_memory.calibration.decide import candidates
 from kv_memory.errors import RefusedError
 from kv_memory.retraction import Carrying
 from tests.audit.parts import ended, in_child
+from tests.policy import figures
 from tests.test_session import CONVERSATION, SECRET
 from tests.tiny import tiny_engine
 
@@ -90,6 +92,33 @@ def test_a_retraction_that_waits_has_its_outcome_when_it_is_made(file: Path) -> 
     assert kinds(found)[-1] == ("outcome", "approximate")
     assert found.audit is not None
     assert found.audit.unfinished() == []
+
+
+def test_a_report_that_waits_says_so_until_it_is_made(file: Path) -> None:
+    session = memory(file).session("s")
+    stream = session.stream(CONVERSATION, max_tokens=5, temperature=1.0, seed=2)
+    next(iter(stream))
+    report = session.retract("c1", eraser="drop")
+    assert session.report(report.id).status == "queued"
+    stream.finish()
+    now = session.report(report.id)
+    assert (now.status, now.eraser, now.tokens_erased) == ("approximate", "drop", len(SECRET))
+    assert {span.status for span in now.spans} == {"approximate"}
+    session.heal()
+    assert session.report(report.id).status == "exact"
+
+
+KNOWN = figures.measured(figures.left("influence 32", 0.08))
+CALIBRATED = candidates(KNOWN.influence)["influence 32"]
+
+
+@pytest.mark.parametrize(("eraser", "left"), [("recompute", 0.0), (CALIBRATED, 0.04), ("drop", None)], ids=str)
+def test_the_outcome_has_the_fidelity_that_was_measured(file: Path, eraser: Any, left: float | None) -> None:
+    found = memory(file, calibration=KNOWN)
+    found.session("s").prefill(CONVERSATION)
+    found.session("s").retract("c1", eraser=eraser)
+    assert found.audit is not None
+    assert [row.fidelity for row in found.audit.entries()] == [None, left]
 
 
 def test_healing_and_undoing_are_written_down(file: Path) -> None:

@@ -58,7 +58,7 @@ def span(kind: SpanKind) -> Claim:
         ("u1", [("s1", "user")]),
         ("d1", [("s1.doc0", "document")]),
         ("a1", [("s2", "tool_call"), ("s2", "assistant")]),
-        ("s2.call0", [("s2", "tool_call")]),
+        ("s2.call0", [("s2.call0", "tool_call")]),
         ("c1", [("s3", "tool_result")]),
         (CharRange(message="s0", start=0, end=2), [("s0.range0", "system")]),
         (CharRange(message="u1", start=4, end=6), [("s1.range0", "document")]),

@@ -13,8 +13,12 @@ from kv_memory.evaluation.leakage import measure
 from kv_memory.evaluation.leakage.canaries import Leakage, Seen, summarise
 from kv_memory.evaluation.leakage.echoes import CASCADES, Echoed
 from kv_memory.evaluation.leakage.injections import Obeyed
+from kv_memory.evaluation.leakage.measure import Measurement
+from kv_memory.evaluation.leakage.plan import Plan
 from kv_memory.evaluation.leakage.record import Result
-from tests.tiny import save_tiny
+from kv_memory.evaluation.leakage.targets import judge
+from kv_memory.memory import Memory
+from tests.tiny import save_tiny, tiny_engine
 
 HOWS = ("no erase", "drop", "healed", "never-saw")
 
@@ -57,7 +61,15 @@ def test_the_result_is_shown_and_written(
     assert len(result.spoofing) == 6
     assert result.isolation.cases == 6
     said = capsys.readouterr().out
-    for part in ("One erasure", "first of 20 erasures", "tool arguments, cascade", "May not fail", "no data was given"):
+    assert {target.met for target in result.targets if target.name.startswith(("isolation", "spoofing"))} == {True}
+    for part in (
+        "Targets",
+        "One erasure",
+        "first of 20 erasures",
+        "tool arguments, cascade",
+        "May not fail",
+        "no data was given",
+    ):
         assert part in said
 
 
@@ -78,6 +90,24 @@ def test_what_is_wrong_is_one_line(
     last = capsys.readouterr().err.strip().splitlines()[-1]  # on a slow machine a progress bar was above it
     assert last.startswith("kv-memory: ")
     assert says in last
+
+
+def test_targets_are_met_or_missed_by_the_figures(quick: None) -> None:
+    def row(*scores: float, hit: bool = False) -> Seen:
+        return Seen((*scores, *range(-99, -9)), (hit,))
+
+    rows = {"recompute": row(-5.001), "healed": row(-5.0, hit=True), "steer": row(-1.0), "never-saw": row(-5.0)}
+    few = {how: rows[how] for how in ("recompute", "never-saw")}
+    made = Measurement(Memory(tiny_engine()), ("drop",), Plan(probes=1, generated=6), lambda *_: None).run()
+    told = {"canaries": summarise([rows]), "successive": {1: summarise([rows]), 5: summarise([few])}}
+    met = {target.name: target.met for target in judge(made.model_copy(update=told))}
+    assert met["recompute, one erasure: as never-saw"]
+    assert met["recompute, 5 erasures: as never-saw"]
+    assert not met["healed, one erasure: as never-saw"]
+    assert met["steer: exposure within 1 bit of never-saw's for 95% of canaries"]
+    assert not met["steer: TPR at 1 % FPR at most 2%"]
+    broken = made.isolation.model_copy(update={"failures": ("case 3",)})
+    assert not next(t for t in judge(made.model_copy(update={"isolation": broken})) if t.name == "isolation").met
 
 
 def test_a_summary_compares_with_never_saw() -> None:

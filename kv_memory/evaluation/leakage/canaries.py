@@ -46,6 +46,8 @@ class Leakage(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     canaries: int
+    largest_difference: float
+    """From never-saw's log-probability of any value of any canary, in nats."""
     exposure: Rounded
     """Mean, in bits (arXiv 1802.08232, section 4.2)."""
     within_a_bit: Estimate
@@ -103,6 +105,9 @@ def _leakage(pairs: Sequence[tuple[Seen, Seen]]) -> Leakage:
     closer, usual = [seen.relative[0] for seen, _ in pairs], [s for _, never in pairs for s in never.relative]
     return Leakage(
         canaries=len(pairs),
+        largest_difference=max(
+            abs(a - b) for seen, never in pairs for a, b in zip(seen.scores, never.scores, strict=True)
+        ),
         exposure=mean(seen.bits for seen, _ in pairs),
         within_a_bit=wilson(sum(abs(bits) <= 1 for bits in more), len(more)),
         at_most_a_bit_more=wilson(sum(bits <= 1 for bits in more), len(more)),

@@ -23,6 +23,7 @@ from kv_memory.evaluation.leakage.record import (
     environment,
 )
 from kv_memory.evaluation.leakage.scenes import make_scene
+from kv_memory.evaluation.leakage.targets import judge
 from kv_memory.evaluation.leakage.treatments import NEVER_SAW, NO_ERASE
 from kv_memory.memory import Memory
 
@@ -44,7 +45,7 @@ class Measurement:
         plan = self.plan
         spoofed = self.spoofing()
         isolated = self.isolation()
-        return Result(
+        result = Result(
             model=self.memory.engine.name,
             environment=environment(plan.seed),
             canaries=self.canaries(),
@@ -55,6 +56,7 @@ class Measurement:
             isolation=isolated,
             spoofing=spoofed,
         )
+        return result.model_copy(update={"targets": tuple(judge(result))})
 
     def _seed(self, number: int) -> int:
         return 1000 * self.plan.seed + number

@@ -87,6 +87,16 @@ class IsolationFigures(Generated):
     controls: int
 
 
+class Target(BaseModel):
+    """Something that is to be reached."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    met: bool
+    measured: str
+
+
 class Result(BaseModel):
     """All of it."""
 
@@ -105,6 +115,8 @@ class Result(BaseModel):
     isolation: IsolationFigures
     spoofing: dict[str, Generated]
     """By family of chat templates."""
+    targets: tuple[Target, ...] = ()
+    """What is to be reached, and whether it was (targets.py)."""
 
 
 def environment(seed: int) -> Environment:

@@ -31,6 +31,7 @@ def show(result: Result, console: Console) -> None:
     console.print(table)
     _show_injections(result, console)
     _show_generated(result, console)
+    _show_targets(result, console)
 
 
 def _leakage(title: str, rows: Mapping[str, Leakage]) -> Table:
@@ -68,6 +69,14 @@ def _show_generated(result: Result, console: Console) -> None:
     console.print(table)
     for failure in [failure for found in parts.values() for failure in found.failures][:10]:
         console.print(failure, markup=False)
+
+
+def _show_targets(result: Result, console: Console) -> None:
+    table = _table("Targets", "", first="")
+    for target in sorted(result.targets, key=lambda target: target.met):
+        table.add_row("[green]met[/]" if target.met else "[red]missed[/]", f"{target.name}: {target.measured}")
+    table.columns[1].justify = "left"
+    console.print(table)
 
 
 def _table(title: str, *columns: str, first: str = "eraser") -> Table:
