@@ -10,9 +10,9 @@ from langchain_core.indexing import InMemoryRecordManager, index
 from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.vectorstores import InMemoryVectorStore
 
-from langchain_kv_memory import ErasableChatModel, RetractionReport
+from kv_memory import Policy
+from langchain_kv_memory import ErasableChatModel, RetractionReport, document_blocks
 from langchain_kv_memory.changes import DocumentChanges
-from langchain_kv_memory.placed import document_blocks
 from langchain_kv_memory.rag import TrackedRecordManager, TrackedRetriever
 
 
@@ -21,10 +21,8 @@ class HashedWords(Embeddings):
 
     def embed_query(self, text: str) -> list[float]:
         """The counts of one text."""
-        counts = [0.0] * 256
-        for word in re.findall(r"[\w-]+", text.lower()):
-            counts[zlib.crc32(word.encode()) % 256] += 1
-        return counts
+        words = [zlib.crc32(word.encode()) % 256 for word in re.findall(r"[\w-]+", text.lower())]
+        return [float(words.count(place)) for place in range(256)]
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """The counts of each text."""
@@ -39,7 +37,8 @@ def tell(report: RetractionReport) -> None:
 
 def main() -> None:
     """Run the conversation."""
-    model = ErasableChatModel(on_retract=tell)
+    # answers that rest on a page that is withdrawn are withdrawn with it
+    model = ErasableChatModel(on_retract=tell, policy=Policy(cascade="retract"))
     changes = DocumentChanges(model)
     store = InMemoryVectorStore(HashedWords())
     records = TrackedRecordManager(InMemoryRecordManager("manual"), changes)

@@ -2,10 +2,10 @@
 
 from kv_memory import CharRange, Memory, Span
 from langchain_kv_memory.chat_model import ErasableChatModel
-from langchain_kv_memory.documents import document_block, document_id
+from langchain_kv_memory.documents import document_block, document_blocks, document_id
 from langchain_kv_memory.graph import aretract_in_graph, retract_in_graph
 from langchain_kv_memory.report import RetractionReport
-from langchain_kv_memory.retraction import Target
+from langchain_kv_memory.targets import Target
 
 __all__ = [
     "CharRange",
@@ -16,6 +16,7 @@ __all__ = [
     "Target",
     "aretract_in_graph",
     "document_block",
+    "document_blocks",
     "document_id",
     "retract_in_graph",
 ]

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from langchain_core.documents import Document
 
+from kv_memory.policy import Category, Reason
 from langchain_kv_memory.chat_model import ErasableChatModel
 
 
@@ -56,5 +57,6 @@ class DocumentChanges:
         return now is None or now not in text
 
     def _tell(self, ids: Collection[str], reason: str) -> None:
+        stale = Reason(category=Category.STALE, text=reason)
         for model in self._models if ids else ():
-            model.retract(*ids, scope="all", reason=reason, missing="ignore", wait=False)
+            model.retract(*ids, scope="all", reason=stale, missing="ignore", wait=False)

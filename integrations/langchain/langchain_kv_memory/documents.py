@@ -19,6 +19,16 @@ def document_block(document: Document) -> dict[str, Any]:
     return {"type": "text", "text": document.page_content, "document_id": document_id(document)}
 
 
+def document_blocks(documents: Sequence[Document], separator: str = "\n\n") -> list[str | dict[str, Any]]:
+    """Content blocks for a message that quotes documents: each can then be retracted by its id.
+
+    ```python
+    HumanMessage([*document_blocks(retriever.invoke(question)), {"type": "text", "text": question}])
+    ```
+    """
+    return [b for d in documents for b in (document_block(d), {"type": "text", "text": separator})]
+
+
 def documents_of(artifact: Any) -> list[Document]:
     """The documents of a tool's artifact; one that went through a checkpoint is a list of dicts."""
     found = [_document(item) for item in artifact] if isinstance(artifact, (list, tuple)) else []

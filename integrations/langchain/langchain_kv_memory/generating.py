@@ -98,7 +98,7 @@ class AnsweringChatModel(LocalChatModel):
             options.tools,
             cancelled=flag.is_set,
             progress=flag.check,
-            history_eraser="recompute" if self.on_history_edit == "recompute" else self.eraser,
+            history_eraser="recompute" if self.on_history_edit == "recompute" else self.named_eraser,
             **options.sampling,
         )
         cache = {"session": session.id, "retractions": [report.id for report in session.reports]}

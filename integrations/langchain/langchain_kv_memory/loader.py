@@ -17,6 +17,7 @@ class MemoryLoader:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._memory: Memory | None = None
+        self._name = ""
         self._grammars: Grammars | None = None
 
     @property
@@ -24,11 +25,15 @@ class MemoryLoader:
         """The memory, if it is loaded; waits for nothing."""
         return self._memory
 
-    def get(self, make: Callable[[], Memory]) -> Memory:
-        """The memory; `make` makes it the first time."""
+    def get(self, name: str, make: Callable[[], Memory]) -> Memory:
+        """The memory; `make` makes it the first time. Raises ValueError where another model's is there."""
         with self._lock:
             if self._memory is None:
-                self._memory = make()
+                self._memory, self._name = make(), name
+            if self._name != name:
+                raise ValueError(
+                    f"This chat model has loaded {self._name!r} and cannot become {name!r}; make another one of it."
+                )
             return self._memory
 
     def grammars(self, memory: Memory) -> Grammars:
@@ -39,7 +44,7 @@ class MemoryLoader:
             return self._grammars
 
 
-def context_size(model: str | None) -> int | None:
+def context_size(model: str | Path | None) -> int | None:
     """The longest context of a model directory, by its config file; None where there is no such file."""
     from kv_memory.pocket import model_path
 

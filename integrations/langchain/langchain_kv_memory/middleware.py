@@ -6,7 +6,6 @@ import time
 import warnings
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from operator import add
 from typing import Annotated, Any, NotRequired
 
@@ -14,19 +13,17 @@ from langchain.agents.middleware import AgentMiddleware, AgentState, ExtendedMod
 from langchain.agents.middleware.types import OmitFromInput, PrivateStateAttr
 from langchain.tools.tool_node import ToolCallRequest
 from langchain_core.messages import AnyMessage, BaseMessage, ToolMessage
-from langchain_core.runnables import run_in_executor
+from langchain_core.runnables import RunnableWithFallbacks, run_in_executor
+from langchain_core.runnables.base import RunnableBindingBase
 from langgraph.config import get_config
 from langgraph.runtime import Runtime
 from langgraph.types import Command, Overwrite
 
-from kv_memory import CharRange, Reason
 from kv_memory.errors import RefusedError
-from kv_memory.policy import Category
 from langchain_kv_memory.chat_model import ErasableChatModel
-from langchain_kv_memory.decisions import Decision, named
 from langchain_kv_memory.policies import PROVENANCE, Policy
 from langchain_kv_memory.report import RetractionReport
-from langchain_kv_memory.retraction import Target
+from langchain_kv_memory.wishes import wishes_of
 
 Update = dict[str, Any]
 _Result = ToolMessage | Command[Any]
@@ -63,6 +60,9 @@ class RetractionMiddleware(AgentMiddleware[RetractionState, Any, Any]):
 
     def __init__(self, policies: Sequence[Policy] = (), *, model: ErasableChatModel | None = None) -> None:
         super().__init__()
+        for policy in policies:
+            if isinstance(policy, type) or not hasattr(policy, "decide"):
+                raise TypeError(f"{policy!r} is no policy; give objects with a method decide(messages).")
         self.policies = tuple(policies)
         self.model = model
 
@@ -78,9 +78,9 @@ class RetractionMiddleware(AgentMiddleware[RetractionState, Any, Any]):
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> _Response:
         """On the first call, learn the model and do what `before_model` could not."""
-        if self.model is not None or not isinstance(request.model, ErasableChatModel):
+        if self.model is not None or (model := _erasable(request.model)) is None:
             return handler(request)
-        self.model = request.model
+        self.model = model
         update = self._retract(self.model, request.state)
         return _with_update(handler(_tombstoned(request, update)), update)
 
@@ -88,9 +88,9 @@ class RetractionMiddleware(AgentMiddleware[RetractionState, Any, Any]):
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
     ) -> _Response:
         """As `wrap_model_call`."""
-        if self.model is not None or not isinstance(request.model, ErasableChatModel):
+        if self.model is not None or (model := _erasable(request.model)) is None:
             return await handler(request)
-        self.model = request.model
+        self.model = model
         update = await self._aretract(self.model, request.state)
         return _with_update(await handler(_tombstoned(request, update)), update)
 
@@ -105,7 +105,7 @@ class RetractionMiddleware(AgentMiddleware[RetractionState, Any, Any]):
         return _stamped(await handler(request), request)
 
     def _retract(self, model: ErasableChatModel, state: Any) -> Update | None:
-        wishes = self._decide(state)
+        wishes = wishes_of(self.policies, state)
         reports: list[RetractionReport] = []
         messages = list(state["messages"])
         for wish in wishes:
@@ -115,7 +115,7 @@ class RetractionMiddleware(AgentMiddleware[RetractionState, Any, Any]):
         return _update(reports, state["messages"], messages) if wishes else None
 
     async def _aretract(self, model: ErasableChatModel, state: Any) -> Update | None:
-        wishes = await run_in_executor(None, self._decide, state)
+        wishes = await run_in_executor(None, wishes_of, self.policies, state)
         reports: list[RetractionReport] = []
         messages = list(state["messages"])
         for wish in wishes:
@@ -125,38 +125,17 @@ class RetractionMiddleware(AgentMiddleware[RetractionState, Any, Any]):
                 messages = _replaced(messages, report.tombstones(messages))
         return _update(reports, state["messages"], messages) if wishes else None
 
-    def _decide(self, state: Any) -> list[_Wish]:
-        """What is to go: for each who asks and each category of reason one retraction."""
-        messages: list[AnyMessage] = state["messages"]
-        wishes: dict[tuple[str, Category], _Wish] = {}
 
-        def wish(by: str, category: Category, target: Target, reason: str) -> None:
-            asked = wishes.setdefault((by, category), _Wish(by, category))
-            asked.targets.append(target)
-            asked.reasons[reason] = None
-
-        for target in state.get("pending_retractions") or ():
-            meant = list(named(messages, target, "named by a tool"))
-            for decision in meant:
-                wish("tool", decision.category, _target(decision), decision.reason)
-            if not meant:
-                wish("tool", Category.OTHER, target, "named by a tool")
-        for policy in self.policies:
-            for decision in policy.decide(messages):
-                wish("policy", decision.category, _target(decision), decision.reason)
-        return list(wishes.values())
-
-
-@dataclass
-class _Wish:
-    by: str
-    category: Category
-    targets: list[Target] = field(default_factory=list)
-    reasons: dict[str, None] = field(default_factory=dict)
-
-    def options(self) -> dict[str, Any]:
-        reason = Reason(category=self.category, text="; ".join(self.reasons))
-        return {"scope": "session", "missing": "warn", "reason": reason, "by": self.by}
+def _erasable(model: object) -> ErasableChatModel | None:
+    """The model of ours that it is or calls first: with_config, bind, with_retry and with_fallbacks wrap it."""
+    while not isinstance(model, ErasableChatModel):
+        if isinstance(model, RunnableBindingBase):
+            model = model.bound
+        elif isinstance(model, RunnableWithFallbacks):
+            model = model.runnable
+        else:
+            return None
+    return model
 
 
 @contextmanager
@@ -171,14 +150,6 @@ def _refused_is_a_warning() -> Iterator[None]:
 def _replaced(messages: Sequence[AnyMessage], tombstones: Sequence[BaseMessage]) -> list[AnyMessage]:
     by_id: dict[str | None, Any] = {message.id: message for message in tombstones}
     return [by_id.get(message.id, message) for message in messages]
-
-
-def _target(decision: Decision) -> Target:
-    message = decision.message
-    if decision.chars is None:
-        return message
-    id = message.tool_call_id if isinstance(message, ToolMessage) else message.id
-    return CharRange(message=str(id), start=decision.chars[0], end=decision.chars[1])
 
 
 def _update(reports: Sequence[RetractionReport], before: Sequence[BaseMessage], after: Sequence[BaseMessage]) -> Update:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from langchain_core.utils.function_calling import convert_to_openai_tool
+
 from kv_memory.answering import SamplingOptions
 from kv_memory.engines.base import LogitsMask, Sampling
 from langchain_kv_memory.constrain import Grammars
@@ -28,16 +30,18 @@ class CallOptions:
     """What the answer is to be JSON of."""
 
     @classmethod
-    def read(cls, defaults: Mapping[str, Any], stop: Sequence[str] | None, kwargs: Mapping[str, Any]) -> CallOptions:
+    def read(
+        cls, defaults: Mapping[str, Any], stop: Sequence[str] | str | None, kwargs: Mapping[str, Any]
+    ) -> CallOptions:
         """Of the keyword arguments of a call, over the model's `defaults`. Raises ValueError for what is not known."""
         unknown = sorted(set(kwargs) - set(_KNOWN))
         if unknown:
             raise ValueError(f"This model has no option {unknown[0]!r} for a call; it knows {', '.join(_KNOWN)}.")
-        tools = list(kwargs.get("tools") or [])
+        tools = shown_tools(kwargs.get("tools") or ())
         sampling: dict[str, Any] = {key: defaults[key] for key in _SAMPLING if defaults.get(key) is not None}
         sampling |= {key: kwargs[key] for key in _SAMPLING if kwargs.get(key) is not None}
-        if stops := tuple(stop or defaults.get("stop") or ()):
-            sampling["stop"] = stops
+        if stops := stop or defaults.get("stop"):
+            sampling["stop"] = (stops,) if isinstance(stops, str) else tuple(stops)
         return cls(
             SamplingOptions(**sampling),  # type: ignore[typeddict-item]  # these are its keys
             tools or None,
@@ -56,6 +60,15 @@ class CallOptions:
         if self.tool_choice == "auto":
             return grammars.calls(tools)
         return grammars.answer([t for t in tools if self.tool_choice in ("any", t["function"]["name"])], None, limit)
+
+
+def shown_tools(tools: Sequence[Any]) -> list[dict[str, Any]]:
+    """Tools in OpenAI's format. Raises ValueError for what is none, or one that another provider runs itself."""
+    shown = [convert_to_openai_tool(tool) for tool in tools]
+    for tool in shown:
+        if "function" not in tool:
+            raise ValueError(f"This model runs no tool of type {tool.get('type')!r} itself; bind a function instead.")
+    return shown
 
 
 def read_choice(choice: Any, tools: Sequence[Mapping[str, Any]]) -> str:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage
 
-from kv_memory import CharRange, Memory, Span, SpanKind
+from kv_memory import Memory, Span, SpanKind
+from kv_memory.erasers import get_eraser
 from kv_memory.errors import KVMemoryError, UnknownTargetError
 from kv_memory.policy import Cascade, Reason
 from kv_memory.policy.authority import OWNER
@@ -19,13 +19,9 @@ from kv_memory.session import Session
 from kv_memory.spans import Target as CoreTarget
 from kv_memory.spans import target_name
 from langchain_kv_memory.convert import to_openai
-from langchain_kv_memory.documents import document_id
 from langchain_kv_memory.report import RetractionReport
-
-Target = str | BaseMessage | Document | CharRange
-"""A span id, tool call id, message id or document id; a message; a document; characters of a message."""
-Scope = Literal["session", "all"]
-Missing = Literal["warn", "error", "ignore"]
+from langchain_kv_memory.targets import Missing, Scope, Target, check_choice, core_target
+from langchain_kv_memory.warn import warn
 
 
 @dataclass(frozen=True)
@@ -48,9 +44,19 @@ class Retraction:
     messages: Sequence[BaseMessage] | None = None
     dry_run: bool = False
 
+    def __post_init__(self) -> None:
+        """Raises TypeError, ValueError or KVMemoryError for what can never be carried out."""
+        for target in self.targets:
+            core_target(target)
+        check_choice("scope", self.scope, Scope)
+        check_choice("missing", self.missing, Missing)
+        check_choice("cascade", self.cascade, Cascade)
+        if self.eraser is not None:
+            get_eraser(self.eraser)
+
     def carry_out(self, memory: Memory) -> RetractionReport:
         """Retract now. Raises, before anything is changed, what `ErasableChatModel.retract` raises."""
-        given = None if self.messages is None else to_openai(self.messages)
+        given = to_openai(self.messages) if self.messages else None
         with memory.engine.lock:
             if given is not None:
                 memory.session(self.home)
@@ -58,9 +64,9 @@ class Retraction:
             missing: list[str] = []
             for target in self.targets:
                 holders = self._holders(memory, target, given)
-                missing += [] if holders else [target_name(_core(target))]
+                missing += [] if holders else [target_name(core_target(target))]
                 for session in holders:
-                    plan.setdefault(session.id, []).append(_core(target))
+                    plan.setdefault(session.id, []).append(core_target(target))
             parts = [
                 memory.session(name).retract(
                     *targets,
@@ -88,15 +94,18 @@ class Retraction:
             sessions = [session for session in map(memory.get, names) if session is not None]
             for session in sessions:
                 session.soon(partial(self._carry_out_in, memory, session, done))
-        missing = () if sessions else tuple(target_name(_core(target)) for target in self.targets)
+        missing = () if sessions else tuple(target_name(core_target(target)) for target in self.targets)
+        if missing:
+            self._not_there(UnknownTargetError(f"No conversation has been read that could hold {', '.join(missing)}."))
         return RetractionReport(reason=str(self.reason), queued=tuple(s.id for s in sessions), missing=missing)
 
     def _carry_out_in(self, memory: Memory, session: Session, done: Callable[[RetractionReport], None]) -> None:
-        here = replace(self, home=session.id, scope="session", missing="ignore", messages=None)
+        messages = self.messages if session.id == self.home else None
+        here = replace(self, home=session.id, scope="session", missing="ignore", messages=messages)
         try:
             report = here.carry_out(memory)
         except KVMemoryError as error:  # its caller is long gone, and the answer that is due must not fail for it
-            warnings.warn(f"A queued retraction was not made: {error}", stacklevel=2)
+            warn(f"A queued retraction was not made: {error}")
             return
         if report.parts:
             done(report)
@@ -106,12 +115,15 @@ class Retraction:
 
     def _holders(self, memory: Memory, target: Target, given: list[dict[str, Any]] | None) -> list[Session]:
         """The sessions in which it is to be retracted; none when it is missing, and that is no error."""
-        here, core = memory.get(self.home), _core(target)
+        here, core = memory.get(self.home), core_target(target)
         unknown: UnknownTargetError | None = None
         spans: Sequence[Span] = ()
         try:
             if here is None:
-                raise UnknownTargetError(f"There is no session {self.home!r} that could hold {target_name(core)!r}.")
+                raise UnknownTargetError(
+                    f"There is no session {self.home!r} that could hold {target_name(core)!r}; "
+                    "name the thread by config= or session_id=."
+                )
             spans = here.retract(core, messages=given, dry_run=True).spans
         except UnknownTargetError as error:
             unknown = error
@@ -120,20 +132,16 @@ class Retraction:
         if self.scope == "all" or (self.scope is None and documents):
             others = [memory.session(name) for name in memory.sessions() if name != self.home]
             holders += [s for s in others if _holds(s, core, documents_only=self.scope is None)]
-        if holders or self.missing == "ignore":
-            return holders
-        assert unknown is not None, "the session at home holds it"
+        if not holders:
+            assert unknown is not None, "the session at home holds it"
+            self._not_there(unknown)
+        return holders
+
+    def _not_there(self, error: UnknownTargetError) -> None:
         if self.missing == "error":
-            raise unknown
-        warnings.warn(str(unknown), stacklevel=2)
-        return []
-
-
-def _core(target: Target) -> CoreTarget:
-    if isinstance(target, BaseMessage):
-        said: Mapping[str, Any] = to_openai([target], ())[0]
-        return said
-    return document_id(target) if isinstance(target, Document) else target
+            raise error
+        if self.missing == "warn":
+            warn(str(error))
 
 
 def _holds(session: Session, target: CoreTarget, *, documents_only: bool) -> bool:

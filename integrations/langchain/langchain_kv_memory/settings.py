@@ -12,11 +12,14 @@ from langchain_core.language_models import ModelProfile
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.messages import BaseMessage
 from langchain_core.utils.function_calling import convert_to_openai_tool
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from kv_memory import AuditLog, Memory
+from kv_memory.calibration.record import Calibration
+from kv_memory.erasers import is_files
 from kv_memory.policy import Heal, Policy
 from langchain_kv_memory.convert import PLACEHOLDERS, to_openai
+from langchain_kv_memory.known_settings import check_settings
 from langchain_kv_memory.loader import MemoryLoader, context_size
 from langchain_kv_memory.sessions import SessionEntryPoints
 from langchain_kv_memory.wrap import memory_over
@@ -27,16 +30,19 @@ class LocalChatModel(SessionEntryPoints):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=())
 
-    model: str | None = None
+    model: str | Path | None = None
     """A directory saved with save_pretrained, a .gguf file, or a hub id; None is the embedded pocket model."""
     memory: Memory | None = Field(default=None, exclude=True, repr=False)
     """A ready memory, which several chat models may share."""
-    eraser: str | None = None
-    """How to erase where a call does not say; None chooses by span and what follows it."""
+    eraser: str | Path | None = None
+    """How to erase where a call does not say: an eraser's name, or the directory, .gguf file or hub id of a trained
+    one; None chooses by span and what follows it."""
     device: str | None = None
     dtype: str | None = None
     max_cache_tokens: int | None = None
     """Cells of all sessions together; by default four times the model's context."""
+    calibration: Calibration | str | Path | None = Field(default=None, exclude=True, repr=False)
+    """Of this model, or its file; by default the one beside the weights or the trained eraser."""
     policy: Policy | str | Path | None = Field(default=None, exclude=True, repr=False)
     """How retractions are made and who may ask for them: a kv_memory Policy or its file."""
     audit: AuditLog | str | Path | None = Field(default=None, exclude=True, repr=False)
@@ -58,6 +64,12 @@ class LocalChatModel(SessionEntryPoints):
     loader: MemoryLoader = Field(default_factory=MemoryLoader, exclude=True, repr=False)
     """Loads the memory; shared by the copies that LangChain makes of this object."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _are_known(cls, given: dict[str, Any]) -> dict[str, Any]:
+        check_settings(cls.__name__, cls.model_fields, given)
+        return given
+
     @classmethod
     def wrap(cls, llm: Any, tokenizer: Any = None, **options: Any) -> Self:
         """A chat model over what is loaded already; `options` are this class's.
@@ -67,17 +79,33 @@ class LocalChatModel(SessionEntryPoints):
         Engine or Memory. Raises TypeError for anything else, UnsupportedModelError for a model whose cache cannot be
         edited.
         """
-        names = {"max_cache_tokens": "max_tokens"} | {name: name for name in ("eraser", "heal", "policy", "audit")}
-        shared = {names[name]: value for name, value in options.items() if name in names}
-        return cls(memory=memory_over(llm, tokenizer, **shared), **options)
+        if isinstance(llm, Memory):
+            return cls(memory=llm, **options)
+        names = ("calibration", "policy", "audit", "heal")
+        made = {name: options.pop(name) for name in names if name in options}
+        if "max_cache_tokens" in options:
+            made["max_tokens"] = options.pop("max_cache_tokens")
+        if options.get("eraser") is not None and is_files(options["eraser"]):
+            made["eraser"] = options.pop("eraser")
+        return cls(memory=memory_over(llm, tokenizer, **made), **options)
 
     def load(self) -> Memory:
         """The memory; loads the weights the first time. Raises what `kv_memory.Memory` raises."""
-        if self.memory is None:
-            make = partial(Memory, self.model, device=self.device, dtype=self.dtype, eraser=self.eraser)
-            make = partial(make, policy=self.policy, audit=self.audit, heal=self.heal)
-            self.memory = self.loader.get(partial(make, max_tokens=self.max_cache_tokens))
-        return self.memory
+        if self.memory is not None:
+            return self.memory
+        make = partial(Memory, self.model, device=self.device, dtype=self.dtype, eraser=self.eraser)
+        make = partial(make, policy=self.policy, audit=self.audit, heal=self.heal, calibration=self.calibration)
+        return self.loader.get(self._name, partial(make, max_tokens=self.max_cache_tokens))
+
+    @property
+    def ready(self) -> Memory | None:
+        """The memory, if it is loaded; waits for nothing."""
+        return self.memory or self.loader.loaded
+
+    @property
+    def named_eraser(self) -> str | None:
+        """The eraser that calls ask for; a trained one is the memory's own, which chooses when to use it."""
+        return None if self.eraser is None or is_files(self.eraser) else str(self.eraser)
 
     def get_token_ids(self, text: str) -> list[int]:
         """The ids of a text, by the model's own tokenizer."""
@@ -90,7 +118,7 @@ class LocalChatModel(SessionEntryPoints):
 
     @property
     def _name(self) -> str:
-        return self.memory.engine.name if self.memory else self.model or "pocket"
+        return self.memory.engine.name if self.memory else str(self.model or "pocket")
 
     @property
     def _llm_type(self) -> str:
@@ -98,8 +126,9 @@ class LocalChatModel(SessionEntryPoints):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        named = ("eraser", "temperature", "top_p", "max_tokens", "seed", "stop", "on_history_edit")
-        return {"model_name": self._name, **{name: getattr(self, name) for name in named}}
+        named = ("temperature", "top_p", "max_tokens", "seed", "stop", "on_history_edit")
+        eraser = None if self.eraser is None else str(self.eraser)
+        return {"model_name": self._name, "eraser": eraser, **{name: getattr(self, name) for name in named}}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop or self.stop, **kwargs)

@@ -17,11 +17,17 @@ class Scripted(ErasableChatModel):
 
     def _generate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
         calls = _calls(messages[-1])
-        return _said(calls) if calls else _noted(messages, super()._generate(messages, *args, **kwargs))
+        return _said(calls) if calls else _noted(messages, super()._generate(messages, *args, **_calling_none(kwargs)))
 
     async def _agenerate(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> ChatResult:
         calls = _calls(messages[-1])
-        return _said(calls) if calls else _noted(messages, await super()._agenerate(messages, *args, **kwargs))
+        if calls:
+            return _said(calls)
+        return _noted(messages, await super()._agenerate(messages, *args, **_calling_none(kwargs)))
+
+
+def _calling_none(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {**kwargs, "tool_choice": "none"}
 
 
 def _calls(message: BaseMessage) -> list[dict[str, Any]]:

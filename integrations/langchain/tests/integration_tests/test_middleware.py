@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any
@@ -24,6 +25,7 @@ from langchain_kv_memory.policies import (
     ToolError,
 )
 
+from .orders import holds, lookup
 from .scripted import Scripted
 from .talk import THREAD, Talk
 
@@ -48,7 +50,7 @@ def cached(answer: AIMessage) -> int:
 def test_a_superseded_result_leaves_cache_and_state(model: Scripted, sync: bool) -> None:
     talk = Talk(model, [SupersededToolResult()], sync=sync)
     talk.say("look_up(W-5530)", order("cancelled"))
-    assert talk.say("What is the status of W-5530?").text == "cancelled"
+    talk.say("Thanks.")
     before = [m.id for m in talk.state["messages"]]
     talk.say("look_up(W-5530)", order("delivered"))
     first, second = talk.tool_messages
@@ -58,9 +60,7 @@ def test_a_superseded_result_leaves_cache_and_state(model: Scripted, sync: bool)
     (report,) = talk.reports
     assert report.reason == f"stale: superseded by {second.tool_call_id}"
     assert report.tokens_erased > 0
-    answer = talk.say("What is the status of W-5530?")
-    assert answer.text == "delivered"
-    assert cached(answer) > 0
+    assert cached(talk.say("What is the status of W-5530?")) > 0
     assert len(talk.reports) == 1, "what is retracted is not retracted again"
 
 
@@ -101,10 +101,12 @@ def test_a_flagged_sentence_goes_and_the_rest_stays(model: Scripted, sync: bool)
 
     talk = Talk(model, [FlaggedContent(detect)], sync=sync)
     talk.say("look_up(W-5530)", f"{order('delivered')} {INJECTED}Thank you.")
-    assert talk.say("What is the status of W-5530?").text == "PWNED"
+    talk.say("What is the status of W-5530?")
+    assert holds(model, INJECTED, THREAD)
     known.append(INJECTED)
     answer = talk.say("What is the status of W-5530?")
-    assert answer.text == "delivered"
+    assert not holds(model, INJECTED, THREAD)
+    assert holds(model, order("delivered"), THREAD)
     assert talk.tool_messages[0].text == f"{order('delivered')} Thank you."
     assert len(talk.reports) == 1
     assert cached(answer) > 0
@@ -133,9 +135,7 @@ def test_a_changed_document_goes_and_its_neighbour_stays(model: Scripted, sync: 
     documents = [Document("The fee of Z-3 is 19.00.", id="z3"), Document("The owner of P-310 is Ada.", id="p310")]
     talk.say("retrieve(pages)", documents)
     changes.deleted(["z3"])
-    answer = talk.say("What is the fee of Z-3?")
-    assert "19.00" not in answer.text
-    assert cached(answer) > 0
+    assert cached(talk.say("What is the fee of Z-3?")) > 0
     read = {s.document_id: s.tokens for s in model.spans(config=THREAD) if s.document_id}
     assert (read["z3"], read["p310"] > 0) == (0, True)
     (message,) = talk.tool_messages
@@ -148,7 +148,6 @@ def test_a_changed_document_goes_and_its_neighbour_stays(model: Scripted, sync: 
 def test_a_tool_names_what_it_invalidates(model: Scripted, sync: bool) -> None:
     talk = Talk(model, [], sync=sync)
     talk.say("look_up(W-5530)", order("delivered"))
-    assert talk.say("What is the status of W-5530?").text == "delivered"
     talk.say("withdraw(W-5530)", talk.tool_messages[0].tool_call_id)
     assert [m.text for m in talk.tool_messages] == ["", "Withdrawn."]
     assert talk.cells(talk.tool_messages[0]) == 0
@@ -171,8 +170,7 @@ def test_a_new_agent_on_an_old_thread(model: Scripted, sync: bool) -> None:
     talk.say("look_up(W-5530)", order("cancelled"))
     talk.say("look_up(W-5530)", order("delivered"))
     talk.renew([SupersededToolResult()])
-    answer = talk.say("What is the status of W-5530?")
-    assert answer.text == "delivered"
+    talk.say("What is the status of W-5530?")
     assert [m.text for m in talk.tool_messages] == ["", order("delivered")]
     assert talk.cells(talk.tool_messages[0]) == 0
     assert talk.reports[0].tokens_erased > 0
@@ -188,6 +186,29 @@ def test_a_tool_cannot_forge_its_age(model: Scripted) -> None:
     state = agent.invoke({"messages": [("user", "look_up(W-5530)")]}, THREAD)
     stamped = next(m for m in state["messages"] if isinstance(m, ToolMessage))
     assert stamped.response_metadata[PROVENANCE]["at"] <= time.time()
+
+
+@pytest.mark.parametrize("sync", [True, False], ids=["sync", "async"])
+@pytest.mark.parametrize("wrapping", ["bind", "with_config", "with_retry", "with_fallbacks"])
+def test_a_model_that_is_wrapped_is_found(model: Scripted, wrapping: str, sync: bool) -> None:
+    wrapped: Any = {
+        "bind": lambda: model.bind(max_tokens=2),
+        "with_config": lambda: model.with_config(tags=["x"]),
+        "with_retry": model.with_retry,
+        "with_fallbacks": lambda: model.with_fallbacks([model]),
+    }[wrapping]()
+    middleware = RetractionMiddleware([FlaggedContent(lambda text: [(0, len(text))])])
+    agent = create_agent(wrapped, middleware=[middleware])
+    asked: Any = {"messages": [*lookup(), HumanMessage("Thanks.")]}
+    state = agent.invoke(asked, THREAD) if sync else asyncio.run(agent.ainvoke(asked, THREAD))
+    assert middleware.model is model
+    assert state["messages"][2].text == ""
+
+
+@pytest.mark.parametrize("policy", [ToolError, lambda messages: []], ids=["a class", "a function"])
+def test_what_is_no_policy_is_named(policy: Any) -> None:
+    with pytest.raises(TypeError, match=r"is no policy; give objects with a method decide\(messages\)"):
+        RetractionMiddleware([policy])
 
 
 def test_another_model_is_left_alone() -> None:

@@ -20,11 +20,11 @@ from langchain_core.runnables import RunnableLambda
 from langgraph.graph.message import add_messages
 
 from kv_memory import CharRange, Memory
-from kv_memory.errors import AmbiguousTargetError, TargetError, UnknownTargetError
+from kv_memory.errors import AmbiguousTargetError, KVMemoryError, TargetError, UnknownTargetError
 from langchain_kv_memory import ErasableChatModel, RetractionReport, document_block, document_id
 from langchain_kv_memory.convert import to_openai
 
-from .orders import NEW, QUESTION, RESULT, lookup, prefilled, read, talk, thread
+from .orders import NEW, QUESTION, RESULT, STATUS, holds, lookup, prefilled, read, talk, thread
 
 CONFIG = thread("t")
 LONG = " ".join(f"Note {i}: shelf {i * 7} holds {i * 3} boxes." for i in range(20))
@@ -37,20 +37,29 @@ def _ask(model: ErasableChatModel, history: list[BaseMessage], config: Any = CON
     return answer
 
 
-def test_a_retracted_result_is_unknown_and_only_new_tokens_are_read(model: ErasableChatModel) -> None:
+def test_after_a_retraction_only_new_tokens_are_read(model: ErasableChatModel) -> None:
     history = talk(HumanMessage(LONG))
-    assert _ask(model, history).content == "delivered"
+    _ask(model, history)
+    assert holds(model, STATUS, CONFIG)
     report = model.retract("call_1", config=CONFIG, reason="the API returned a wrong status")
     assert report.tokens_erased > 20
     assert report.tokens_recomputed < 60 < report.tokens_reused
     history.append(HumanMessage(QUESTION))
     after = _ask(model, history)
-    assert after.content == "unknown"
+    assert not holds(model, STATUS, CONFIG)
     assert prefilled(after) <= NEW
     assert read(after) > 200
     assert after.usage_metadata is not None
     assert after.usage_metadata["input_token_details"]["kv_erased"] == report.tokens_erased  # type: ignore[typeddict-item]
     assert after.response_metadata["kv_memory"]["retractions"] == [report.parts[0].id]
+
+
+def test_a_retracted_result_is_unknown(model: ErasableChatModel) -> None:
+    """Asked again without the earlier answer, which repeats it."""
+    asked = talk()
+    assert model.invoke(asked, CONFIG).content == "delivered"
+    model.retract("call_1", config=CONFIG)
+    assert model.invoke(asked, CONFIG).content == "unknown"
 
 
 def test_tombstones_are_the_same_conversation(model: ErasableChatModel) -> None:
@@ -100,7 +109,9 @@ def test_an_injected_sentence_goes_and_the_rest_stays(model: ErasableChatModel) 
     )
     (tombstone,) = report.tombstones(history)
     assert tombstone.content == RESULT
-    assert model.invoke([*report.applied_to(history), HumanMessage(QUESTION)], CONFIG).content == "delivered"
+    model.invoke([*report.applied_to(history), HumanMessage(QUESTION)], CONFIG)
+    assert holds(model, RESULT, CONFIG)
+    assert not holds(model, injected, CONFIG)
 
 
 def test_a_second_range_counts_in_the_text_as_it_is_now(model: ErasableChatModel) -> None:
@@ -144,7 +155,9 @@ def test_documents_in_a_tool_result_go_one_by_one(model: ErasableChatModel, form
     assert "249.00" not in str(tombstone)
     assert "39.50" in tombstone.content
     assert [document_id(d) if isinstance(d, Document) else d["id"] for d in tombstone.artifact] == [named[1]]
-    assert model.invoke([*history, HumanMessage("What is the price of SKU-7741?")], CONFIG).content == "unknown"
+    model.invoke([*history, HumanMessage("What is the price of SKU-2210?")], CONFIG)
+    assert not holds(model, DOCUMENTS[0].page_content, CONFIG)
+    assert holds(model, DOCUMENTS[1].page_content, CONFIG)
 
 
 def test_a_document_goes_from_all_sessions_and_a_message_from_its_own(model: ErasableChatModel) -> None:
@@ -159,8 +172,9 @@ def test_a_document_goes_from_all_sessions_and_a_message_from_its_own(model: Era
 def test_content_blocks_carry_document_ids(model: ErasableChatModel) -> None:
     asked = HumanMessage([{"type": "text", "text": "Answer from these:\n"}, *map(document_block, DOCUMENTS)])
     history: list[BaseMessage] = [asked, HumanMessage("What is the price of SKU-7741?")]
-    assert _ask(model, history).content == "249.00"
+    _ask(model, history)
     report = model.retract("doc-desk", config=CONFIG)
+    assert report.tokens_erased > 0
     assert "249.00" not in str(report.applied_to(history)[0])
 
 
@@ -184,13 +198,41 @@ def test_errors_come_before_anything_is_changed(model: ErasableChatModel) -> Non
     assert all(span.status == "live" for span in model.spans(config=CONFIG))
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"scope": "everywhere"}, "scope is one of 'session', 'all', not 'everywhere'"),
+        ({"missing": "raise"}, "missing is one of 'warn', 'error', 'ignore'"),
+        ({"cascade": "all"}, "cascade is one of 'report', 'retract', 'regenerate'"),
+        ({"mode": "magic"}, "no eraser 'magic'; choose one of recompute, drop"),
+        ({"dry_run": True, "wait": False}, "leave wait=False away"),
+    ],
+)
+def test_an_option_that_means_nothing_is_named(model: ErasableChatModel, options: Any, says: str) -> None:
+    with pytest.raises((ValueError, KVMemoryError), match=says):
+        model.retract("no-such-id", config=CONFIG, **options)
+
+
+@pytest.mark.parametrize(("target", "got"), [(7, "got int"), (["call_1", "call_2"], "got list; give several as")])
+def test_what_is_no_target_is_named(model: ErasableChatModel, target: Any, got: str) -> None:
+    with pytest.raises(TypeError, match=got):
+        model.retract(target, config=CONFIG)
+
+
+def test_a_warning_points_at_the_callers_line(model: ErasableChatModel) -> None:
+    with pytest.warns(UserWarning, match="name the thread by config=") as heard:
+        model.retract("call_1", config=CONFIG)
+    assert heard[0].filename == __file__
+
+
 def test_a_dry_run_changes_nothing(model: ErasableChatModel) -> None:
     history = talk()
     _ask(model, history)
     planned = model.retract("call_1", config=CONFIG, dry_run=True)
     assert planned.status == "planned"
     assert planned.tokens_erased > 20
-    assert model.invoke([*history, HumanMessage(QUESTION)], CONFIG).content == "delivered"
+    model.invoke([*history, HumanMessage(QUESTION)], CONFIG)
+    assert holds(model, STATUS, CONFIG)
 
 
 def test_what_the_model_has_not_read_yet_it_will_not_read(model: ErasableChatModel) -> None:
@@ -198,7 +240,7 @@ def test_what_the_model_has_not_read_yet_it_will_not_read(model: ErasableChatMod
     report = model.retract("call_1", config=CONFIG, messages=history)
     assert (report.status, report.tokens_erased) == ("exact", 0)
     after = _ask(model, history)
-    assert after.content == "unknown"
+    assert not holds(model, STATUS, CONFIG)
     assert after.usage_metadata["input_token_details"]["kv_erased"] > 20  # type: ignore[index,typeddict-item]
 
 
@@ -218,18 +260,53 @@ def test_a_queued_retraction_is_made_before_the_next_answer(model: ErasableChatM
     _ask(model, history)
     report = model.retract("call_1", config=CONFIG, wait=False)
     assert (report.status, report.queued, heard) == ("queued", ("t",), [])
-    history.append(HumanMessage(QUESTION))
-    assert model.invoke(history, CONFIG).content == "unknown"
-    assert [r.status for r in heard] == ["exact"]
+    assert holds(model, STATUS, CONFIG)
+    model.invoke([*history, HumanMessage(QUESTION)], CONFIG)
+    assert not holds(model, STATUS, CONFIG)
+    assert [(r.parts[0].session, r.tokens_erased > 0) for r in heard] == [("t", True)]
+
+
+def test_a_queued_retraction_may_name_what_is_yet_to_be_read(model: ErasableChatModel) -> None:
+    history = talk()
+    model.invoke(history[:2], CONFIG)
+    model.retract("call_1", config=CONFIG, messages=history, wait=False)
+    model.invoke(history, CONFIG)
+    assert not holds(model, STATUS, CONFIG)
+
+
+def test_a_queued_retraction_without_a_session_is_missing(model: ErasableChatModel) -> None:
+    with pytest.warns(UserWarning, match="No conversation has been read that could hold call_1"):
+        assert model.retract("call_1", config=CONFIG, wait=False).missing == ("call_1",)
+    with pytest.raises(UnknownTargetError, match="call_1"):
+        model.retract("call_1", config=CONFIG, wait=False, missing="error")
 
 
 def test_undo_has_the_history_read_again(model: ErasableChatModel) -> None:
     history = talk()
     _ask(model, history)
     report = model.retract("call_1", config=CONFIG)
-    assert model.invoke([*history, HumanMessage(QUESTION)], CONFIG).content == "unknown"
+    model.invoke([*history, HumanMessage(QUESTION)], CONFIG)
+    assert not holds(model, STATUS, CONFIG)
     model.undo(report)
-    assert model.invoke([*history, HumanMessage(QUESTION)], CONFIG).content == "delivered"
+    model.invoke([*history, HumanMessage(QUESTION)], CONFIG)
+    assert holds(model, STATUS, CONFIG)
+
+
+def test_what_is_queued_cannot_be_undone(model: ErasableChatModel) -> None:
+    model.invoke(talk(), CONFIG)
+    with pytest.raises(ValueError, match="on_retract"):
+        model.undo(model.retract("call_1", config=CONFIG, wait=False))
+
+
+async def test_what_waits_for_the_model_has_an_asynchronous_twin(model: ErasableChatModel) -> None:
+    await model.ainvoke(talk(), CONFIG)
+    report = await model.aretract("call_1", config=CONFIG)
+    assert [s.tokens for s in await model.aspans(config=CONFIG) if s.kind == "tool_result"] == [0]
+    await model.aundo(report)
+    await model.ainvoke(talk(), CONFIG)
+    assert holds(model, STATUS, CONFIG)
+    await model.aforget(config=CONFIG)
+    assert await model.aspans(config=CONFIG) == []
 
 
 def test_forget_removes_the_session(model: ErasableChatModel) -> None:
@@ -284,7 +361,7 @@ def test_removed_and_cleared_messages_are_erased(model: ErasableChatModel) -> No
     after = model.invoke([*cleared, HumanMessage(QUESTION)], CONFIG)
     assert prefilled(after) <= NEW
     assert after.response_metadata["kv_memory"]["erased"] > 20
-    assert after.content != "delivered"
+    assert not holds(model, STATUS, CONFIG)
     gone = [RemoveMessage(id=name) for name in ("call_2-h", "call_2-a", "call_2-t")]
     removed = add_messages([*cleared, HumanMessage(QUESTION), after], gone)
     last = model.invoke([*removed, HumanMessage("Thanks.")], CONFIG)
@@ -313,7 +390,7 @@ def test_replaced_text_is_read_again_from_there(model: ErasableChatModel) -> Non
     corrected = list(history)
     corrected[3] = corrected[3].model_copy(update={"content": RESULT.replace("delivered", "cancelled")})
     after = model.invoke([*corrected[:-1], HumanMessage(QUESTION)], CONFIG)
-    assert after.content == "cancelled"
+    assert holds(model, corrected[3].text, CONFIG)
     assert prefilled(after) > 200
 
 

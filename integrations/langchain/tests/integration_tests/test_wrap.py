@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import pytest
 from langchain_core.messages import HumanMessage
 from langchain_huggingface import ChatHuggingFace, HuggingFacePipeline
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from kv_memory import Memory
@@ -96,6 +99,18 @@ def test_a_model_that_is_none_is_told_at_the_first_call() -> None:
     model = ErasableChatModel(model="/no/such/model")
     with pytest.raises(ModelError, match="does not exist"):
         model.invoke("Hello")
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`")  # PEFT uses an old name of transformers
+def test_a_trained_eraser_is_the_memorys_default(loaded: tuple[Any, Any], tmp_path: Path) -> None:
+    """By its directory, as PEFT saves it; where calls named it as an eraser they would be refused."""
+    transformer, tokenizer = loaded
+    lora = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+    get_peft_model(deepcopy(transformer), lora).save_pretrained(tmp_path)
+    model = ErasableChatModel.wrap(deepcopy(transformer), tokenizer, eraser=tmp_path, max_tokens=4, heal="never")
+    model.invoke(talk(), CONFIG)
+    assert [part.eraser for part in model.retract("call_1", config=CONFIG).parts] == ["steer"]
+    model.invoke(talk()[:2], CONFIG)
 
 
 def test_an_eraser_of_the_model_is_used(pocket: Memory) -> None:

@@ -66,6 +66,21 @@ def test_a_calls_options_stand_over_the_models() -> None:
     assert CallOptions.read(defaults, ["y"], {}).sampling["stop"] == ("y",)
 
 
+def test_one_stop_string_is_one() -> None:
+    assert CallOptions.read({}, "END", {}).sampling["stop"] == ("END",)
+
+
+def test_tools_that_a_call_gives_may_be_of_any_kind() -> None:
+    anthropic = {"name": "add", "description": "Add two numbers.", "input_schema": TOOLS[0]["function"]["parameters"]}
+    for given in (add, anthropic, TOOLS[0]):
+        assert CallOptions.read({}, None, {"tools": [given]}).tools == TOOLS
+
+
+def test_a_tool_that_only_another_provider_runs_is_named() -> None:
+    with pytest.raises(ValueError, match="runs no tool of type 'web_search'"):
+        ErasableChatModel().bind_tools([{"type": "web_search"}])
+
+
 def test_an_unknown_option_is_named() -> None:
     with pytest.raises(ValueError, match="no option 'top_k'"):
         CallOptions.read({}, None, {"top_k": 3})
@@ -91,6 +106,7 @@ def test_nothing_is_loaded_to_construct_bind_and_describe() -> None:
     assert ErasableChatModel(model="org/name")._get_ls_params()["ls_model_name"] == "org/name"
     assert "max_input_tokens" not in (ErasableChatModel(model="org/name").profile or {})
     assert model.asdict()["_type"] == "kv-memory"
-    assert model.retract("call_1", wait=False).missing == ("call_1",)
-    assert model.memory is None
+    assert model.spans() == []
+    model.forget()
+    assert model.ready is None
     assert model.cache is False

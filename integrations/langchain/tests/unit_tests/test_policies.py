@@ -6,9 +6,9 @@ from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMes
 
 from kv_memory.policy import Category
 from kv_memory.policy import Policy as CorePolicy
+from langchain_kv_memory import document_blocks
 from langchain_kv_memory.changes import DocumentChanges
 from langchain_kv_memory.decisions import named
-from langchain_kv_memory.placed import document_blocks
 from langchain_kv_memory.policies import (
     PROVENANCE,
     ByRule,
