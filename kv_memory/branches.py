@@ -22,7 +22,8 @@ from kv_memory.policy.config import Policy
 from kv_memory.reply import Usage
 
 Tools = list[dict[str, Any]] | None
-MAX_BRANCHES = 8
+MAX_BRANCHES = 32
+"""Of a session: more sub-agents at once than these cost the main conversation its cells. Memory is bounded elsewhere."""
 
 
 class Host(Protocol):

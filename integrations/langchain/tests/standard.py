@@ -24,12 +24,9 @@ SKIPPED = {
     "test_anthropic_inputs": "reads text only",
     "test_stream_time": "replays recorded HTTP calls, and there are none",
 }
-UNSKILLED = (
-    "test_tool_calling",
-    "test_tool_calling_async",
-    "test_agent_loop",
-    "test_unicode_tool_call_integration",
-)
+UNSKILLED = {
+    "test_agent_loop": "the pocket model answers questions from what it has read; it calls tools when told to act",
+}
 
 
 class Ours:
