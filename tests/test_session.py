@@ -395,11 +395,13 @@ def test_a_retraction_during_an_answer_is_applied_when_it_ends(session: Session)
 
 def test_threads_take_turns(memory: Memory) -> None:
     alone = memory.session("alone").chat(CONVERSATION, max_tokens=10).text
-    texts: dict[str, str] = {}
+    texts: list[str] = []
+    all_said = threading.Barrier(4)  # two threads share a session: what one has retracted the other would not read
 
     def work(name: str) -> None:
         session = memory.session(name)
-        texts[name] = session.chat(CONVERSATION, max_tokens=10).text
+        texts.append(session.chat(CONVERSATION, max_tokens=10).text)
+        all_said.wait(60)
         session.retract("c1")
 
     threads = [threading.Thread(target=work, args=(f"thread-{i % 2}",)) for i in range(4)]
@@ -407,7 +409,7 @@ def test_threads_take_turns(memory: Memory) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert set(texts.values()) == {alone}
+    assert texts == [alone] * 4
     assert in_step(memory.session("thread-0"))
 
 

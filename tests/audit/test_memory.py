@@ -112,7 +112,10 @@ KNOWN = figures.measured(figures.left("influence 32", 0.08))
 CALIBRATED = candidates(KNOWN.influence)["influence 32"]
 
 
-@pytest.mark.parametrize(("eraser", "left"), [("recompute", 0.0), (CALIBRATED, 0.04), ("drop", None)], ids=str)
+@pytest.mark.parametrize(
+    ("eraser", "left"),
+    [("recompute", 0.0), pytest.param(CALIBRATED, 0.04, id="calibrated-0.04"), ("drop", None)],
+)
 def test_the_outcome_has_the_fidelity_that_was_measured(file: Path, eraser: Any, left: float | None) -> None:
     found = memory(file, calibration=KNOWN)
     found.session("s").prefill(CONVERSATION)
