@@ -82,4 +82,6 @@ def target_name(target: Target) -> str:
     """What a target is called in reports and errors: its id, never its text."""
     if isinstance(target, Mapping):
         return str(target.get("tool_call_id") or target.get("id") or f"this {target.get('role')} message")
-    return target if isinstance(target, str) else str(target)
+    if isinstance(target, CharRange):
+        return f"characters {target.start} to {target.end} of {target.message}"
+    return target

@@ -326,9 +326,10 @@ def test_an_empty_conversation_is_refused(session: Session) -> None:
         session.chat([])
 
 
-def test_wrong_sampling_is_refused_before_anything_is_read(session: Session) -> None:
+@pytest.mark.parametrize("temperature", [-1.0, "hot"])
+def test_wrong_sampling_is_refused_before_anything_is_read(session: Session, temperature: Any) -> None:
     with pytest.raises(ValueError, match="temperature"):
-        session.chat(CONVERSATION, temperature=-1.0)
+        session.chat(CONVERSATION, temperature=temperature)
     assert session.spans() == []
 
 

@@ -106,10 +106,12 @@ class Sampling:
     def __post_init__(self) -> None:
         if isinstance(self.stop, str) or not all(self.stop):
             raise ValueError("stop is a tuple of strings that are not empty.")
-        if self.max_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
+        given = (self.max_tokens, self.temperature, self.top_p)
+        numbers = all(isinstance(number, (int, float)) for number in given)
+        if not numbers or self.max_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
             raise ValueError(
-                "Sampling needs max_tokens >= 1, temperature >= 0 and 0 < top_p <= 1; got "
-                f"{self.max_tokens}, {self.temperature} and {self.top_p}."
+                "Sampling needs numbers max_tokens >= 1, temperature >= 0 and 0 < top_p <= 1; got "
+                f"{', '.join(map(repr, given))}."
             )
 
 

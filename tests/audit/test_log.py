@@ -75,7 +75,7 @@ def test_targets_of_every_sort(log: AuditLog) -> None:
     [row] = log.entries()
     assert (row.kind, row.status, row.error, row.by) == ("refusal", "refused", "RefusedError", "tool")
     names = [target.name for target in row.targets]
-    assert names == ["c1", "message='u1' start=2 end=4", "c1", "this tool message"]
+    assert names == ["c1", "characters 2 to 4 of u1", "c1", "this tool message"]
     assert row.targets[2].hash == row.targets[3].hash == log.seal([edit(1)])[0].seal
 
 
