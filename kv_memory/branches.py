@@ -23,7 +23,7 @@ from kv_memory.reply import Usage
 
 Tools = list[dict[str, Any]] | None
 MAX_BRANCHES = 32
-"""Of a session: more sub-agents at once than these cost the main conversation its cells. Memory is bounded elsewhere."""
+"""Of a session: with more sub-agents at once the main conversation loses its cells. Memory is bounded elsewhere."""
 
 
 class Host(Protocol):
