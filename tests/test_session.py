@@ -149,7 +149,7 @@ def test_a_second_tool_result_reads_the_first_again_where_the_template_wraps_the
 
 
 @pytest.mark.parametrize(
-    ("following", "eraser", "status"), [(1, "recompute", "exact"), (200, "influence", "approximate")]
+    ("following", "eraser", "status"), [(1, "recompute", "exact"), (200, "shift+influence", "approximate")]
 )
 def test_without_a_name_the_eraser_is_exact_where_little_follows(following: int, eraser: str, status: str) -> None:
     session = Memory(tiny_engine(), heal="never").session("default")

@@ -13,7 +13,7 @@ from random import Random
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from kv_memory.calibration.cases import INSIDE, NEAR, Case, context_head, text_cases, world_text
+from kv_memory.calibration.cases import INSIDE, NEAR, Case, context_head, message_cases, text_cases, world_text
 from kv_memory.calibration.decide import candidates, defaults
 from kv_memory.calibration.layers import choose_layers
 from kv_memory.calibration.machine import hardware
@@ -99,9 +99,9 @@ def calibrate(
     tables = [cases(span, following, plan.cases) for following in plan.followings for span in plan.spans]
     if known is None:
         steps = _steps(progress, "Choosing probe layers", LAYER_CASES)
-        influence, layers = choose_layers(
-            engine, cases(LAYER_SPAN, min(1024, max(plan.followings)), LAYER_CASES), steps
-        )
+        length = min(LAYER_FOLLOWING, max(plan.followings))
+        spans = list(cases(LAYER_SPAN, length, LAYER_CASES)) if text is not None else _messages(engine, length, plan)
+        influence, layers = choose_layers(engine, spans, steps)
     else:
         influence, layers = known.influence, list(known.layers)
     engine = TransformersEngine(model, tokenizer, name=name, probe_layers=influence.probe_layers)
@@ -130,18 +130,18 @@ def calibrate(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=round(time.time() - started, 1),
     )
-    found, asked_rows = (tuple(fidelity), tuple(asked)) if known is None else (known.fidelity, known.agreement)
+    left_rows, asked_rows = (tuple(fidelity), tuple(asked)) if known is None else (known.fidelity, known.agreement)
     return Calibration(
         model=name,
         shape=shape_of(config),
         influence=influence,
         layers=tuple(layers),
         fidelity_run=run if known is None else known.fidelity_run,
-        fidelity=found,
+        fidelity=left_rows,
         agreement=asked_rows,
         latency_run=run,
         latency=tuple(latency),
-        defaults=defaults(found, asked_rows, latency),
+        defaults=defaults(left_rows, asked_rows, latency),
     )
 
 
@@ -150,6 +150,13 @@ def _ids(engine: TransformersEngine, tokenizer: PreTrainedTokenizerBase, text: s
         return engine.tokenizer.encode(text, special=False)[0]
     # Four times the longest context, so that cases differ.
     return world_text(ChatFormat(engine.tokenizer), 4 * plan.longest, plan.seed)
+
+
+def _messages(engine: TransformersEngine, tokens: int, plan: Plan) -> list[Case]:
+    """Messages of conversations of about this length that the model can read."""
+    form = ChatFormat(engine.tokenizer)
+    found = islice(message_cases(form, max(SHORTEST_CONVERSATION, tokens), plan.seed), 2 * LAYER_CASES)
+    return [case for case in found if len(case.ids) <= engine.capabilities.max_positions][:LAYER_CASES]
 
 
 def _steps(progress: Progress, what: str, total: int) -> Callable[[], None]:

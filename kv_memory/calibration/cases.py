@@ -119,6 +119,17 @@ def world_text(form: ChatFormat, tokens: int, seed: int) -> list[int]:
     return ids
 
 
+def message_cases(form: ChatFormat, tokens: int, seed: int) -> Iterator[Case]:
+    """Messages of generated conversations of about `tokens` tokens, those that questions are about, without end.
+
+    Later text refers to them, as it does to what is really retracted; it seldom does to a span at a random place.
+    """
+    for world_seed in count(seed):
+        world = make_world(world_seed, tokens, "test")
+        targets = {probe.target: probe for probe in world.probes}
+        yield from world_cases(form, world, list(targets.values()))
+
+
 def world_cases(form: ChatFormat, world: World, probes: Sequence[Probe]) -> Iterator[Case]:
     """One case a probe: the conversation, the cells of what the probe names, and the question."""
     messages = parse_messages(world.messages)

@@ -1,9 +1,9 @@
 """Finds the layers whose queries `influence` should ask, and the normaliser, without labels.
 
-The rule. On random spans of text, the model's own change after a full recompute (oracle.py) says which tokens matter:
-a token's weight is its squared change, the mean over layers, so that few large changes count and many small ones do
-not. A score is worth the share of that weight that its best `K` tokens carry, divided by what the best choice of `K`
-tokens would carry. Then:
+The rule. On messages of conversations, or random spans of a text that is given, the model's own change after a full
+recompute (oracle.py) says which tokens matter: a token's weight is its squared change, the mean over layers, so that
+few large changes count and many small ones do not. A score is worth the share of that weight that its best `K` tokens
+carry, divided by what the best choice of `K` tokens would carry. Then:
 
 1. the probe layer is the one whose softmax score is worth most, the mean over all cases;
 2. a second layer is added, by mean or maximum, only if that is worth `LAYER_WORTH` more: each layer costs memory;

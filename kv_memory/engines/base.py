@@ -35,9 +35,9 @@ spans; `none` is the logarithm of what the softmax would divide."""
 def default_probe_layer(depth: int) -> int:
     """The layer whose queries an engine of so many layers keeps for `influence`, unless told otherwise.
 
-    At 3/8 of the depth: layer 3 of 8 was the best in our feasibility study.
+    Just below the middle: layer 3 of 8 was the best in our feasibility study, 4 to 6 of 10 are in the pocket model.
     """
-    return depth * 3 // 8
+    return (depth - 1) // 2
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from kv_memory.engines.base import Engine
 from kv_memory.erasers.base import Eraser
 from kv_memory.erasers.influence import Influence
 from kv_memory.erasers.recompute import Recompute
+from kv_memory.erasers.shift_influence import ShiftInfluence
 from kv_memory.policy.choice import Candidate, Choice
 from kv_memory.policy.config import Handling, Policy
 from kv_memory.policy.figures import Figures, figures
@@ -40,7 +41,7 @@ def choose(
     - For a reason that the policy wants exact (security, unless it says otherwise): the fastest exact eraser.
     - Without targets: the calibration's default for this length, `recompute` below the shortest length measured or
       where the engine lacks what it needs. Without a calibration: `recompute` where few tokens follow or the engine
-      lacks influence, else `influence`.
+      lacks influence, else `shift+influence`, or `influence` where the engine cannot shift.
     - With a latency target: of the erasers that meet all targets the one that leaves least behind, an exact one first.
     - With a fidelity target alone: the fastest that meets it; an exact one where nothing is much faster. Without a
       calibration only an exact one is known to meet it.
@@ -51,7 +52,7 @@ def choose(
     """
     handling = (policy or Policy()).handling(reason)
     if erasers is None and calibration is None:
-        erasers = {Recompute.name: Recompute(), Influence.name: Influence()}
+        erasers = {eraser.name: eraser for eraser in (Recompute(), ShiftInfluence(), Influence())}
     elif erasers is None and calibration is not None:
         erasers = candidates(calibration.influence)
     known = dict(erasers or {})
@@ -117,7 +118,7 @@ def _as_calibrated(judged: Sequence[Candidate], following: int, calibration: Cal
 def _uncalibrated(judged: Sequence[Candidate], following: int, handling: Handling) -> tuple[Candidate, str]:
     unchecked = " to check the latency target by" if handling.latency_ms is not None else ""
     why = f"since there is no calibration of this model{unchecked} and"
-    other = next((c for c in judged if c.name == Influence.name and not c.lacking), None)
+    other = next((c for c in judged if c.name in (ShiftInfluence.name, Influence.name) and not c.lacking), None)
     if handling.faithful:
         return _exact(judged), f"{why} only an exact eraser is known to meet the fidelity target"
     if following <= EXACT_UP_TO:

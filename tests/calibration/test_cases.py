@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from random import Random
 
 import pytest
 
 from kv_memory import Memory
-from kv_memory.calibration.cases import Case, again, text_cases, world_cases, world_text
+from kv_memory.calibration.cases import Case, again, message_cases, text_cases, world_cases, world_text
 from kv_memory.chat import ChatFormat
 from kv_memory.errors import ConversationError
 from kv_memory.pocket.worlds import Probe, make_world
@@ -78,6 +79,14 @@ def test_an_answer_is_right_when_it_is_the_value_alone() -> None:
     case = Case("keep", (1,), ((0, 1),), (2,), "42")
     assert [case.right(said) for said in ("42", " 42\n", "It is 42.")] == [True, True, False]
     assert not Case("text", (1,), ((0, 1),), (2,)).right("")
+
+
+def test_message_cases_erase_whole_messages_each_once() -> None:
+    form = ChatFormat(tiny_engine().tokenizer)
+    first, second = ([*islice(message_cases(form, 400, 3), 6)] for _ in range(2))
+    assert first == second
+    assert len({(case.ids, case.spans) for case in first}) == 6
+    assert all(case.erased and case.following for case in first)
 
 
 def test_probes_of_every_kind_become_cases() -> None:

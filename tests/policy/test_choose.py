@@ -108,13 +108,14 @@ def test_security_is_exact_unless_the_policy_says_otherwise() -> None:
 
 def test_without_a_calibration() -> None:
     few, many = (choose(engine(), 20, following) for following in (EXACT_UP_TO, EXACT_UP_TO + 1))
-    assert (few.name, many.name) == ("recompute", "influence")
+    assert (few.name, many.name) == ("recompute", "shift+influence")
     assert "there is no calibration of this model" in few.explain()
     assert "there is no calibration of this model" in many.explain()
+    assert choose(without("shift"), 20, 500).name == "influence"
     assert choose(without("influence"), 20, 500).name == "recompute"
     assert choose(engine(), 20, 500, reason="security").name == "recompute"
     late = choose(engine(), 20, 500, policy=Policy(latency_ms=1))
-    assert late.name == "influence"
+    assert late.name == "shift+influence"
     assert "no calibration of this model to check the latency target by" in late.why
     strict = choose(engine(), 20, 500, policy=Policy(residual=0.5))
     assert strict.name == "recompute"
@@ -222,6 +223,6 @@ def test_the_explanation_names_every_candidate_once(
 ) -> None:
     choice = choose(engine(), span, following, calibration=calibration, policy=policy, reason=reason)
     said = [line.split(":")[0] for line in choice.explain().splitlines()]
-    assert sorted(said) == sorted(NAMES if calibration else ("recompute", "influence"))
+    assert sorted(said) == sorted(NAMES if calibration else ("recompute", "influence", "shift+influence"))
     assert said[0] == choice.name
     assert all(why for _, why in choice.rejected)
