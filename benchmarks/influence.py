@@ -23,12 +23,12 @@ from typing import Any
 from kv_memory.pocket.drafts import KINDS
 
 NO_ERASE, NEVER_SAW = "no erase", "never-saw"
-LAYER, K = 3, 32
+LAYER, K = 5, 32
 WORLDS_A_PROBE = 40
 _state: dict[str, Any] = {}
 
 
-def start(model: str | None) -> None:
+def start(model: str | None, ks: Sequence[int]) -> None:
     """Make this worker's engine, which keeps the queries of all layers, and its erasers."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
@@ -42,11 +42,11 @@ def start(model: str | None) -> None:
     path = model or str(model_path())
     depth = AutoConfig.from_pretrained(path).num_hidden_layers
     engine = TransformersEngine.load(path, probe_layers=tuple(range(depth)))
-    _state.update(engine=engine, form=ChatFormat(engine.tokenizer), main=main_erasers(), more=ablations(depth))
+    _state.update(engine=engine, form=ChatFormat(engine.tokenizer), main=main_erasers(ks), more=ablations(depth))
 
 
-def main_erasers() -> dict[str, Any]:
-    """The erasers of question 1; None erases nothing."""
+def main_erasers(ks: Sequence[int]) -> dict[str, Any]:
+    """The erasers of question 1, those that choose tokens with each of these k; None erases nothing."""
     from kv_memory.erasers import ERASERS
     from kv_memory.erasers.influence import Influence
     from kv_memory.erasers.shift_influence import ShiftInfluence
@@ -54,7 +54,7 @@ def main_erasers() -> dict[str, Any]:
     found: dict[str, Any] = {NO_ERASE: None}
     found |= {name: ERASERS[name]() for name in ("recompute", "drop", "shift", "repair", "selective")}
     for kind in (Influence, ShiftInfluence):
-        found |= {f"{kind.name} {k}": kind(k, layers=[LAYER]) for k in (16, 32, 64, 128)}
+        found |= {f"{kind.name} {k}": kind(k, layers=[LAYER]) for k in ks}
     return found
 
 
@@ -69,7 +69,7 @@ def ablations(depth: int) -> dict[str, Any]:
     combines: tuple[Combine, ...] = ("mean", "max")
     for combine in combines:
         found[f"{combine} of all layers"] = ShiftInfluence(K, combine=combine)
-        found[f"{combine} of layers 3 and 5"] = ShiftInfluence(K, layers=[3, 5], combine=combine)
+        found[f"{combine} of layers 2 and 5"] = ShiftInfluence(K, layers=[2, 5], combine=combine)
     normalisers: tuple[Normaliser, ...] = ("sampled", "none")
     for normaliser in normalisers:
         found[f"layer {LAYER}, {normaliser}"] = ShiftInfluence(K, layers=[LAYER], normaliser=normaliser)
@@ -152,6 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--probes", type=int, default=200, help="of each class and length")
     parser.add_argument("--ablate", type=int, default=100, help="of them that try the variants too")
+    parser.add_argument("--ks", type=int, nargs="+", default=[16, 32, 64, 128], help="tokens to recompute")
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 2048, 4096, 8192])
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--batch", type=int, default=0, help="worlds at a time; default: four a worker")
@@ -165,7 +166,7 @@ def main() -> None:
 
     result: dict[str, Any] = {**environment(args.seed), "model": args.model or "pocket", "k": K, "layer": LAYER}
     result["lengths"] = {}
-    with get_context("spawn").Pool(args.workers, start, (args.model,)) as pool:
+    with get_context("spawn").Pool(args.workers, start, (args.model, args.ks)) as pool:
         for tokens in args.lengths:
             started = time.time()
             table = summarise(collect(pool, tokens, args))

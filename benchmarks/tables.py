@@ -20,7 +20,7 @@ START, END = "<!-- figures: benchmarks/tables.py -->\n", "<!-- end of figures --
 
 
 def main() -> None:
-    parts = [quality(_load("quality"))]
+    parts = [answers(_load("influence"))]
     latency = [_load(path.stem) for path in sorted(RESULTS.glob("latency*.json"))]
     parts += [latency_table(result) for result in latency]
     if (RESULTS / "llama_cpp.json").is_file():
@@ -36,35 +36,50 @@ def _load(name: str) -> dict[str, Any]:
     return result
 
 
-def quality(result: dict[str, Any]) -> str:
-    """Exact match by class and eraser, one table a length."""
+def answers(result: dict[str, Any]) -> str:
+    """Exact match by class and eraser, one table a length; agreement and residual influence over all classes."""
     lines = [
-        f"**Answers.** Exact match on questions whose right answer is that of a reader who never saw the span; pocket "
-        f"model, unseen conversations ({_source(result)}; `benchmarks/results/quality.json`).",
+        "**Answers.** Exact match on questions whose right answer is that of a reader who never saw the span; pocket "
+        f"model, unseen conversations ({_source(result)}; `benchmarks/results/influence.json`).",
         "",
     ]
     for tokens, table in result["lengths"].items():
-        names = list(next(iter(table["exact_match"].values())))
-        probes = sorted(set(table["probes"].values()))
+        everything = table["all"]
+        names = [name for name in _shown(result["k"]) if name in everything]
+        kinds = [kind for kind in table if kind != "all"]
         lines += [
-            f"About {int(tokens):,} tokens, {'-'.join(map(str, probes))} questions a class:",
+            f"About {int(tokens):,} tokens, {table[kinds[0]]['probes']} questions a class:",
             "",
             "| class | " + " | ".join(names) + " |",
             "| --- |" + " --- |" * len(names),
         ]
-        for kind, row in table["exact_match"].items():
-            lines.append(f"| {kind} | " + " | ".join(f"{row[name]:.3f}" for name in names) + " |")
-        times = table["erase_time_over_recompute_median"]
-        lines += [
-            "| *erase time / recompute* | - | " + " | ".join(f"{times[name]:.2f}" for name in names[1:-1]) + " | - |",
-            "",
-        ]
+        for kind in kinds:
+            lines.append(
+                f"| {kind} | " + " | ".join(f"{_value(table[kind][n], 'exact_match'):.3f}" for n in names) + " |"
+            )
+        for what, key in (("agrees with never-saw", "agreement"), ("influence left", "residual_influence")):
+            shown = (f"{_value(everything[name], key):.3f}" for name in names)
+            lines.append(f"| *{what}* | " + " | ".join(shown) + " |")
+        lines.append("")
     lines.append(
         "*restore*: the span superseded an older value. *unknown*: the value stood only in the span. *binding*: later "
-        "text refers back to it. *injection*: the span orders one answer to everything. *keep*: a fact that the span "
-        "does not touch. The number after an eraser is how many tokens it recomputes, where it is not the default.\n"
+        "text refers back to it. *injection*: the span orders one answer to everything. *preference*: it says how to "
+        "answer. *two-hop*: it leads from one record to another. *call*: a request for a tool. *keep*: a fact that the "
+        "span does not touch. The number after an eraser is how many tokens it recomputes. The last two rows are over "
+        "all classes.\n"
     )
     return "\n".join(lines)
+
+
+def _shown(k: int) -> tuple[str, ...]:
+    """The columns: the simple erasers, and those that choose tokens with k of them."""
+    simple = ("no erase", "recompute", "drop", "shift", "repair", "selective")
+    return (*simple, f"influence {k}", f"shift+influence {k}", "never-saw")
+
+
+def _value(found: dict[str, Any], key: str) -> float:
+    value: float = found[key]["value"]
+    return value
 
 
 def latency_table(result: dict[str, Any]) -> str:
