@@ -17,4 +17,5 @@ def hardware() -> str:
         name = cpu.split(":", 1)[1].strip()
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()
-    return f"{name}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{name}, {threads} thread{'s' if threads > 1 else ''}"
