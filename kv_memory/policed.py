@@ -40,9 +40,9 @@ class PolicedSession(RetractingSession):
             for decision in decided.values():
                 wishes.setdefault((decision.by, decision.category), []).append(decision)
             reports = []
+            given = self._given(left if wishes else None)
             for (by, category), decisions in wishes.items():
                 reason = Reason(category=category, text="; ".join(dict.fromkeys(d.reason for d in decisions)))
-                given = self._given(left)
                 targets = [d.target for d in decisions if self._may(d, reason, given)]
                 if targets:
                     reports.append(self.retract(*targets, reason=reason, by=by, messages=left))
