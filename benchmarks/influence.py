@@ -55,12 +55,13 @@ def main_erasers(ks: Sequence[int]) -> dict[str, Any]:
     found |= {name: ERASERS[name]() for name in ("recompute", "drop", "shift", "repair", "selective")}
     for kind in (Influence, ShiftInfluence):
         found |= {f"{kind.name} {k}": kind(k, layers=[LAYER]) for k in ks}
+    found |= {f"shift+influence {k}, 1 hop": ShiftInfluence(k, hops=1, layers=[LAYER]) for k in ks}
     return found
 
 
 def ablations(depth: int) -> dict[str, Any]:
     """The variants of questions 2 and 3, all with k tokens and the hole closed: an open one hides their differences."""
-    from benchmarks.variants import ByDeviation, References, Rescored
+    from benchmarks.variants import ByDeviation, Rescored
     from kv_memory.engines.base import Normaliser
     from kv_memory.erasers.influence import Combine
     from kv_memory.erasers.shift_influence import ShiftInfluence
@@ -73,7 +74,7 @@ def ablations(depth: int) -> dict[str, Any]:
     normalisers: tuple[Normaliser, ...] = ("sampled", "none")
     for normaliser in normalisers:
         found[f"layer {LAYER}, {normaliser}"] = ShiftInfluence(K, layers=[LAYER], normaliser=normaliser)
-    found["references followed"] = References(K, layers=[LAYER])
+    found["4 hops"] = ShiftInfluence(K, hops=4, layers=[LAYER])
     found["scored again"] = Rescored(K, layers=[LAYER])
     found["largest change (oracle)"] = ByDeviation(K)
     return found

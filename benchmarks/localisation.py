@@ -22,7 +22,7 @@ from typing import Any
 
 SOURCES = {"tau-bench": "tau_bench_airline.jsonl.gz", "AgentDojo": "agentdojo_workspace_travel.jsonl.gz"}
 SHARES = (0.01, 0.05, 0.15)
-LAYER = 3
+LAYER = 5
 SHORTEST_SPAN, SHORTEST_SUFFIX, SCORED = 16, 200, 64
 NO_ERASE = "no erase"
 _state: dict[str, Any] = {}

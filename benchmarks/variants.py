@@ -17,18 +17,6 @@ from kv_memory.erasers.shift_influence import ShiftInfluence
 from kv_memory.ledger import merge
 
 
-class References(ShiftInfluence):
-    """Half of the k by attention to the spans, the other half by attention to the spans and to the first half."""
-
-    name: ClassVar[str] = "references followed"
-
-    def choose(self, engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> list[int]:
-        half = Influence(self.k // 2, layers=self.layers).choose(engine, seq, spans)
-        second = Influence(self.k - len(half), layers=self.layers)
-        # its positions begin at the first span and leave out all that is given, the first half too
-        return sorted({*half, *second.choose(engine, seq, merge([*spans, *((p, p + 1) for p in half)]))})
-
-
 class Rescored(ShiftInfluence):
     """Repairs half of the k, then the other half: those that attend most to what was repaired."""
 
@@ -37,12 +25,12 @@ class Rescored(ShiftInfluence):
     def erase(
         self, engine: Engine, seq: SequenceId, spans: Sequence[Interval], approximate_from: int | None = None
     ) -> Erasure:
-        half = ShiftInfluence(self.k // 2, layers=self.layers)
+        half = ShiftInfluence(self.k // 2, hops=1, layers=self.layers)
         chosen = half.choose(engine, seq, spans)
         done = half.erase(engine, seq, spans)
         first = [moved(position, done.moves) for position in chosen]
         if first:
-            rest = Influence(self.k - len(first), layers=self.layers)
+            rest = Influence(self.k - len(first), hops=1, layers=self.layers)
             second = rest.choose(engine, seq, merge((p, p + 1) for p in first))
             engine.reencode(seq, sorted({*first, *second}))
         return Erasure(recomputed=self.k, moves=done.moves)

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from kv_memory.engines.attention import recorded
 from kv_memory.engines.base import default_probe_layer
+from kv_memory.erasers.influence import HOPS, shares
 from kv_memory.training.batch import Batch, Segment
 from kv_memory.training.checkpointing import checkpointed
 from kv_memory.training.passes import Context, Rows, RowsCache, concatenated, joined, part, visible
@@ -98,14 +99,17 @@ class Objective:
     @torch.no_grad()
     def choose(self, batch: Batch, read: Context, count: int) -> Tensor:
         """The suffix's tokens that attended to the span most, as `influence` has it: places [rows, up to count]."""
-        watch, layer = read.watch, self.probe_layer
+        watch, layer, length = read.watch, self.probe_layer, batch.suffix.ids.shape[1]
         assert watch is not None, "what was read has queries"
         target = torch.cat([torch.full_like(held.real, held is batch.span) for held in read.segments], 1)
-        queries = watch.queries[layer][:, :, -batch.suffix.ids.shape[1] :]
+        queries = watch.queries[layer][:, :, -length:]
         mask = visible(batch.suffix, concatenated(read.segments), queries.dtype)
-        mass = attention_mass(queries, read.rows[layer][0], target, mask, watch.scaling[layer]).float().mean(1)
-        mass = mass.masked_fill(~batch.suffix.real, -1.0)
-        return mass.topk(min(count, mass.shape[1])).indices
+        for wanted in shares(min(count, length), HOPS):
+            mass = attention_mass(queries, read.rows[layer][0], target, mask, watch.scaling[layer]).float().mean(1)
+            mass = mass.masked_fill(~batch.suffix.real, -1.0).masked_fill(target[:, -length:], -2.0)
+            chosen = mass.topk(wanted).indices + target.shape[1] - length
+            target = target.scatter(1, chosen, value=True)
+        return target[:, -length:].to(torch.uint8).topk(min(count, length)).indices
 
     def repair(self, batch: Batch, steered: Context, places: Tensor) -> Context:
         """The suffix's tokens at these places [rows, places] run again over the steering states."""

@@ -20,6 +20,8 @@ from kv_memory.erasers.shift_influence import ShiftInfluence
 from kv_memory.erasers.steer import Steer
 from kv_memory.erasers.steer_influence import SteerInfluence
 from kv_memory.erasers.steer_repair import SteerRepair
+from kv_memory.errors import KVMemoryError
+from kv_memory.ledger import merge
 from tests.conformance.conftest import Case
 from tests.conformance.reference import (
     all_cells,
@@ -177,7 +179,20 @@ def test_influence_runs_the_tokens_that_attended_most(one_case: Case, ids: list[
     engine, seq = one_case.engine, one_case.sequence(ids)
     positions, scores = engine.influence(seq, [(20, 33)])
     best = sorted(positions[i] for i in scores[0].argsort(descending=True)[:5].tolist())
-    assert chosen_by(engine, seq, Influence(5), [(20, 33)]) == best
+    assert chosen_by(engine, seq, Influence(5, hops=1), [(20, 33)]) == best
+
+
+def test_a_second_hop_asks_who_attended_to_the_first(one_case: Case, ids: list[int]) -> None:
+    engine, seq = one_case.engine, one_case.sequence(ids)
+    first = Influence(3, hops=1).choose(engine, seq, [(20, 33)])
+    positions, scores = engine.influence(seq, merge([(20, 33), *((p, p + 1) for p in first)]))
+    second = [positions[i] for i in scores[0].argsort(descending=True)[:2].tolist()]
+    assert chosen_by(engine, seq, Influence(5), [(20, 33)]) == sorted(first + second)
+
+
+def test_influence_follows_at_least_one_hop() -> None:
+    with pytest.raises(KVMemoryError, match="at least 1 hop"):
+        Influence(hops=0)
 
 
 @pytest.mark.parametrize("normaliser", ["softmax", "sampled", "none"])
@@ -187,9 +202,9 @@ def test_influence_combines_the_layers_that_it_asks(ids: list[int], normaliser: 
     engine.prefill(seq, [i % 250 for i in ids])
     positions, scores = engine.influence(seq, [(20, 33)], normaliser=normaliser)
     for eraser, score in (
-        (Influence(5, combine="mean", normaliser=normaliser), scores.mean(0)),
-        (Influence(5, combine="max", normaliser=normaliser), scores.amax(0)),
-        (Influence(5, layers=[1], normaliser=normaliser), scores[1]),
+        (Influence(5, hops=1, combine="mean", normaliser=normaliser), scores.mean(0)),
+        (Influence(5, hops=1, combine="max", normaliser=normaliser), scores.amax(0)),
+        (Influence(5, hops=1, layers=[1], normaliser=normaliser), scores[1]),
     ):
         best = [positions[i] for i in score.argsort(descending=True)[:5].tolist()]
         assert eraser.choose(engine, seq, [(20, 33)]) == sorted(best)
