@@ -5,12 +5,14 @@
 Questions on unseen worlds, one of each class from a world; every eraser works on a copy of the same cells. An answer
 agrees if greedy decoding gives never-saw's; it is right if it is the world's own for a reader who never saw the span.
 The first `--ablate` probes of a class also try every probe layer, normaliser and second-order variant at k = 32. Time
-is benchmarks/latency.py's matter: workers share one device here. The result is written after each length.
+is benchmarks/latency.py's matter: workers share one device here. The result is written after each length; called again
+with the same seed, lengths that are there are left out. `--minutes` ends a length early, with the probes that it has.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
 from collections import defaultdict
@@ -55,7 +57,6 @@ def main_erasers(ks: Sequence[int]) -> dict[str, Any]:
     found |= {name: ERASERS[name]() for name in ("recompute", "drop", "shift", "repair", "selective")}
     for kind in (Influence, ShiftInfluence):
         found |= {f"{kind.name} {k}": kind(k, layers=[LAYER]) for k in ks}
-    found |= {f"shift+influence {k}, 1 hop": ShiftInfluence(k, hops=1, layers=[LAYER]) for k in ks}
     return found
 
 
@@ -70,11 +71,10 @@ def ablations(depth: int) -> dict[str, Any]:
     combines: tuple[Combine, ...] = ("mean", "max")
     for combine in combines:
         found[f"{combine} of all layers"] = ShiftInfluence(K, combine=combine)
-        found[f"{combine} of layers 2 and 5"] = ShiftInfluence(K, layers=[2, 5], combine=combine)
     normalisers: tuple[Normaliser, ...] = ("sampled", "none")
     for normaliser in normalisers:
         found[f"layer {LAYER}, {normaliser}"] = ShiftInfluence(K, layers=[LAYER], normaliser=normaliser)
-    found["4 hops"] = ShiftInfluence(K, hops=4, layers=[LAYER])
+    found |= {f"hops: {hops}": ShiftInfluence(K, hops=hops, layers=[LAYER]) for hops in (1, 4)}
     found["scored again"] = Rescored(K, layers=[LAYER])
     found["largest change (oracle)"] = ByDeviation(K)
     return found
@@ -105,12 +105,12 @@ def measure(job: tuple[int, int, tuple[str, ...], bool]) -> list[dict[str, Any]]
 
 
 def collect(pool: Any, tokens: int, args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
-    """Rows by class, until each has enough or worlds run out; in the order of their worlds."""
+    """Rows by class, until each has enough, or worlds or time run out; in the order of their worlds."""
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    seeds = count(args.seed)
+    seeds, end = count(args.seed), time.monotonic() + 60 * args.minutes
     for _ in range(-(-WORLDS_A_PROBE * args.probes // args.batch)):
         wanted = tuple(kind for kind in KINDS if len(rows[kind]) < args.probes)
-        if not wanted:
+        if not wanted or time.monotonic() > end:
             break
         ablate = min(len(rows[kind]) for kind in wanted) < args.ablate
         jobs = [(next(seeds), tokens, wanted, ablate) for _ in range(args.batch)]
@@ -155,23 +155,27 @@ def main() -> None:
     parser.add_argument("--ablate", type=int, default=100, help="of them that try the variants too")
     parser.add_argument("--ks", type=int, nargs="+", default=[16, 32, 64, 128], help="tokens to recompute")
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 2048, 4096, 8192])
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="of a length, at most")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=0, help="worlds at a time; default: four a worker")
+    parser.add_argument("--batch", type=int, default=0, help="worlds at a time; default: two a worker")
     parser.add_argument("--seed", type=int, default=1_000_000, help="of the first world")
     parser.add_argument("--model", help="default: the pocket model")
     parser.add_argument("--name", default="influence")
     args = parser.parse_args()
-    args.batch = args.batch or 4 * args.workers
+    args.batch = args.batch or 2 * args.workers
 
-    from benchmarks.record import environment, save
+    from benchmarks.record import RESULTS, environment, save
 
-    result: dict[str, Any] = {**environment(args.seed), "model": args.model or "pocket", "k": K, "layer": LAYER}
-    result["lengths"] = {}
+    settings = {"seed": args.seed, "model": args.model or "pocket", "k": K, "layer": LAYER, "ks": args.ks}
+    path = RESULTS / f"{args.name}.json"
+    result: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    if {key: result.get(key) for key in settings} != settings:
+        result = {**settings, "lengths": {}}
     with get_context("spawn").Pool(args.workers, start, (args.model, args.ks)) as pool:
-        for tokens in args.lengths:
+        for tokens in (length for length in args.lengths if str(length) not in result["lengths"]):
             started = time.time()
             table = summarise(collect(pool, tokens, args))
-            result["lengths"][str(tokens)] = table
+            result["lengths"][str(tokens)] = {"environment": environment(args.seed), **table}
             print(f"{tokens} tokens: {table['all']['probes']} probes in {time.time() - started:.0f} s", flush=True)
             for name, found in table["all"].items():
                 if isinstance(found, dict):

@@ -11,7 +11,8 @@ from kv_memory.chat import Piece
 from kv_memory.engines.base import Cells, Engine, Interval, SequenceId
 from kv_memory.erasers.base import Eraser, Erasure
 from kv_memory.errors import ContextLengthError
-from kv_memory.ledger import Entry, Ledger, Selection, merge
+from kv_memory.intervals import merge
+from kv_memory.ledger import Entry, Ledger, Selection
 from kv_memory.messages import Cuts, Message
 from kv_memory.policy.choice import Choice
 from kv_memory.policy.choose import as_named, choose

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from kv_memory.chat import Piece
 from kv_memory.engines.base import STEERED, Interval
-from kv_memory.erasers.base import moved
+from kv_memory.intervals import merge, moved
 from kv_memory.messages import Cuts, Message
 from kv_memory.spans import Span, SpanKind, SpanStatus
 
@@ -290,17 +290,6 @@ class Ledger:
         entry.runs = kept
         entry.cuts |= Cuts(tuple(merge([*chars, *selection.cuts.chars])), selection.cuts.calls)
         entry.message = _overwritten(entry.message, entry.cuts)
-
-
-def merge(intervals: Iterable[Interval]) -> list[Interval]:
-    """Ascending, disjoint intervals that cover the same numbers."""
-    merged: list[Interval] = []
-    for start, end in sorted(intervals):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
-        elif end > start:
-            merged.append((start, end))
-    return merged
 
 
 def _overlapping(tokens: Sequence[Interval], cuts: Sequence[Interval]) -> list[int]:

@@ -10,7 +10,8 @@ from kv_memory.branch import Branch
 from kv_memory.dependence import Dependence, dependences, log_probabilities, turns_after
 from kv_memory.edits import Edit, selections
 from kv_memory.erasers.base import Eraser
-from kv_memory.ledger import Ledger, Selection, merge
+from kv_memory.intervals import merge
+from kv_memory.ledger import Ledger, Selection
 from kv_memory.policy.choice import Choice
 from kv_memory.policy.reasons import Reason
 from kv_memory.report import RetractionStatus

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from kv_memory.branch import Branch
 from kv_memory.engines.base import STEERED, Cells
 from kv_memory.erasers.base import Eraser
-from kv_memory.ledger import Entry, Selection, merge
+from kv_memory.intervals import merge
+from kv_memory.ledger import Entry, Selection
 from kv_memory.policy.reasons import Reason
 from kv_memory.turns import TurnLock
 

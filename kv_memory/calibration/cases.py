@@ -18,7 +18,8 @@ from transformers import PreTrainedTokenizerBase
 from kv_memory.chat import ChatFormat
 from kv_memory.engines.base import Interval
 from kv_memory.errors import ConversationError
-from kv_memory.ledger import Ledger, merge
+from kv_memory.intervals import merge
+from kv_memory.ledger import Ledger
 from kv_memory.messages import Message, parse_messages
 from kv_memory.pocket.worlds import Probe, World, make_world
 from kv_memory.reply import read_message

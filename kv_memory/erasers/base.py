@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from kv_memory.engines.base import STEERED, Cells, Engine, Interval, SequenceId
 from kv_memory.errors import UnsupportedOperationError
+from kv_memory.intervals import moved
 
 
 @dataclass(frozen=True)
@@ -112,13 +113,3 @@ def drop_all(engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> None
     """Remove the cells of all spans."""
     for start, end in spans:
         engine.drop(seq, start, end)
-
-
-def moved(position: int, moves: Sequence[tuple[int, int]]) -> int:
-    """Where a kept cell that stood at `position` stands after these moves (see Erasure)."""
-    delta = 0
-    for at, by in moves:
-        if at > position:
-            break
-        delta = by
-    return position + delta

@@ -23,7 +23,8 @@ from kv_memory.erasers import ERASERS
 from kv_memory.evaluation.leakage.scenes import TOKENS, Messages
 from kv_memory.evaluation.leakage.treatments import HEALED, NEVER_SAW, NO_ERASE, erased, holding
 from kv_memory.evaluation.leakage.views import answers
-from kv_memory.ledger import Ledger, merge
+from kv_memory.intervals import merge
+from kv_memory.ledger import Ledger
 from kv_memory.memory import Memory
 from kv_memory.messages import parse_messages
 from kv_memory.pocket.worlds import make_world

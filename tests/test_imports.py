@@ -1,0 +1,29 @@
+"""Every module can be the first one that is imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import kv_memory
+
+TRY_EACH = """
+import importlib, os, sys
+import peft, torch, transformers, typer  # what takes long, once
+for name in sys.argv[1:]:
+    child = os.fork()
+    if not child:
+        importlib.import_module(name)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        sys.exit(f"{name} cannot be imported first")
+"""
+
+
+def test_every_module_can_be_imported_first() -> None:
+    package = Path(kv_memory.__file__).parent
+    paths = [path.relative_to(package.parent).with_suffix("") for path in sorted(package.rglob("*.py"))]
+    names = [".".join(path.parts).removesuffix(".__init__") for path in paths]
+    done = subprocess.run([sys.executable, "-c", TRY_EACH, *names], capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
