@@ -41,6 +41,8 @@ BASE: dict[str, Any] = {"warm_up": 50}
 NEAR: dict[str, Any] = {"near_drop_steps": 100}
 WITH_REPAIR: dict[str, Any] = {"repair": 8, "repair_share": 0.5}
 
+LARGE: dict[str, Any] = {"learning_rate": 1e-3, "tokens": 65536, "balance": {"binding": 4.0}}
+
 TRIES: dict[str, Try] = {
     "published": Try("below drop on restore and keep after minutes, above it on binding"),
     "near drop": Try("never below drop from the start; binding as published", NEAR),
@@ -66,6 +68,10 @@ TRIES: dict[str, Try] = {
     "near drop, seeing the suffix, repair": Try(
         "the best of the table", {**NEAR, **WITH_REPAIR, "sees_suffix": True, "balance": {"binding": 4.0}}
     ),
+    "large": Try("binding well above drop, all else as never-saw", LARGE),
+    "large, repair": Try("steer alone as large, steer+influence 8 at least influence 32", {**LARGE, **WITH_REPAIR}),
+    "large, seeing the suffix": Try("binding above large", {**LARGE, "sees_suffix": True}),
+    "large, seeing the suffix, repair": Try("the best of the four", {**LARGE, **WITH_REPAIR, "sees_suffix": True}),
 }
 
 SETTINGS = ("model", "minutes", "tokens", "train_lengths", "lengths", "worlds")
@@ -103,7 +109,7 @@ def train(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any
     started = time.monotonic()
     if not (folder / "eraser.json").exists():
         resume = (folder / RUN / CHECKPOINT).exists()
-        every = max(1, plan.steps // 4)
+        every = max(1, plan.steps // 2)
         run(options.model, str(options.text), folder, plan, resume=resume, workers=options.workers, every=every)
     last = json.loads((folder / RUN / LOG).read_text().splitlines()[-1])
     return {"steps": plan.steps, "seconds": round(time.monotonic() - started), "loss": last["loss"]}

@@ -30,9 +30,11 @@ WORLDS_A_PROBE = 40
 _state: dict[str, Any] = {}
 
 
-def start(model: str | None, ks: Sequence[int]) -> None:
-    """Make this worker's engine, which keeps the queries of all layers, and its erasers."""
+def start(model: str | None, ks: Sequence[int], gpus: Any) -> None:
+    """Make this worker's engine, which keeps the queries of all layers, and its erasers; on the next of the GPUs."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if not gpus.empty():
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()
     import torch
     from transformers import AutoConfig
 
@@ -157,6 +159,7 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 2048, 4096, 8192])
     parser.add_argument("--minutes", type=float, default=float("inf"), help="of a length, at most")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--gpus", type=int, default=0, help="that the workers spread over; default: all share one")
     parser.add_argument("--batch", type=int, default=0, help="worlds at a time; default: two a worker")
     parser.add_argument("--seed", type=int, default=1_000_000, help="of the first world")
     parser.add_argument("--model", help="default: the pocket model")
@@ -171,7 +174,11 @@ def main() -> None:
     result: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     if {key: result.get(key) for key in settings} != settings:
         result = {**settings, "lengths": {}}
-    with get_context("spawn").Pool(args.workers, start, (args.model, args.ks)) as pool:
+    context = get_context("spawn")
+    gpus = context.Queue()
+    for worker in range(args.workers if args.gpus else 0):
+        gpus.put(str(worker % args.gpus))
+    with context.Pool(args.workers, start, (args.model, args.ks, gpus)) as pool:
         for tokens in (length for length in args.lengths if str(length) not in result["lengths"]):
             started = time.time()
             table = summarise(collect(pool, tokens, args))
