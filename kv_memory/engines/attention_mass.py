@@ -28,52 +28,64 @@ def attention_score(
     `asking` and `target` are slots; `layer` is a probe layer and `scaling` that of its scores. Each query sees the
     cells at positions up to its own. What the normalisers mean: `Engine.influence`.
     """
+    found = _logits(store, layer, asking, target, scaling)
     if normaliser == "none":
-        return _logits(store, layer, asking, target, scaling)
+        return found.mean(0)
     if normaliser == "softmax":
-        return _mass(store, layer, asking, target, scaling=scaling, over=slice(0, store.used))
-    sample, weights = _sample(store, target)
-    return _mass(store, layer, asking, target, scaling=scaling, over=sample, weights=weights)
+        whole = _known(store, layer, asking, scaling)
+    else:
+        sample, weights = _sample(store, target)
+        whole = _log_normaliser(store, layer, asking, scaling, over=sample, weights=weights)
+    return (found - whole).exp_().mean(0)
+
+
+def _known(store: CellStore, layer: int, asking: Tensor, scaling: float) -> Tensor:
+    """The softmax's normaliser over all cells. It is kept until the store changes, so that a second question about
+    other target cells needs no pass over all of them."""
+    device = store.keys[layer].device
+    kept = store.log_normalisers.get(layer)
+    if kept is None:
+        kept = torch.full((store.layout.heads, store.used), math.nan, device=device)
+    where = asking.to(device)
+    missing = asking[kept[0, where].isnan().cpu()]
+    if len(missing):
+        kept[:, missing.to(device)] = _log_normaliser(store, layer, missing, scaling, over=slice(0, store.used))
+    store.log_normalisers[layer] = kept
+    return kept[:, where]
 
 
 @torch.inference_mode()
-def _mass(
-    store: CellStore,
-    layer: int,
-    asking: Tensor,
-    target: Tensor,
-    *,
-    scaling: float,
-    over: Slots,
-    weights: Tensor | None = None,
+def _log_normaliser(
+    store: CellStore, layer: int, asking: Tensor, scaling: float, *, over: Slots, weights: Tensor | None = None
 ) -> Tensor:
-    """Attention mass, its softmax over the cells `over` (slots), each of which stands for exp(weight) cells.
+    """Log-sum-exp of the scaled scores of the cells `over` (slots), each of which stands for exp(weight) cells:
+    float32 [heads, asking].
 
-    It is attention over values that are 1 for a target cell and 0 for another, so that the library's fused kernels do
-    it without holding a score; their rounding is that of the cells' dtype.
+    The library's fused attention tells it without holding a score: over values that are 1 for the first cells and 0 for
+    the others it gives the share of the first ones, whose own log-sum-exp is quickly had.
     """
     layout, device = store.layout, store.keys[layer].device
-    groups = layout.heads // layout.kv_heads
+    groups, first = layout.heads // layout.kv_heads, store.order()[1][:FIRST]
     queries = _for_kernels(store.queries[layout.probe_layers.index(layer)])
     keys = _for_kernels(store.keys[layer][:, :, on_device(over, device)]).repeat_interleave(groups, dim=1)
     position, among = store.position.to(device), torch.arange(store.used)[over]
     # As wide as a head, since kernels want values of the keys' shape; only the first column is read.
     values = keys.new_zeros(1, 1, len(among), layout.head_dim)
-    values[0, 0, :, 0] = torch.isin(among, target).to(values)
+    values[0, 0, :, 0] = torch.isin(among, first).to(values)
     values = values.expand(1, layout.heads, len(among), layout.head_dim)
-    masses = [queries.new_zeros(0, dtype=torch.float32)]
+    shares = [queries.new_zeros(layout.heads, 0, dtype=torch.float32)]
     for part in torch.split(asking.to(device), max(1, MASK_AT_ONCE // max(len(among), 1))):
         mask = position[on_device(over, device)][None, :] <= position[part, None]
         if weights is not None:
             mask = torch.where(mask, weights.to(queries), float("-inf"))
-        mass = scaled_dot_product_attention(queries[:, :, part], keys, values, mask[None, None], scale=scaling)
-        masses.append(mass[0, :, :, 0].float().mean(0))
-    return torch.cat(masses)
+        share = scaled_dot_product_attention(queries[:, :, part], keys, values, mask[None, None], scale=scaling)
+        shares.append(share[0, :, :, 0].float())
+    return _logits(store, layer, asking, first, scaling) - torch.cat(shares, 1).log()
 
 
 def _for_kernels(rows: Tensor) -> Tensor:
-    """In a dtype that attention is quick in: on a CPU float32."""
-    return rows.float() if rows.device.type == "cpu" else rows
+    """In a dtype that attention is quick in, on a CPU float32, and whose smallest numbers are small enough."""
+    return rows.float() if rows.device.type == "cpu" or rows.dtype == torch.float16 else rows
 
 
 def _sample(store: CellStore, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,15 +102,15 @@ def _sample(store: CellStore, target: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.inference_mode()
 def _logits(store: CellStore, layer: int, asking: Tensor, target: Tensor, scaling: float) -> Tensor:
-    """Log-sum-exp of the scaled scores of the target cells, the mean over heads; -inf where a cell sees none."""
+    """Log-sum-exp of the scaled scores of the target cells, float32 [heads, asking]; -inf where a cell sees none."""
     layout, keys = store.layout, store.keys[layer]
     groups, position, where = layout.heads // layout.kv_heads, store.position.to(keys.device), target.to(keys.device)
     columns = _for_kernels(keys[0][:, where]).transpose(1, 2)[:, None]  # [kv_heads, 1, head_dim, target]
     queries = _for_kernels(store.queries[layout.probe_layers.index(layer)][0])
     queries = queries.view(layout.kv_heads, groups, *queries.shape[1:])
-    scores = [keys.new_zeros(0, dtype=torch.float32)]
+    scores = [keys.new_zeros(layout.heads, 0, dtype=torch.float32)]
     for part in torch.split(asking.to(keys.device), max(1, LOGITS_AT_ONCE // max(layout.heads * len(where), 1))):
         hidden = position[where][None, :] > position[part, None]
         logits = (queries[:, :, part] @ columns).float().mul_(scaling).masked_fill_(hidden, float("-inf"))
-        scores.append(logits.logsumexp(-1).mean((0, 1)))
-    return torch.cat(scores)
+        scores.append(logits.logsumexp(-1).flatten(0, 1))
+    return torch.cat(scores, 1)

@@ -61,6 +61,9 @@ class CellStore:
         self.token = torch.zeros(0, dtype=torch.int64)
         self.used = 0
         """Slots from here on hold no cell."""
+        self.log_normalisers: dict[int, Tensor] = {}
+        """By probe layer: of each slot's attention over the cells as they are, float32 [heads, slots], NaN where it was
+        not asked for. Every change takes it away (attention_mass.py)."""
         self._order: tuple[Tensor, Tensor] | None = None
 
     def order(self) -> tuple[Tensor, Tensor]:
@@ -117,7 +120,7 @@ class CellStore:
         self.reserve(fresh)
         appended = torch.arange(self.used, self.used + fresh)
         slots = compact(torch.cat([free, appended]) if len(free) else appended)
-        self._order = None
+        self._moved()
         self.position[slots] = positions
         self.token[slots] = tokens
         self.used += fresh
@@ -126,7 +129,7 @@ class CellStore:
     def release(self, slots: Tensor) -> None:
         """Remove these cells and wipe their rows."""
         where = compact(slots)
-        self._order = None
+        self._moved()
         self.position[where] = EMPTY
         self.token[where] = 0
         held = (self.position[: self.used] != EMPTY).nonzero()
@@ -137,16 +140,19 @@ class CellStore:
     def put(self, layer: int, slots: Slots, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write rows [1, kv_heads, cells, head_dim]; returns K and V of all slots in use, as views."""
         where = on_device(slots, keys.device)
+        self.log_normalisers.pop(layer, None)
         self.keys[layer][:, :, where] = keys
         self.values[layer][:, :, where] = values
         return self.keys[layer][:, :, : self.used], self.values[layer][:, :, : self.used]
 
     def put_keys(self, layer: int, slots: Slots, keys: Tensor) -> None:
         """Write the keys [1, kv_heads, cells, head_dim] of a layer alone."""
+        self.log_normalisers.pop(layer, None)
         self.keys[layer][:, :, on_device(slots, keys.device)] = keys
 
     def put_queries(self, layer: int, slots: Slots, queries: Tensor) -> None:
         """Write the queries [1, heads, cells, head_dim] of a probe layer."""
+        self.log_normalisers.pop(layer, None)
         self.queries[self.layout.probe_layers.index(layer)][:, :, on_device(slots, queries.device)] = queries
 
     def read(self, slots: Slots, below: int | None = None) -> Rows:
@@ -167,8 +173,12 @@ class CellStore:
 
     def move(self, slots: Tensor, delta: int) -> None:
         """Give these cells positions `delta` further. Their keys are the caller's matter."""
-        self._order = None
+        self._moved()
         self.position[slots] += delta
+
+    def _moved(self) -> None:
+        self._order = None
+        self.log_normalisers.clear()
 
     def copy(self, end: int) -> CellStore:
         """A store of its own with the cells at positions below `end`, side by side."""
