@@ -85,7 +85,7 @@ class Objective:
     def read(self, batch: Batch) -> Context:
         """Pass 1: the context with its span, as a session has it, and the queries that an engine keeps."""
         segments, watch = (batch.prefix, batch.span, batch.suffix), Watch((self.probe_layer,))
-        return Context(self._run(segments, watch=watch)[1], segments, watch)
+        return Context(self._whole(segments, watch), segments, watch)
 
     def steer(self, batch: Batch, read: Context) -> Context:
         """Pass 2: the slots' rows are steering states, the span's others are gone."""
@@ -131,8 +131,30 @@ class Objective:
     def never_saw(self, batch: Batch) -> Tensor:
         """Pass 4: what the queries give over a context that never had the span, as `ask`."""
         segments = (batch.prefix, batch.suffix.without(batch.gone))
-        rows = self._run(segments)[1]
+        rows = self._whole(segments, Watch(()))
         return self.ask(batch, Context(rows, segments), batch.queries.without(batch.gone))
+
+    def _whole(self, segments: Sequence[Segment], watch: Watch) -> Rows:
+        """Rows of contexts that nothing is before, and their queries.
+
+        The tokens of each run without the padding between them. Attention is then causal, which kernels do without a
+        mask: several times as quick for long contexts. Padding gets rows that no token sees.
+        """
+        given = concatenated(segments)
+        order = (~given.real).to(torch.uint8).argsort(dim=1, stable=True)
+        back, longest = order.argsort(1), int(given.real.sum(1).max())
+        order, back = order[:, :longest], back.clamp(max=longest - 1)[:, None, :, None]
+        cache = RowsCache()
+        with self.adapter(False), recorded(self.config, watch):
+            self.model(
+                input_ids=given.ids.gather(1, order),
+                position_ids=given.positions.gather(1, order),
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        watch.queries = {layer: queries.take_along_dim(back, 2) for layer, queries in watch.queries.items()}
+        return [(keys.take_along_dim(back, 2), values.take_along_dim(back, 2)) for keys, values in cache.new]
 
     def _run(
         self,
