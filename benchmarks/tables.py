@@ -6,6 +6,7 @@ python -m benchmarks.tables
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,6 +15,7 @@ from benchmarks.record import RESULTS
 
 README = Path(__file__).parents[1] / "README.md"
 SHAPES = {"pocket": "the pocket model", "qwen3-8b": "random weights of Qwen3-8B's shape"}
+NO_ERASE, NEVER_SAW, SIMPLE = "no erase", "never-saw", ("drop", "shift", "repair", "selective")
 LLAMA_CPP = ("recompute", "drop", "shift", "repair", "selective", "influence", "steer")
 LLAMA_CPP_MODELS = {"pocket": "pocket, F16", "qwen2-0.5b": "0.5 B shape, Q8_0"}
 START, END = "<!-- figures: benchmarks/tables.py -->\n", "<!-- end of figures -->"
@@ -37,44 +39,55 @@ def _load(name: str) -> dict[str, Any]:
 
 
 def answers(result: dict[str, Any]) -> str:
-    """Exact match by class and eraser, one table a length; agreement and residual influence over all classes."""
+    """Over all classes by eraser and length; and by class at the length that most is known of."""
+    tables = {int(tokens): table for tokens, table in result["lengths"].items()}
+    sources = dict.fromkeys(_source(table["environment"]) for table in tables.values())
     lines = [
-        "**Answers.** Exact match on questions whose right answer is that of a reader who never saw the span; pocket "
-        f"model, unseen conversations ({_source(result)}; `benchmarks/results/influence.json`).",
+        "**Answers.** Questions on unseen conversations, asked of the pocket model after erasing: exact match with "
+        "what is right for a reader who never saw the span, in points below never-saw, and in brackets the influence "
+        f"left ({'; '.join(sources)}; `benchmarks/results/influence.json`).",
         "",
+        "| | " + " | ".join(f"{tokens:,} tokens" for tokens in tables) + " |",
+        "| --- |" + " --- |" * len(tables),
+        "| questions | " + " | ".join(f"{table['all']['probes']}" for table in tables.values()) + " |",
     ]
-    for tokens, table in result["lengths"].items():
-        everything = table["all"]
-        names = [name for name in _shown(result["k"]) if name in everything]
-        kinds = [kind for kind in table if kind != "all"]
-        lines += [
-            f"About {int(tokens):,} tokens, {table[kinds[0]]['probes']} questions a class:",
-            "",
-            "| class | " + " | ".join(names) + " |",
-            "| --- |" + " --- |" * len(names),
-        ]
-        for kind in kinds:
-            lines.append(
-                f"| {kind} | " + " | ".join(f"{_value(table[kind][n], 'exact_match'):.3f}" for n in names) + " |"
-            )
-        for what, key in (("agrees with never-saw", "agreement"), ("influence left", "residual_influence")):
-            shown = (f"{_value(everything[name], key):.3f}" for name in names)
-            lines.append(f"| *{what}* | " + " | ".join(shown) + " |")
-        lines.append("")
-    lines.append(
+    for name in _shown(result["ks"]):
+        cells = (
+            f"{found[name]['points_below_never_saw']:.1f} ({_value(found[name], 'residual_influence'):.3f})"
+            for found in (table["all"] for table in tables.values())
+        )
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    tokens = max(tables, key=lambda length: tables[length]["all"]["probes"])
+    return "\n".join([*lines, "", *_classes(result, tokens, tables[tokens]), ""])
+
+
+def _classes(result: dict[str, Any], tokens: int, table: dict[str, Any]) -> list[str]:
+    """Exact match by class and eraser at one length."""
+    names = [NO_ERASE, *SIMPLE, f"influence {result['k']}", f"shift+influence {result['k']}", NEVER_SAW]
+    rows = [
+        f"| {kind} | {found['probes']} | " + " | ".join(f"{_value(found[n], 'exact_match'):.3f}" for n in names) + " |"
+        for kind, found in table.items()
+        if kind not in ("all", "environment")
+    ]
+    return [
+        f"By class, at {tokens:,} tokens, exact match:",
+        "",
+        "| class | questions | " + " | ".join(names) + " |",
+        "| --- | --- |" + " --- |" * len(names),
+        *rows,
+        "",
         "*restore*: the span superseded an older value. *unknown*: the value stood only in the span. *binding*: later "
         "text refers back to it. *injection*: the span orders one answer to everything. *preference*: it says how to "
         "answer. *two-hop*: it leads from one record to another. *call*: a request for a tool. *keep*: a fact that the "
-        "span does not touch. The number after an eraser is how many tokens it recomputes. The last two rows are over "
-        "all classes.\n"
-    )
-    return "\n".join(lines)
+        "span does not touch. The number after an eraser is how many tokens it recomputes.",
+    ]
 
 
-def _shown(k: int) -> tuple[str, ...]:
-    """The columns: the simple erasers, and those that choose tokens with k of them."""
-    simple = ("no erase", "recompute", "drop", "shift", "repair", "selective")
-    return (*simple, f"influence {k}", f"shift+influence {k}", "never-saw")
+def _shown(ks: Sequence[int]) -> Iterator[str]:
+    """The rows: the simple erasers, and those that choose tokens."""
+    yield from (NO_ERASE, *SIMPLE)
+    for name in ("influence", "shift+influence"):
+        yield from (f"{name} {k}" for k in ks)
 
 
 def _value(found: dict[str, Any], key: str) -> float:
