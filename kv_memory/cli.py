@@ -332,6 +332,7 @@ def eval_leakage(
             help="Folder with the files of InjecAgent and AgentDojo; else left out.",
         ),
     ] = None,
+    workers: Annotated[int, typer.Option(help="Processes that share the cases, each with its own model.", min=1)] = 1,
     out: Annotated[Path | None, typer.Option(help="A JSON file for the result.")] = None,
 ) -> None:
     """What can be learned of erased text: canaries, attacks, membership, echoes, injections, isolation, spoofing."""
@@ -347,7 +348,7 @@ def eval_leakage(
 
         disable_progress_bar()  # there is one already
         plan = Plan(probes=probes, generated=generated, seed=seed, data=data)
-        result = run(model, eraser or (), plan, out=out, progress=progress)
+        result = run(model, eraser or (), plan, workers=workers, out=out, progress=progress)
     show(result, Console())
     if out is not None:
         typer.echo(f"wrote {out}")

@@ -17,6 +17,7 @@ from kv_memory.evaluation.leakage.measure import Measurement
 from kv_memory.evaluation.leakage.plan import Plan
 from kv_memory.evaluation.leakage.record import Result
 from kv_memory.evaluation.leakage.targets import judge
+from kv_memory.evaluation.leakage.work import here
 from kv_memory.memory import Memory
 from tests.tiny import save_tiny, tiny_engine
 
@@ -43,7 +44,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "look_each", lambda *_: seen())
     monkeypatch.setattr(measure.successive, "look_after", lambda *_: {n: seen() for n in measure.successive.COUNTS})
     monkeypatch.setattr(measure.echoes, "look_at_echo", lambda *_: echoed)
-    monkeypatch.setattr(measure.injections, "orders", lambda *_: iter([Obeyed("x", dict.fromkeys(HOWS, "x"))]))
+    monkeypatch.setattr(measure.injections, "order", lambda *_: Obeyed("x", dict.fromkeys(HOWS, "x")))
 
 
 @pytest.mark.usefixtures("quick")
@@ -98,7 +99,9 @@ def test_targets_are_met_or_missed_by_the_figures(quick: None) -> None:
 
     rows = {"recompute": row(-5.001), "healed": row(-5.0, hit=True), "steer": row(-1.0), "never-saw": row(-5.0)}
     few = {how: rows[how] for how in ("recompute", "never-saw")}
-    made = Measurement(Memory(tiny_engine()), ("drop",), Plan(probes=1, generated=6), lambda *_: None).run()
+    memory = Memory(tiny_engine())
+    plan = Plan(probes=1, generated=6)
+    made = Measurement(memory.format, "tiny", here(memory), ("drop",), plan, lambda *_: None).run()
     told = {"canaries": summarise([rows]), "successive": {1: summarise([rows]), 5: summarise([few])}}
     met = {target.name: target.met for target in judge(made.model_copy(update=told))}
     assert met["recompute, one erasure: as never-saw"]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from kv_memory.evaluation.leakage.isolation import check, make_case
+from kv_memory.evaluation.leakage.isolation import look, make_case, summarise
 
 
 def test_sessions_do_not_see_each_other() -> None:
-    found = check(80, seed=0)
+    found = summarise(look(range(80), seed=0))
     assert found.failures == ()
     assert found.noticed >= 0.8 * found.controls  # a session's own text shows: the test can see
 

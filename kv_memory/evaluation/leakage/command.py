@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from kv_memory.calibration.record import replacing
@@ -13,13 +14,22 @@ from kv_memory.evaluation.leakage.measure import Measurement, Progress
 from kv_memory.evaluation.leakage.plan import Plan
 from kv_memory.evaluation.leakage.record import Result
 from kv_memory.evaluation.leakage.treatments import available
-from kv_memory.memory import Memory
+from kv_memory.evaluation.leakage.work import here, open_memory, processes
 
 
-def run(model: str | None, erasers: Sequence[str], plan: Plan, *, out: Path | None, progress: Progress) -> Result:
+def run(
+    model: str | None,
+    erasers: Sequence[str],
+    plan: Plan,
+    *,
+    workers: int = 1,
+    out: Path | None,
+    progress: Progress,
+) -> Result:
     """Measure, and write the file, where one is wanted, once all is measured.
 
     `erasers`: names, and at most one trained eraser's directory or hub id; by default all that the model can run.
+    `workers`: processes that share the cases, each with a model of its own.
     Raises KVMemoryError for what is wrong with any of it, before anything is measured.
     """
     trained = [given for given in erasers if is_files(given)]
@@ -29,12 +39,12 @@ def run(model: str | None, erasers: Sequence[str], plan: Plan, *, out: Path | No
     missing = [name for name in FILES.values() if plan.data is not None and not (plan.data / name).is_file()]
     if missing:
         raise KVMemoryError(f"{plan.data} has no {' and no '.join(missing)}.")
-    memory = Memory(model, eraser=trained[0] if trained else None, heal="never")
-    memory.max_tokens = 16 * memory.engine.capabilities.max_positions  # many copies of one conversation
-    measurement = Measurement(memory, available(memory, names), plan, progress)
-    if out is None:
-        return measurement.run()
-    with replacing(out) as draft:
-        result = measurement.run()
-        draft.write_text(result.model_dump_json(indent=1) + "\n")
+    eraser = trained[0] if trained else None
+    memory = open_memory(model, eraser)
+    hows = available(memory, names)
+    spread = nullcontext(here(memory)) if workers == 1 else processes(workers, model, eraser)
+    with spread as work, replacing(out) if out else nullcontext() as draft:
+        result = Measurement(memory.format, memory.engine.name, work, hows, plan, progress).run()
+        if draft is not None:
+            draft.write_text(result.model_dump_json(indent=1) + "\n")
     return result

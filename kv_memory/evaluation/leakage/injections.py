@@ -12,7 +12,6 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -49,25 +48,20 @@ class Obeyed:
     """By way to erase, with nothing erased, and never-saw's."""
 
 
-def orders(memory: Memory, cases: int, seed: int, erasers: Sequence[str]) -> Iterator[Obeyed]:
-    """Questions in unseen worlds in which a tool result orders one answer to all; a question of each world."""
-    made = 0
-    for number in count(_FIRST + 100_000 * seed):
-        world = make_world(number, TOKENS, "test")
-        probe = next((probe for probe in world.probes if probe.kind == "injection"), None)
-        if probe is None:
-            continue
-        said = {}
-        with holding(memory, world.messages, world.tools) as read:
-            for how in (NO_ERASE, *erasers):
-                with erased(read, [probe.target], how) as session:
-                    said[how] = answers(memory, session, world.messages, [probe.question], world.tools)[0]
-        with holding(memory, world.messages, world.tools, [probe.target]) as never:
-            said[NEVER_SAW] = answers(memory, never, world.messages, [probe.question], world.tools)[0]
-        yield Obeyed(probe.answer, said)
-        made += 1
-        if made == cases:
-            return
+def order(memory: Memory, number: int, erasers: Sequence[str]) -> Obeyed | None:
+    """A question in an unseen world in which a tool result orders one answer to all; None where the world has none."""
+    world = make_world(_FIRST + number, TOKENS, "test")
+    probe = next((probe for probe in world.probes if probe.kind == "injection"), None)
+    if probe is None:
+        return None
+    said = {}
+    with holding(memory, world.messages, world.tools) as read:
+        for how in (NO_ERASE, *erasers):
+            with erased(read, [probe.target], how) as session:
+                said[how] = answers(memory, session, world.messages, [probe.question], world.tools)[0]
+    with holding(memory, world.messages, world.tools, [probe.target]) as never:
+        said[NEVER_SAW] = answers(memory, never, world.messages, [probe.question], world.tools)[0]
+    return Obeyed(probe.answer, said)
 
 
 def residuals(memory: Memory, case: Case, erasers: Sequence[str]) -> dict[str, float]:

@@ -8,7 +8,7 @@ attended to would show.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -25,6 +25,8 @@ from kv_memory.memory import Memory
 SESSIONS = ("a", "b")
 TOLERANCE = 1e-4
 """Difference in log-probability, in nats, from which on something shows."""
+CONTROLS = 20
+"""Cases in which it is tried whether anything can show at all."""
 _ERASERS = ("recompute", "drop", "shift", "repair", "influence")
 _OPERATIONS = ("user", "tool", "chat", "retract", "fork", "score", "without")
 Operation = tuple[str, str, int]
@@ -148,20 +150,42 @@ def difference(a: list[Tensor], b: list[Tensor]) -> float:
     return max(float((x - y).abs().max()) for x, y in zip(a, b, strict=True))
 
 
-def check(cases: int, seed: int, done: Callable[[int], None] = lambda _: None, *, controls: int = 20) -> Isolation:
-    """So many cases; the first `controls` of them also with the watched session's own secrets changed."""
-    small = engine()
-    failures, largest, noticed = [], 0.0, 0
-    for number in range(cases):
+@dataclass(frozen=True)
+class Looked:
+    """What one case came to."""
+
+    number: int
+    moved: float
+    """Difference that the other session's secrets make, in nats."""
+    own: float | None
+    """Difference that the watched session's own make, where they were changed too."""
+
+
+def look(numbers: Iterable[int], seed: int, controls: int = CONTROLS) -> list[Looked]:
+    """The cases of these numbers; those below `controls` also with the watched session's own secrets changed."""
+    small, found = engine(), []
+    for number in numbers:
         case = make_case(seed * 1_000_003 + number)
         other = next(who for who in SESSIONS if who != case.watched)
         first = Play(small, case, {case.watched: 0, other: 1}).run()
         moved = difference(first, Play(small, case, {case.watched: 0, other: 2}).run())
-        largest = max(largest, moved)
-        if moved > TOLERANCE:
-            failures.append(f"case {number}: session {case.watched} changes by {moved:.2e} nats with the other's text")
-        if number < controls:
-            own = difference(first, Play(small, case, {case.watched: 3, other: 1}).run())
-            noticed += own > TOLERANCE
-        done(number + 1)
-    return Isolation(cases, tuple(failures), largest, noticed, min(cases, controls))
+        own = difference(first, Play(small, case, {case.watched: 3, other: 1}).run()) if number < controls else None
+        found.append(Looked(number, moved, own))
+    return found
+
+
+def summarise(found: Iterable[Looked]) -> Isolation:
+    """Over all cases."""
+    cases = list(found)
+    controls = [case.own for case in cases if case.own is not None]
+    return Isolation(
+        cases=len(cases),
+        failures=tuple(
+            f"case {case.number}: the watched session changes by {case.moved:.2e} nats with the other's text"
+            for case in cases
+            if case.moved > TOLERANCE
+        ),
+        largest=max((case.moved for case in cases), default=0.0),
+        noticed=sum(own > TOLERANCE for own in controls),
+        controls=len(controls),
+    )

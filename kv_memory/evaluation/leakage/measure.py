@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
+from itertools import count, islice
 
+from kv_memory.calibration.cases import Case
 from kv_memory.calibration.estimates import ratio, wilson
+from kv_memory.chat import ChatFormat
 from kv_memory.evaluation.leakage import echoes, injections, isolation, spoofing, successive
-from kv_memory.evaluation.leakage.canaries import look_each, summarise
+from kv_memory.evaluation.leakage.canaries import Seen, look_each, summarise
 from kv_memory.evaluation.leakage.echoes import CASCADES, KINDS, Echoed
+from kv_memory.evaluation.leakage.injections import Obeyed
 from kv_memory.evaluation.leakage.plan import Plan
 from kv_memory.evaluation.leakage.record import (
     ByEraser,
@@ -25,17 +29,25 @@ from kv_memory.evaluation.leakage.record import (
 from kv_memory.evaluation.leakage.scenes import make_scene
 from kv_memory.evaluation.leakage.targets import judge
 from kv_memory.evaluation.leakage.treatments import NEVER_SAW, NO_ERASE
+from kv_memory.evaluation.leakage.work import Found, Job, Work
 from kv_memory.memory import Memory
 
 Progress = Callable[[str, int, int], None]
 """Hears what is being done, how many are done, and how many there are."""
 
 
+CHUNK = 100
+"""Cases of isolation that are one job."""
+
+
 @dataclass(frozen=True)
 class Measurement:
     """A model, its erasers and how much to measure."""
 
-    memory: Memory
+    form: ChatFormat
+    name: str
+    """Of the model."""
+    work: Work
     erasers: Sequence[str]
     plan: Plan
     progress: Progress
@@ -46,7 +58,7 @@ class Measurement:
         spoofed = self.spoofing()
         isolated = self.isolation()
         result = Result(
-            model=self.memory.engine.name,
+            model=self.name,
             environment=environment(plan.seed),
             canaries=self.canaries(),
             successive=self.successive(),
@@ -61,44 +73,48 @@ class Measurement:
     def _seed(self, number: int) -> int:
         return 1000 * self.plan.seed + number
 
+    def _rows(self, what: str, do: Callable[[Memory, Job], Found], jobs: Sequence[Job]) -> list[Found]:
+        """What is found for each job."""
+        rows: list[Found] = []
+        self.progress(what, 0, len(jobs))
+        for row in self.work(do, jobs):
+            rows.append(row)
+            self.progress(what, len(rows), len(jobs))
+        return rows
+
     def canaries(self) -> ByEraser:
         """One erasure."""
-        rows = []
-        for number in range(self.plan.probes):
-            self.progress("Canaries", number, self.plan.probes)
-            rows.append(look_each(self.memory, make_scene(self._seed(number)), self.erasers))
-        return summarise(rows)
+        jobs = [self._seed(number) for number in range(self.plan.probes)]
+        return summarise(self._rows("Canaries", partial(_canary, self.erasers), jobs))
 
     def successive(self) -> dict[int, ByEraser]:
         """1, 5 and 20 erasures in one session."""
-        rows = []
-        for number in range(self.plan.sessions):
-            self.progress("Many erasures in one session", number, self.plan.sessions)
-            scene = make_scene(self._seed(number), max(successive.COUNTS))
-            rows.append(successive.look_after(self.memory, scene, self.erasers))
+        jobs = [self._seed(number) for number in range(self.plan.sessions)]
+        rows = self._rows("Many erasures in one session", partial(_successive, self.erasers), jobs)
         return {count: summarise([row[count] for row in rows]) for count in successive.COUNTS}
 
     def echoes(self) -> dict[str, Echoes]:
         """Values that a later turn says again."""
+        jobs = [(kind, self._seed(number)) for kind in KINDS for number in range(self.plan.echoes)]
+        rows = self._rows("Echoes", partial(_echo, self.erasers), jobs)
         found: dict[str, Echoes] = {}
-        for place, kind in enumerate(KINDS):
-            rows = []
-            for number in range(self.plan.echoes):
-                self.progress("Echoes", place * self.plan.echoes + number, len(KINDS) * self.plan.echoes)
-                scene = make_scene(self._seed(number))
-                rows.append(echoes.look_at_echo(self.memory, scene, kind, self.erasers))
+        for kind in KINDS:
+            of_kind = [row for row, job in zip(rows, jobs, strict=True) if job[0] == kind]
             found[kind] = Echoes(
-                leakage={cascade: summarise([row.seen[cascade] for row in rows]) for cascade in CASCADES},
-                cascade={how: _cascaded(rows, how) for how in self.erasers},
+                leakage={cascade: summarise([row.seen[cascade] for row in of_kind]) for cascade in CASCADES},
+                cascade={how: _cascaded(of_kind, how) for how in self.erasers},
             )
         return found
 
     def orders(self) -> dict[str, Orders]:
         """Orders that the model obeys."""
-        rows = []
-        for row in injections.orders(self.memory, self.plan.probes, self.plan.seed, self.erasers):
-            rows.append(row)
-            self.progress("Orders in tool results", len(rows), self.plan.probes)
+        rows: list[Obeyed] = []
+        numbers = count(100_000 * self.plan.seed)
+        while len(rows) < self.plan.probes:  # about every sixth world has one
+            jobs = [next(numbers) for _ in range(6 * (self.plan.probes - len(rows)))]
+            rows += [row for row in self.work(partial(_order, self.erasers), jobs) if row is not None]
+            self.progress("Orders in tool results", min(len(rows), self.plan.probes), self.plan.probes)
+        rows = rows[: self.plan.probes]
         return {
             how: Orders(
                 obeyed=wilson(sum(row.said[how] == row.ordered for row in rows), len(rows)),
@@ -112,11 +128,8 @@ class Measurement:
         found: dict[str, Injections] = {}
         for source in injections.FILES if self.plan.data else ():
             assert self.plan.data is not None
-            rows = []
-            cases = injections.injected(self.memory.format, self.plan.data, source)
-            for number, case in enumerate(islice(cases, self.plan.probes)):
-                self.progress(f"Injections of {source}", number, self.plan.probes)
-                rows.append(injections.residuals(self.memory, case, self.erasers))
+            cases = list(islice(injections.injected(self.form, self.plan.data, source), self.plan.probes))
+            rows = self._rows(f"Injections of {source}", partial(_residuals, self.erasers), cases)
             left = {how: [row[how] for row in rows] for how in (rows[0] if rows else ())}
             base = left.pop(NO_ERASE, [])
             found[source] = Injections(
@@ -128,7 +141,9 @@ class Measurement:
     def isolation(self) -> IsolationFigures:
         """Interleaved sessions of a small random model."""
         total = self.plan.generated
-        found = isolation.check(total, self.plan.seed, lambda done: self.progress("Isolation", done, total))
+        jobs = [range(first, min(first + CHUNK, total)) for first in range(0, total, CHUNK)]
+        parts = self._rows("Isolation", partial(_isolation, self.plan.seed), jobs)
+        found = isolation.summarise(case for part in parts for case in part)
         return IsolationFigures(
             cases=found.cases,
             failures=found.failures,
@@ -143,6 +158,31 @@ class Measurement:
         found = spoofing.check(total, self.plan.seed, lambda done: self.progress("Spoofing", done, total))
         share = {name: len(range(place, total, len(found))) for place, name in enumerate(found)}
         return {name: Generated(cases=share[name], failures=tuple(failures)) for name, failures in found.items()}
+
+
+def _canary(erasers: Sequence[str], memory: Memory, number: int) -> dict[str, Seen]:
+    return look_each(memory, make_scene(number), erasers)
+
+
+def _successive(erasers: Sequence[str], memory: Memory, number: int) -> dict[int, dict[str, Seen]]:
+    return successive.look_after(memory, make_scene(number, max(successive.COUNTS)), erasers)
+
+
+def _echo(erasers: Sequence[str], memory: Memory, job: tuple[str, int]) -> Echoed:
+    kind, number = job
+    return echoes.look_at_echo(memory, make_scene(number), kind, erasers)
+
+
+def _order(erasers: Sequence[str], memory: Memory, number: int) -> Obeyed | None:
+    return injections.order(memory, number, erasers)
+
+
+def _residuals(erasers: Sequence[str], memory: Memory, case: Case) -> dict[str, float]:
+    return injections.residuals(memory, case, erasers)
+
+
+def _isolation(seed: int, memory: Memory, numbers: range) -> list[isolation.Looked]:
+    return isolation.look(numbers, seed)
 
 
 def _cascaded(rows: Sequence[Echoed], how: str) -> Cascaded:

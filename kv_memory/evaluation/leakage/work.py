@@ -1,0 +1,61 @@
+"""Does the parts of a measurement one after the other here, or in processes of their own, each with its own memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import get_context
+from typing import Any, Protocol, TypeVar
+
+from kv_memory.memory import Memory
+
+Job = TypeVar("Job")
+Found = TypeVar("Found")
+_memory: list[Memory] = []
+
+
+class Work(Protocol):
+    """Does a part for each job; what is found comes in the order of the jobs."""
+
+    def __call__(self, do: Callable[[Memory, Job], Found], jobs: Iterable[Job], /) -> Iterator[Found]:
+        """`do` is a function of a module, or a partial of one, since it may go to another process."""
+        ...
+
+
+def open_memory(model: str | None, eraser: str | None) -> Memory:
+    """A memory for many copies of one conversation."""
+    memory = Memory(model, eraser=eraser, heal="never")
+    memory.max_tokens = 16 * memory.engine.capabilities.max_positions
+    return memory
+
+
+def here(memory: Memory) -> Work:
+    """In this process."""
+    return lambda do, jobs: (do(memory, job) for job in jobs)
+
+
+@contextmanager
+def processes(count: int, model: str | None, eraser: str | None) -> Iterator[Work]:
+    """In so many processes, which end with the block."""
+    with get_context("spawn").Pool(count, _start, (model, eraser)) as pool:
+
+        def work(do: Callable[[Memory, Job], Found], jobs: Iterable[Job]) -> Iterator[Found]:
+            return pool.imap(partial(_do, do), jobs)
+
+        yield work
+
+
+def _start(model: str | None, eraser: str | None) -> None:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import torch
+    from transformers.utils.logging import disable_progress_bar
+
+    torch.set_num_threads(1)
+    disable_progress_bar()
+    _memory.append(open_memory(model, eraser))
+
+
+def _do(do: Callable[[Memory, Any], Found], job: Any) -> Found:
+    return do(_memory[0], job)
