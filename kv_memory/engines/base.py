@@ -35,9 +35,10 @@ spans; `none` is the logarithm of what the softmax would divide."""
 def default_probe_layer(depth: int) -> int:
     """The layer whose queries an engine of so many layers keeps for `influence`, unless told otherwise.
 
-    Just below the middle: layer 3 of 8 was the best in our feasibility study, 4 to 6 of 10 are in the pocket model.
+    Just above the middle: 5 of 10 is the best in the pocket model, by far (benchmarks/ablations.md); 3 of 8 was in our
+    feasibility study.
     """
-    return (depth - 1) // 2
+    return depth // 2
 
 
 @dataclass(frozen=True)

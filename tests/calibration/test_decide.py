@@ -88,7 +88,7 @@ def test_candidates_carry_the_calibrated_settings() -> None:
     found = candidates(settings)
     assert {eraser.name for eraser in found.values()} == set(ERASERS)
     chosen = found["shift+influence 64"]
-    assert vars(chosen) == {"k": 64, "layers": None, "combine": "max", "normaliser": "none"}
+    assert vars(chosen) == {"k": 64, "hops": 2, "layers": None, "combine": "max", "normaliser": "none"}
 
 
 def table(**worth: float) -> dict[Setting, float]:
