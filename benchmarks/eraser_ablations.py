@@ -70,6 +70,13 @@ TRIES: dict[str, Try] = {
     ),
     "large": Try("binding well above drop, all else as never-saw", LARGE),
     "large, repair": Try("steer alone as large, steer+influence 8 at least influence 32", {**LARGE, **WITH_REPAIR}),
+    "large, 16 slots, gap closed, repair": Try(
+        "above all with a gap once tokens are run again: what is read again stands where it would have stood",
+        {**LARGE, **WITH_REPAIR, "slots": 16, "closes": True},
+    ),
+    "large, 4 slots, gap closed, repair": Try(
+        "a little below 16", {**LARGE, **WITH_REPAIR, "slots": 4, "closes": True}
+    ),
     "large, seeing the suffix": Try("binding above large", {**LARGE, "sees_suffix": True}),
     "large, seeing the suffix, repair": Try("the best of the four", {**LARGE, **WITH_REPAIR, "sees_suffix": True}),
 }

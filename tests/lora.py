@@ -42,9 +42,9 @@ def save_eraser(engine: Engine, model: Any, folder: Path, **record: Any) -> Path
     return folder
 
 
-def steering_engine(slots: int | None = None, max_positions: int = 2048) -> Engine:
+def steering_engine(slots: int | None = None, max_positions: int = 2048, *, closes: bool = False) -> Engine:
     """The tiny engine with a random eraser loaded."""
     engine = tiny_engine(max_positions=max_positions)
     with TemporaryDirectory() as folder:
-        open_eraser(save_eraser(engine, tiny_model(), Path(folder), slots=slots)).load(engine)
+        open_eraser(save_eraser(engine, tiny_model(), Path(folder), slots=slots, closes=closes)).load(engine)
     return engine

@@ -55,6 +55,8 @@ class Steering:
     """The slots attend to what is kept after the spans too, not only to what is before them."""
     token: int | None = None
     """Id of the token that every slot reads in place of its own, so that it cannot pass on what stood there."""
+    closes: bool = False
+    """The cells that are removed leave no gap: what follows a span moves up to its slots, which are its first cells."""
 
     def cells(self, start: int, end: int) -> list[Interval]:
         """Those of a span's cells that are steered, ascending and disjoint."""

@@ -26,14 +26,20 @@ class Rotation:
         self._apply = apply
         self._rotary = rotary
 
-    def turn(self, rows: Tensor, delta: int) -> Tensor:
-        """Rows [1, heads, cells, head_dim] as if they stood `delta` positions further; computed in float32."""
-        cos, sin = self._embedding(rows.new_zeros(1, dtype=torch.float32), torch.tensor([[delta]], device=rows.device))
+    def turn(self, rows: Tensor, delta: int | Tensor) -> Tensor:
+        """Rows [batch, heads, cells, head_dim] as if they stood `delta` positions further, or `delta` [batch] each;
+        computed in float32."""
+        by = torch.as_tensor(delta, device=rows.device).reshape(-1, 1)
+        cos, sin = self._embedding(rows.new_zeros(1, dtype=torch.float32), by)
         # YaRN and LongRoPE fold a factor on the attention scores into cos and sin; the row has it already.
         factor = getattr(self._embedding, "attention_scaling", 1.0)
         width = cos.shape[-1]
         turned, _ = self._apply(rows[..., :width].float(), rows[..., :width].float(), cos / factor, sin / factor)
         return torch.cat([turned.to(rows.dtype), rows[..., width:]], dim=-1)
+
+    def turn_keys(self, layer: int, keys: Tensor, delta: int | Tensor) -> Tensor:
+        """As `turn`, the keys of this layer."""
+        return self.turn(keys, delta) if self._rotary[layer] else keys
 
     @torch.inference_mode()
     def move(self, store: CellStore, slots: Tensor, delta: int) -> None:

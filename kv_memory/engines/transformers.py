@@ -80,7 +80,7 @@ class TransformersEngine(Engine):
         default = (default_probe_layer(depth),)
         self._layout = layout_of(near, default if probe_layers is None else tuple(sorted(set(probe_layers))))
         self._scaling = near.scaling
-        self._rotation = rotation_of(base, near, far, _PROBE_POSITIONS[1] - _PROBE_POSITIONS[0])
+        self.rotation = rotation_of(base, near, far, _PROBE_POSITIONS[1] - _PROBE_POSITIONS[0])
         self._sequences: dict[SequenceId, _Sequence] = {}
         self._created = 0
 
@@ -91,7 +91,7 @@ class TransformersEngine(Engine):
         self.capabilities = Capabilities(
             max_positions=context_limit(base.config),
             kv_dtype=str(self._layout.dtype).removeprefix("torch."),
-            shift=self._rotation is not None,
+            shift=self.rotation is not None,
             influence=bool(self._layout.probe_layers),
         )
 
@@ -208,7 +208,7 @@ class TransformersEngine(Engine):
 
         Raises ValueError where they would run into the cells before `start`, ContextLengthError beyond the context.
         """
-        if self._rotation is None:
+        if self.rotation is None:
             raise UnsupportedOperationError(f"The keys of {self.name} cannot be moved: it has no rotary embedding.")
         state = self._get(seq)
         store, slots = state.store, state.store.between(start)
@@ -217,7 +217,7 @@ class TransformersEngine(Engine):
         check_move(store, start, delta)
         self._check_fits(store.next_position + delta)
         with restored_on_error(store, slots):
-            self._rotation.move(store, slots, delta)
+            self.rotation.move(store, slots, delta)
         store.move(slots, delta)
         state.logits = None
 

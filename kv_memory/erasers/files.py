@@ -43,10 +43,11 @@ class EraserRecord(BaseModel):
     shape: dict[str, int | str]
     """As calibration.record.shape_of."""
     slots: int | None = Field(default=None, ge=1)
-    """This and the next three: as Steering's."""
+    """This and the next four: as Steering's."""
     spread: bool = False
     sees_suffix: bool = False
     token: int | None = Field(default=None, ge=0)
+    closes: bool = False
     recipe: dict[str, Any] = {}
     """How it was trained."""
     seed: int | None = None
@@ -56,9 +57,11 @@ class EraserRecord(BaseModel):
     """What it and the other erasers leave behind and cost on this model."""
 
     @model_validator(mode="after")
-    def _token_is_known(self) -> EraserRecord:
+    def _steering_is_possible(self) -> EraserRecord:
         if self.token is not None and self.token >= int(self.shape.get("vocab_size", self.token + 1)):
             raise ValueError(f"the slots' token {self.token} is not in the model's vocabulary")
+        if self.closes and (self.spread or self.slots is None):
+            raise ValueError("a gap is closed behind slots that are a span's first cells")
         return self
 
     @classmethod
@@ -72,7 +75,7 @@ class EraserRecord(BaseModel):
 
     def steering(self, adapter: str) -> Steering:
         """How its adapter, loaded under this name, is to be used."""
-        return Steering(adapter, self.slots, self.spread, self.sees_suffix, self.token)
+        return Steering(adapter, self.slots, self.spread, self.sees_suffix, self.token, self.closes)
 
     def save(self, folder: Path) -> None:
         """Write eraser.json beside the adapter. Raises KVMemoryError where it cannot be written."""
@@ -120,6 +123,11 @@ class TrainedEraser:
             raise ModelError(
                 f"The slots of the eraser {self.folder} see what follows the span, which the engine of {engine.name} "
                 "cannot show them; load the model with transformers, or use another eraser."
+            )
+        if steering.closes and not engine.capabilities.shift:
+            raise ModelError(
+                f"The eraser {self.folder} closes the gap behind its slots, and the keys of {engine.name} cannot be "
+                "moved; use another eraser."
             )
         engine.load_adapter(str(self.folder), name)
         engine.steer_with(steering)

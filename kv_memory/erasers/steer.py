@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import ClassVar
 
 from kv_memory.engines.base import Engine, Interval, SequenceId
 from kv_memory.erasers.base import Eraser, Erasure, kept_after
+from kv_memory.intervals import moved
 
 
 class Steer(Eraser):
@@ -18,8 +20,9 @@ class Steer(Eraser):
     there. Later spans see the steering states of earlier ones. A span that no kept token follows is removed. Cost: a
     forward pass of the spans' tokens. Undone exactly by writing the cells back.
 
-    Ours: an eraser may be trained for n slots, which keeps n cells of a span and removes the others; for slots that see
-    what follows too; or for slots that read one token in place of the span's (engines.base.Steering).
+    Ours: an eraser may be trained for n slots, which keeps n cells of a span and removes the others, with or without
+    closing the gap (where that is closed, later cells move, and there is no exact undoing); for slots that see what
+    follows too; or for slots that read one token in place of the span's (engines.base.Steering).
 
     The token ids of the cells become STEERED, but the first layer's rows still depend on the tokens, unless the slots
     read another: where the text itself must leave the memory, use `drop` or `recompute`.
@@ -36,6 +39,13 @@ class Steer(Eraser):
         self.check(engine)
         return steer_all(engine, seq, spans)
 
+    def erase_undoably(
+        self, engine: Engine, seq: SequenceId, spans: Sequence[Interval], approximate_from: int | None = None
+    ) -> Erasure:
+        """See Eraser.erase_undoably."""
+        done = super().erase_undoably(engine, seq, spans, approximate_from)
+        return replace(done, undo=None) if done.moves else done
+
 
 def steer_all(engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> Erasure:
     """Steer the spans with the eraser that is loaded; `recomputed` counts the steering states."""
@@ -43,14 +53,21 @@ def steer_all(engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> Era
     assert steering is not None, "an eraser checks what the engine lacks first"
     last = max(kept_after(engine, seq, spans), default=-1) if spans else -1
     steered: list[Interval] = []
+    gaps: list[tuple[int, int]] = []
     for start, end in spans:
         cells = steering.cells(start, end) if start < last else []
-        for gap in zip([start, *(cell[1] for cell in cells)], [*(cell[0] for cell in cells), end], strict=True):
-            engine.drop(seq, *gap)
+        for removed in zip([start, *(cell[1] for cell in cells)], [*(cell[0] for cell in cells), end], strict=True):
+            engine.drop(seq, *removed)
         steered += cells
+        gaps.append((end, end - (cells[-1][1] if cells else start) if steering.closes else 0))
+    # From the last span on, so that the positions of the spans to come are still theirs.
+    for end, gap in reversed(gaps if steering.closes else []):
+        engine.shift(seq, end, -gap)
+    moves = [(end, -total) for (end, _), total in zip(gaps, accumulate(gap for _, gap in gaps), strict=True) if total]
+    steered = [(moved(start, moves), moved(start, moves) + end - start) for start, end in steered]
     positions = [position for start, end in steered for position in range(start, end)]
     if steering.token is not None and positions:
         slots = engine.read_cells(seq, positions)
         engine.write_cells(seq, replace(slots, token_ids=(steering.token,) * len(positions)))
     engine.reencode(seq, positions, steering.adapter, ahead=steering.sees_suffix)
-    return Erasure(recomputed=len(positions), steered=tuple(steered))
+    return Erasure(recomputed=len(positions), steered=tuple(steered), moves=tuple(moves))

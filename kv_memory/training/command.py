@@ -63,7 +63,7 @@ def run(
         engine, steering=batches.steering, recipe=plan.model_dump(), seed=plan.seed, lengths=plan.lengths
     )
     say("Preparing validation")
-    trainer = Trainer(loaded, batches, out / RUN, resume=resume)
+    trainer = Trainer(loaded, batches, out / RUN, rotation=engine.rotation, resume=resume)
     try:
         trainer.run(report, workers=workers, every=every)
     except KeyboardInterrupt:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from kv_memory.engines.attention import recorded
 from kv_memory.engines.base import default_probe_layer
+from kv_memory.engines.rotary import Rotation
 from kv_memory.erasers.influence import HOPS, shares
 from kv_memory.training.batch import Batch, Segment
 from kv_memory.training.checkpointing import checkpointed
@@ -38,12 +40,21 @@ Switch = Callable[[bool], AbstractContextManager[None]]
 class Objective:
     """The four passes of one model. `adapter(on)` is a context manager that turns the adapter on or off."""
 
-    def __init__(self, model: Any, adapter: Switch, *, sees_suffix: bool = False, checkpoint: bool = False) -> None:
-        """`sees_suffix`: as Steering's. `checkpoint`: passes with a gradient keep the input of each layer alone and run
-        each layer once more."""
+    def __init__(
+        self,
+        model: Any,
+        adapter: Switch,
+        *,
+        sees_suffix: bool = False,
+        closing: Rotation | None = None,
+        checkpoint: bool = False,
+    ) -> None:
+        """`sees_suffix`: as Steering's. `closing`: how the model's keys move, if the gap is to be closed. `checkpoint`:
+        passes with a gradient keep the input of each layer alone and run each layer once more."""
         self.model = model
         self.adapter = adapter
         self.sees_suffix = sees_suffix
+        self.closing = closing
         self.checkpoint = checkpoint
         self.config = model.config.get_text_config(decoder=True)
         self.probe_layer = default_probe_layer(self.config.num_hidden_layers)
@@ -67,12 +78,12 @@ class Objective:
         `drop`. Where it is 0 everywhere, steering is the same as dropping.
         """
         read = self.read(batch)
-        states, dropped = part(self.steer(batch, read), 1), self.drop(batch, read)
-        asked = Watch()
+        states, dropped = part(self.steer(batch, read), 1), self._without_states(batch, read)
+        queries, asked = _asked(batch, dropped), Watch()
         with torch.no_grad():
-            rows = self._run((batch.queries,), dropped, watch=asked)[1]
-        held = concatenated((*dropped.segments, batch.queries, batch.slots))
-        mask = visible(batch.queries, held, torch.float32)
+            rows = self._run((queries,), dropped, watch=asked)[1]
+        held = concatenated((*dropped.segments, queries, batch.slots))
+        mask = visible(queries, held, torch.float32)
         target = torch.zeros_like(held.real)
         target[:, -batch.slots.ids.shape[1] :] = True
         found = []
@@ -89,12 +100,24 @@ class Objective:
 
     def steer(self, batch: Batch, read: Context) -> Context:
         """Pass 2: the slots' rows are steering states, the span's others are gone."""
-        before, after = part(read, 0), part(read, 2)
+        kept = self._without_states(batch, read)
+        before, after, suffix = part(kept, 0), part(kept, 1), kept.segments[1]
         over = Context(before, (batch.prefix,))
         if self.sees_suffix:
-            over = Context(joined(before, after), (batch.prefix, batch.suffix.ahead()))
+            over = Context(kept.rows, (batch.prefix, suffix.ahead()))
         states = self._run((batch.slots,), over, adapter=True)[1]
-        return Context(joined(before, states, after), (batch.prefix, batch.slots, batch.suffix))
+        return Context(joined(before, states, after), (batch.prefix, batch.slots, suffix), closed=kept.closed)
+
+    @torch.no_grad()
+    def _without_states(self, batch: Batch, read: Context) -> Context:
+        """Prefix and suffix, where they are to stand beside the steering states."""
+        after, suffix, gap = part(read, 2), batch.suffix, None
+        if self.closing is not None:
+            gap = batch.gone - batch.slots.real.sum(1)
+            turned = [self.closing.turn_keys(layer, keys, -gap) for layer, (keys, _) in enumerate(after)]
+            after = [(keys, values) for keys, (_, values) in zip(turned, after, strict=True)]
+            suffix = suffix.without(gap)
+        return Context(joined(part(read, 0), after), (batch.prefix, suffix), closed=gap)
 
     @torch.no_grad()
     def choose(self, batch: Batch, read: Context, count: int) -> Tensor:
@@ -116,7 +139,8 @@ class Objective:
         prefix, slots, suffix = steered.segments
         over = Context(steered.rows, (prefix, slots, suffix.hiding(places)))
         again = suffix.at(places)
-        return Context(joined(over.rows, self._run((again,), over)[1]), (*over.segments, again))
+        rows = joined(over.rows, self._run((again,), over)[1])
+        return replace(steered, rows=rows, segments=(*over.segments, again))
 
     def drop(self, batch: Batch, read: Context) -> Context:
         """The bar to beat: the span's rows gone, all else as it was."""
@@ -124,7 +148,7 @@ class Objective:
 
     def ask(self, batch: Batch, context: Context, queries: Segment | None = None) -> Tensor:
         """Pass 3: log-probabilities after each token of the queries, float32 [rows, query tokens, vocabulary]."""
-        logits = self._run((queries or batch.queries,), context, keep=0)[0]
+        logits = self._run((queries or _asked(batch, context),), context, keep=0)[0]
         return logits.float().log_softmax(-1)
 
     @torch.no_grad()
@@ -183,6 +207,11 @@ class Objective:
                 logits_to_keep=keep,
             )
         return output.logits, cache.new
+
+
+def _asked(batch: Batch, context: Context) -> Segment:
+    """The queries, after this context."""
+    return batch.queries if context.closed is None else batch.queries.without(context.closed)
 
 
 def divergence(reference: Tensor, given: Tensor) -> Tensor:

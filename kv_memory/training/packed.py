@@ -21,7 +21,9 @@ SEES = ((0,), (0, 1), (0, 1, 2), (0, 3), (0, 2, 3, 4), (0, 2, 3, 4, 5))
 
 
 def packed_loss(objective: Objective, adapter: Adapter, batch: Batch, repair: int = 0) -> Tensor:
-    """As Objective.loss."""
+    """As Objective.loss. Raises ValueError for an eraser that closes the gap: within one sequence keys do not move."""
+    if objective.closing is not None:
+        raise ValueError("a gap cannot be closed within one pass")
     if repair:
         places = objective.choose(batch, objective.read(batch), repair)
     else:

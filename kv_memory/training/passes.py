@@ -51,6 +51,8 @@ class Context:
     """Whose rows they are, in order."""
     watch: Watch | None = None
     """Queries of its tokens, where they were kept."""
+    closed: Tensor | None = None
+    """[rows]: by how many positions what follows the span has moved up, where the gap is closed."""
 
 
 def visible(asking: Segment, held: Segment, dtype: torch.dtype) -> Tensor:

@@ -42,9 +42,10 @@ class Plan(BaseModel):
     balance: dict[Kind, Annotated[float, Field(gt=0)]] = {}
     """How often a class of questions is drawn where a conversation has it; 1 where it is not said."""
     slots: Annotated[int | None, Field(ge=1)] = None
-    """This and the next two: as Steering's."""
+    """This and the next three: as Steering's."""
     spread: bool = False
     sees_suffix: bool = False
+    closes: bool = False
     content_free: bool = False
     """The slots read one token that ends a turn, in place of the span's."""
     repair: Annotated[int, Field(ge=0)] = 0
@@ -61,9 +62,11 @@ class Plan(BaseModel):
     """Less memory for a third more time: for models whose activations do not fit."""
 
     @model_validator(mode="after")
-    def _spread_needs_slots(self) -> Plan:
+    def _slots_are_said(self) -> Plan:
         if self.spread and self.slots is None:
             raise ValueError("spread says where slots are: say how many slots")
+        if self.closes and (self.slots is None or self.spread):
+            raise ValueError("a gap is closed behind slots that are a span's first cells: say how many, not spread")
         return self
 
     @classmethod
@@ -119,7 +122,7 @@ class Batches(Dataset[Batch]):
         are free of content."""
         self.plan = plan
         self.steering = Steering(
-            "default", plan.slots, plan.spread, plan.sees_suffix, token if plan.content_free else None
+            "default", plan.slots, plan.spread, plan.sees_suffix, token if plan.content_free else None, plan.closes
         )
         self.text = text
         self.tasks = tasks

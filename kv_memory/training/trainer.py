@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from kv_memory.engines.rotary import Rotation
 from kv_memory.errors import KVMemoryError
 from kv_memory.training.adapter import Adapter
 from kv_memory.training.batch import Batch
@@ -33,8 +34,13 @@ Report = Callable[[int, float, dict[str, dict[str, float]] | None], None]
 class Trainer:
     """One run in its folder."""
 
-    def __init__(self, model: Any, batches: Batches, out: Path, *, resume: bool = False) -> None:
-        """`model` is frozen and gets the adapter. Raises KVMemoryError where there is nothing to resume."""
+    def __init__(
+        self, model: Any, batches: Batches, out: Path, *, rotation: Rotation | None = None, resume: bool = False
+    ) -> None:
+        """`model` is frozen and gets the adapter; `rotation` is how its keys move. Raises KVMemoryError where there is
+        nothing to resume, and for a plan that closes gaps with a model whose keys cannot be moved."""
+        if batches.plan.closes and rotation is None:
+            raise KVMemoryError("The keys of this model cannot be moved: train an eraser that does not close the gap.")
         self.batches, self.plan, self.out = batches, batches.plan, out
         out.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(self.plan.seed)
@@ -46,6 +52,7 @@ class Trainer:
             self.adapter.model,
             self.adapter.switched,
             sees_suffix=self.plan.sees_suffix,
+            closing=rotation if self.plan.closes else None,
             checkpoint=self.plan.gradient_checkpointing,
         )
         self.optimizer = torch.optim.AdamW(self.adapter.parameters(), lr=0.0, weight_decay=self.plan.weight_decay)

@@ -22,6 +22,7 @@ from kv_memory.erasers.shift import Shift
 from kv_memory.erasers.steer import Steer
 from kv_memory.erasers.steer_influence import SteerInfluence
 from kv_memory.erasers.steer_repair import SteerRepair
+from kv_memory.intervals import moved
 from tests.conformance.conftest import Case
 from tests.conformance.reference import (
     all_cells,
@@ -46,6 +47,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "3 spread content-free slots": {"slots": 3, "spread": True, "token": 7},
     "all slots see the suffix": {"sees_suffix": True},
 }
+CLOSED: dict[str, Any] = {"slots": 3, "closes": True}
 """How an eraser may use its adapter, as Steering has it."""
 every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 
@@ -107,6 +109,25 @@ def test_all_other_cells_stay_bit_identical(
     assert list(done.steered) == expected
     states = [position for start, end in expected for position in range(start, end)]
     assert engine.positions(seq) == sorted([*kept, *states])
+
+
+@every_span
+def test_a_gap_is_closed_behind_the_slots(case: Case, ids: list[int], spans: list[Interval]) -> None:
+    engine, seq = case.engine, case.sequence(ids)
+    other, kept = engine.fork(seq), without(range(60), *spans)
+    with used(engine, CLOSED):
+        done = Steer().erase_undoably(engine, seq, spans)
+    assert done.undo is None
+    # The same by hand: the removed cells go, and what follows is moved.
+    gaps = [(start + 3 if end < 60 else start, end) for start, end in spans if end - start > 3 or end == 60]
+    for start, end in reversed(gaps):
+        engine.drop(other, start, end)
+        engine.shift(other, end, start - end)
+    held = engine.positions(seq)
+    assert held == list(range(60 - sum(end - start for start, end in gaps))) == engine.positions(other)
+    where = [moved(position, done.moves) for position in kept]
+    assert_same_cells(engine.read_cells(seq, where), engine.read_cells(other, where))
+    assert sorted({*where, *(p for cell in done.steered for p in range(*cell))}) == held
 
 
 @every_way

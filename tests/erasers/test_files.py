@@ -117,7 +117,7 @@ def test_several_can_be_loaded_and_the_last_one_steers(eraser: Path, tmp_path: P
 
 
 def test_how_its_slots_are_used_is_read_and_kept(tmp_path: Path) -> None:
-    way: dict[str, Any] = {"slots": 4, "spread": True, "sees_suffix": True, "token": 9}
+    way: dict[str, Any] = {"slots": 4, "sees_suffix": True, "token": 9, "closes": True}
     engine = tiny_engine()
     found = open_eraser(save_eraser(engine, tiny_model(), tmp_path / "eraser", **way))
     steering = found.load(engine)

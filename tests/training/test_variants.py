@@ -31,6 +31,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "1 slot": {"slots": 1},
     "seeing the suffix": {"sees_suffix": True},
     "content-free": {"token": 7},
+    "2 slots, gap closed": {"slots": 2, "closes": True},
+    "2 slots that see the suffix, gap closed": {"slots": 2, "closes": True, "sees_suffix": True},
     "all of it": {"slots": 2, "spread": True, "sees_suffix": True, "token": 7},
 }
 every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
@@ -48,13 +50,23 @@ def adapter() -> Adapter:
 
 
 def objective(adapter: Adapter, way: dict[str, Any]) -> Objective:
-    return Objective(adapter.model, adapter.switched, sees_suffix=way.get("sees_suffix", False))
+    engine = TransformersEngine(tiny_model(), tiny_tokenizer())
+    return Objective(
+        adapter.model,
+        adapter.switched,
+        sees_suffix=way.get("sees_suffix", False),
+        closing=engine.rotation if way.get("closes") else None,
+    )
 
 
 @every_way
 @repaired
 def test_one_packed_pass_is_the_four(adapter: Adapter, way: dict[str, Any], repair: int) -> None:
     batch, trained = collate(examples(), Steering("", **way)), objective(adapter, way)
+    if way.get("closes"):
+        with pytest.raises(ValueError, match="within one pass"):
+            packed_loss(trained, adapter, batch, repair)
+        return
     losses = []
     for loss in (trained.loss(batch, repair), packed_loss(trained, adapter, batch, repair)):
         adapter.model.zero_grad()
@@ -65,13 +77,13 @@ def test_one_packed_pass_is_the_four(adapter: Adapter, way: dict[str, Any], repa
         torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-3)
 
 
-def cells(context: Context, row: int) -> tuple[list[int], Tensor]:
-    """Positions, ascending, and V [layers, kv_heads, cells, head_dim] of the visible cells of a row."""
+def cells(context: Context, row: int) -> tuple[list[int], Tensor, Tensor]:
+    """Positions, ascending, and K and V [layers, kv_heads, cells, head_dim] of the visible cells of a row."""
     real = torch.cat([part.real for part in context.segments], 1)[row]
     positions = torch.cat([part.positions for part in context.segments], 1)[row][real]
-    values = torch.stack([values[row][:, real] for _, values in context.rows])
     order = positions.argsort()
-    return positions[order].tolist(), values[:, :, order].detach()
+    keys, values = (torch.stack([layer[part][row][:, real] for layer in context.rows]) for part in (0, 1))
+    return positions[order].tolist(), keys[:, :, order].detach(), values[:, :, order].detach()
 
 
 @every_way
@@ -94,20 +106,22 @@ def test_what_is_trained_is_what_the_eraser_does(
         engine.prefill(seq, [*example.prefix, *example.span, *example.suffix])
         span = (len(example.prefix), len(example.prefix) + len(example.span))
         (SteerInfluence(repair) if repair else Steer()).erase(engine, seq, [span])
-        positions, values = cells(context, row)
+        positions, keys, values = cells(context, row)
         assert engine.positions(seq) == positions
-        torch.testing.assert_close(engine.read_cells(seq, positions).values, values, atol=1e-4, rtol=1e-4)
+        found = engine.read_cells(seq, positions)
+        torch.testing.assert_close(found.keys, keys, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found.values, values, atol=1e-4, rtol=1e-4)
 
 
 @every_way
-def test_steering_leaves_all_other_cells_as_they_were(adapter: Adapter, way: dict[str, Any]) -> None:
+def test_steering_changes_no_other_cell_but_for_the_keys_that_move(adapter: Adapter, way: dict[str, Any]) -> None:
     batch, trained = collate(examples(), Steering("", **way)), objective(adapter, way)
     read, steered = trained.read(batch), trained.steer(batch, trained.read(batch))
     start, end = batch.prefix.ids.shape[1], batch.suffix.ids.shape[1]
     for before, after in zip(read.rows, steered.rows, strict=True):
-        for old, new in zip(before, after, strict=True):
+        for moves, old, new in zip((way.get("closes", False), False), before, after, strict=True):
             assert torch.equal(new[:, :, :start], old[:, :, :start])
-            assert torch.equal(new[:, :, -end:], old[:, :, -end:])
+            assert torch.equal(new[:, :, -end:], old[:, :, -end:]) != moves
 
 
 def test_attention_mass_is_that_of_a_softmax() -> None:
