@@ -112,8 +112,8 @@ class Measurement:
         numbers = count(100_000 * self.plan.seed)
         while len(rows) < self.plan.probes:  # about every sixth world has one
             jobs = [next(numbers) for _ in range(6 * (self.plan.probes - len(rows)))]
-            rows += [row for row in self.work(partial(_order, self.erasers), jobs) if row is not None]
-            self.progress("Orders in tool results", min(len(rows), self.plan.probes), self.plan.probes)
+            found = self._rows("Orders in tool results", partial(_order, self.erasers), jobs)
+            rows += [row for row in found if row is not None]
         rows = rows[: self.plan.probes]
         return {
             how: Orders(

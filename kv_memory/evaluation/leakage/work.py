@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -48,6 +49,7 @@ def processes(count: int, model: str | None, eraser: str | None) -> Iterator[Wor
 
 
 def _start(model: str | None, eraser: str | None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process stops them
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
     from transformers.utils.logging import disable_progress_bar
