@@ -50,6 +50,14 @@ def test_the_default_is_the_fastest_that_is_good_enough() -> None:
     assert only(defaults(*rows(LEFT | {"influence 32": 0.11}, {})[:1], [], latency)) == "shift+influence 32"
 
 
+def test_what_is_left_is_judged_over_all_span_lengths() -> None:
+    fidelity, latency = rows(LEFT, MILLISECONDS)
+    longer = [row.model_copy(update={"span": 256}) for row in rows(LEFT | {"influence 32": 0.13}, {})[0][-5:]]
+    assert only(defaults([*fidelity, *longer], [], latency)) == "influence 32"
+    worst = [row.model_copy(update={"span": 256}) for row in rows(LEFT | {"influence 32": 0.15}, {})[0][-5:]]
+    assert only(defaults([*fidelity, *worst], [], latency)) == "shift+influence 32"
+
+
 def test_recompute_is_the_default_where_nothing_is_good_enough_or_faster() -> None:
     fidelity, latency = rows(dict.fromkeys(LEFT, 0.2), MILLISECONDS)
     assert only(defaults(fidelity, [], latency)) == "recompute"
