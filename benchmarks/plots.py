@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import defaultdict
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import matplotlib as mpl
@@ -45,16 +47,18 @@ def influence() -> None:
             axis.set_xticks(KS, [str(k) for k in KS])
     axes[0, 0].set_ylabel("residual influence")
     axes[1, 0].set_ylabel("points below never-saw")
-    axes[0, -1].legend(fontsize=7)
+    axes[1, -1].legend(fontsize=7)
     _save(figure, "influence-by-k")
 
     figure, axis = plt.subplots(figsize=(6, 3))
     for number, (tokens, table) in enumerate(lengths.items()):
         rows = table["binding"]
         layers = sorted(int(name.removeprefix("layer ")) for name in rows if name.removeprefix("layer ").isdigit())
-        found = [rows[f"layer {layer}"]["residual_influence"] for layer in layers]
-        _band(axis, layers, found, f"{int(tokens):,} tokens", f"C{number}")
-    axis.set(xlabel="probe layer", ylabel="residual influence, binding", yscale="log", xticks=layers)
+        if layers:  # not every length has tried them
+            found = [rows[f"layer {layer}"]["residual_influence"] for layer in layers]
+            _band(axis, layers, found, f"{int(tokens):,} tokens", f"C{number}")
+            axis.set_xticks(layers)
+    axis.set(xlabel="probe layer", ylabel="residual influence, binding", yscale="log")
     axis.legend(fontsize=7)
     _save(figure, "influence-by-layer")
 
@@ -89,24 +93,25 @@ def localisation() -> None:
 
 
 def calibration() -> None:
-    """What every eraser leaves behind against its time, by suffix length."""
+    """What every eraser leaves behind against its time, means over span lengths, by suffix length."""
     result = json.loads(CALIBRATION.read_text())
     lengths = sorted({row["following"] for row in result["fidelity"]})
-    figure, axes = plt.subplots(1, len(lengths), figsize=(3.2 * len(lengths), 3), sharey=True, squeeze=False)
+    erasers = dict.fromkeys(row["eraser"] for row in result["fidelity"])
+    kinds = list(dict.fromkeys(name.split()[0] for name in erasers))
+    figure, axes = plt.subplots(1, len(lengths), figsize=(3.2 * len(lengths), 3.2), sharey=True, squeeze=False)
     for axis, length in zip(axes[0], lengths, strict=True):
-        took: dict[str, list[float]] = {}
-        left: dict[str, list[float]] = {}
+        took, left = defaultdict(list), defaultdict(list)
         for row in result["latency"]:
-            if row["following"] == length:
-                took.setdefault(row["eraser"], []).append(row["milliseconds"])
+            took[row["eraser"], row["following"]].append(row["milliseconds"])
         for row in result["fidelity"]:
-            if row["following"] == length:
-                left.setdefault(row["eraser"], []).append(row["residual"]["value"])
-        for name in took.keys() & left.keys():
-            axis.plot(max(took[name]), max(left[name]), "o", color="C0")
-            axis.annotate(name, (max(took[name]), max(left[name])), fontsize=6)
+            left[row["eraser"], row["following"]].append(row["residual"]["value"])
+        for number, kind in enumerate(kinds):
+            names = [name for name in erasers if name.split()[0] == kind]  # with several k: a line
+            x, y = ([mean(found[name, length]) for name in names] for found in (took, left))
+            axis.plot(x, y, "o-", color=f"C{number}", label=kind, markersize=4)
         axis.set(title=f"{length:,} tokens follow", xscale="log", xlabel="milliseconds")
     axes[0, 0].set_ylabel("residual influence")
+    axes[0, -1].legend(fontsize=7)
     _save(figure, "calibration")
 
 

@@ -22,7 +22,7 @@ START, END = "<!-- figures: benchmarks/tables.py -->\n", "<!-- end of figures --
 
 
 def main() -> None:
-    parts = [answers(_load("influence"))]
+    parts = [answers(_load("influence")), transcripts(_load("localisation"))]
     latency = [_load(path.stem) for path in sorted(RESULTS.glob("latency*.json"))]
     parts += [latency_table(result) for result in latency]
     if (RESULTS / "llama_cpp.json").is_file():
@@ -88,6 +88,31 @@ def _shown(ks: Sequence[int]) -> Iterator[str]:
     yield from (NO_ERASE, *SIMPLE)
     for name in ("influence", "shift+influence"):
         yield from (f"{name} {k}" for k in ks)
+
+
+def transcripts(result: dict[str, Any]) -> str:
+    """Residual influence of a tool result in real transcripts, and how localised its change is."""
+    sources = result["sources"]
+    columns = [(source, what) for source, found in sources.items() for what in found["residual_influence"]]
+    erasers = next(iter(sources.values()))["residual_influence"]["next turn"]
+    counts = " and ".join(f"{found['transcripts']} of {source}" for source, found in sources.items())
+    lines = [
+        "**Real transcripts.** A tool result is erased; what is left of its influence on the assistant's next turn, and "
+        f"on reading the result and its neighbourhood again; pocket model, {counts}, up to 4,096 tokens "
+        f"({_source(result)}; `benchmarks/results/localisation.json`).",
+        "",
+        "| | " + " | ".join(f"{source}, {what}" for source, what in columns) + " |",
+        "| --- |" + " --- |" * len(columns),
+    ]
+    for name in erasers:
+        cells = (f"{_value(sources[source]['residual_influence'][what], name):.3f}" for source, what in columns)
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines += ["", "The share of all change of later cells that the tokens with the largest change carry:", ""]
+    lines += ["| | " + " | ".join(sources) + " |", "| --- |" + " --- |" * len(sources)]
+    for share in next(iter(sources.values()))["share_of_change"]:
+        cells = (f"{_value(found['share_of_change'][share], 'all'):.2f}" for found in sources.values())
+        lines.append(f"| {share} of tokens | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, ""])
 
 
 def _value(found: dict[str, Any], key: str) -> float:

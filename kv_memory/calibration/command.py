@@ -67,7 +67,7 @@ def show(result: Calibration, console: Console) -> None:
         title="Residual influence, and milliseconds, by tokens after the span", title_justify="left", box=None
     )
     lengths = sorted({row.following for row in result.latency})
-    table.add_column("eraser")
+    table.add_column("eraser", no_wrap=True)
     for length in lengths:
         table.add_column(f"{length:,}", justify="right")
     for eraser in dict.fromkeys(row.eraser for row in result.latency):
