@@ -97,8 +97,8 @@ def transcripts(result: dict[str, Any]) -> str:
     erasers = next(iter(sources.values()))["residual_influence"]["next turn"]
     counts = " and ".join(f"{found['transcripts']} of {source}" for source, found in sources.items())
     lines = [
-        "**Real transcripts.** A tool result is erased; what is left of its influence on the assistant's next turn, and "
-        f"on reading the result and its neighbourhood again; pocket model, {counts}, up to 4,096 tokens "
+        "**Real transcripts.** A tool result is erased; what is left of its influence on the assistant's next turn, "
+        f"and on reading the result and its neighbourhood again; pocket model, {counts}, up to 4,096 tokens "
         f"({_source(result)}; `benchmarks/results/localisation.json`).",
         "",
         "| | " + " | ".join(f"{source}, {what}" for source, what in columns) + " |",
