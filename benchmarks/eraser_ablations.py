@@ -24,7 +24,7 @@ from queue import SimpleQueue
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.eraser_answers import ERASERS
+from benchmarks.eraser_answers import show
 from benchmarks.record import RESULTS, environment, save
 
 
@@ -81,7 +81,7 @@ TRIES: dict[str, Try] = {
     "large, seeing the suffix, repair": Try("the best of the four", {**LARGE, **WITH_REPAIR, "sees_suffix": True}),
 }
 
-SETTINGS = ("model", "minutes", "tokens", "train_lengths", "lengths", "worlds")
+SETTINGS = ("model", "minutes", "tokens", "train_lengths", "lengths", "questions")
 """What tries of one result file have in common."""
 TEXT_SHARE = 0.1
 """Of the steps that are stage 1."""
@@ -165,7 +165,7 @@ def one(name: str, options: argparse.Namespace) -> None:
     trained = train(name, folder, options)
     started = time.monotonic()
     answers = evaluate(
-        options.model, folder, lengths=options.lengths, worlds=options.worlds, workers=min(8, options.workers)
+        options.model, folder, lengths=options.lengths, questions=options.questions, workers=options.workers
     )
     result = {
         "prediction": TRIES[name].prediction,
@@ -223,10 +223,8 @@ def run_all(names: list[str], options: argparse.Namespace, result: dict[str, Any
             return
         result["tries"][name] = json.loads((folder / "result.json").read_text())
         save(options.name, result)
-        for length, classes in result["tries"][name]["lengths"].items():
-            for kind, row in classes.items():
-                shown = (f"{eraser} {row[eraser]['agreement']['value']:.3f}" for eraser in ERASERS)
-                print(f"{name}, {length}, {kind} ({row['questions']}):", *shown, flush=True)
+        print(f"{name}:", flush=True)
+        show(result["tries"][name]["lengths"])
 
     with ThreadPoolExecutor(max(1, count)) as pool:
         list(pool.map(attempt, names))
@@ -251,7 +249,7 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 4096], help="of contexts that are asked about")
     parser.add_argument("--train-lengths", type=int, nargs="+", default=[512, 1024, 2048, 4096], help="of contexts")
     parser.add_argument("--tokens", type=int, default=16384, help="of a batch, where a try says nothing else")
-    parser.add_argument("--worlds", type=int, default=100, help="that are asked about, of each length")
+    parser.add_argument("--questions", type=int, default=200, help="of each class and length, at least")
     parser.add_argument("--workers", type=int, default=0, help="processes of a try; default: by the machine's cores")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", help="default: the pocket model")

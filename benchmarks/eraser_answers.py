@@ -1,29 +1,42 @@
 """What a trained eraser's answers are worth beside `drop` and `influence`: agreement with never-saw, by class.
 
-Questions on unseen worlds, at most one of each class a world. An answer agrees where greedy decoding gives never-saw's
-tokens and the same end; it is exact where it is what the world says is right without the span. Residual influence: mean
-KL from never-saw as a share of that of no erasing.
+    python -m benchmarks.eraser_answers ERASER_DIR --questions 1000 --lengths 1024 2048 4096 8192
+
+Many contexts at a time, through the training's objective, which does what the erasers do
+(tests/training/test_variants.py). Questions on unseen worlds; up to six about one erased message. The right answer is
+fed and each token of it judged: it is exact where every one is the most likely, its end too, and it agrees where the
+most likely tokens are never-saw's. Residual influence: mean KL from never-saw as a share of that of no erasing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+import argparse
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
-from multiprocessing import get_context
 from pathlib import Path
+from random import Random
 from typing import Any
 
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
 from kv_memory.calibration.estimates import ratio, wilson
+from kv_memory.engines.base import Steering
+from kv_memory.engines.rotary import Rotation
+from kv_memory.pocket.drafts import KINDS, Kind
+from kv_memory.training.batch import Batch, collate
+from kv_memory.training.objective import Objective, divergence
+from kv_memory.training.passes import Context
+from kv_memory.training.tasks import WorldExamples
 
-CLASSES = ("restore", "unknown", "injection", "keep", "binding")
 NO_ERASE, NEVER_SAW = "no erase", "never-saw"
-ERASERS = ("drop", "influence 8", "influence 32", "steer", "steer+influence 8")
+ERASERS = ("drop", "influence 32", "shift+influence 8", "shift+influence 32", "steer", "steer+influence 8")
+BALANCE: Mapping[Kind, float] = {"injection": 8.0, "preference": 4.0, "call": 4.0, "binding": 2.0}
+"""Rare classes are asked about more often."""
 FIRST = 3_000_000
-"""Seed of the first world."""
-
-_state: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -35,29 +48,128 @@ class Row:
     found: dict[str, tuple[bool, bool, float]]
 
 
+class Questions(Dataset[Batch]):
+    """Batches of one length."""
+
+    def __init__(self, tasks: WorldExamples, steering: Steering, length: int, tokens: int, batches: int) -> None:
+        self.tasks, self.steering, self.length, self.tokens, self.batches = tasks, steering, length, tokens, batches
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __getitem__(self, number: int) -> Batch:
+        rng = Random(f"{FIRST}:{self.length}:{number}")
+        count = max(1, self.tokens // self.length)
+        return collate([self.tasks.draw(rng, self.length, BALANCE) for _ in range(count)], self.steering)
+
+
 def evaluate(
-    model: str | None, eraser: Path, *, lengths: Sequence[int], worlds: int, workers: int
+    model: str | None,
+    eraser: Path,
+    *,
+    lengths: Sequence[int],
+    questions: int,
+    tokens: int = 65536,
+    minutes: float = float("inf"),
+    workers: int = 0,
 ) -> dict[str, dict[str, Any]]:
-    """By length and class: questions, never-saw's exact match, and each eraser's figures."""
-    jobs = [(length, FIRST + world) for length, world in product(lengths, range(worlds))]
-    with ProcessPoolExecutor(workers, get_context("spawn"), _start, (model, eraser)) as pool:
-        rows = list(zip(jobs, pool.map(_ask, jobs), strict=True))
-    return {
-        str(length): summary([row for (asked, _), found in rows for row in found if asked == length])
-        for length in lengths
+    """By length and class: questions, never-saw's exact match, and each eraser's figures; at least so many `questions`
+    of each class, unless a length's `minutes` are over before."""
+    from peft import load_peft_weights, set_peft_model_state_dict
+
+    from kv_memory.chat import ChatFormat
+    from kv_memory.engines.loading import load_model
+    from kv_memory.engines.transformers import TransformersEngine
+    from kv_memory.erasers.files import open_eraser
+    from kv_memory.pocket import model_path
+    from kv_memory.training.adapter import Adapter
+
+    record = open_eraser(eraser).record
+    assert record is not None, "what was trained here says how it is used"
+    loaded, tokenizer = load_model(model or str(model_path()), None, None)
+    engine = TransformersEngine(loaded, tokenizer, name=model or "pocket")
+    assert engine.rotation is not None, "the keys of the models that are asked here can be moved"
+    adapter = Adapter(loaded, record.recipe["rank"], record.recipe["alpha"])
+    set_peft_model_state_dict(adapter.model, load_peft_weights(str(eraser), device=str(loaded.device)))
+    objective = Objective(
+        adapter.model,
+        adapter.switched,
+        sees_suffix=record.sees_suffix,
+        closing=engine.rotation if record.closes else None,
+    )
+    tasks, found = WorldExamples(ChatFormat(engine.tokenizer), "test"), {}
+    for length in lengths:
+        rows: list[Row] = []
+        count: Counter[str] = Counter()
+        started = time.monotonic()
+        batches = Questions(tasks, record.steering(""), length, tokens, 200 * questions)
+        loader: DataLoader[Batch] = DataLoader(
+            batches, batch_size=None, num_workers=workers, multiprocessing_context="fork" if workers else None
+        )
+        for batch in loader:
+            asked = list(judge(objective, engine.rotation, batch.to(loaded.device)))
+            rows += asked
+            count.update(row.kind for row in asked)
+            if min(count[kind] for kind in KINDS) >= questions or time.monotonic() - started > 60 * minutes:
+                break
+        found[str(length)] = summary(rows)
+    return found
+
+
+@torch.no_grad()
+def judge(objective: Objective, rotation: Rotation, batch: Batch) -> Iterator[Row]:
+    """The questions of one batch."""
+    device = batch.weights.device.type
+    with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+        read, reference = objective.read(batch), objective.never_saw(batch)
+        given = {name: objective.ask(batch, context) for name, context in _contexts(objective, rotation, batch, read)}
+    answer = batch.queries.ids.roll(-1, 1)
+    figures = {name: _figures(reference, scores, answer) for name, scores in given.items()}
+    right = reference.argmax(-1) == answer
+    for place, kinds in enumerate(batch.kinds):
+        for number, kind in enumerate(kinds, 1):
+            where = (batch.queries.group[place] == number) & (batch.weights[place] == 1)
+            found = {
+                name: (bool(same[place, where].all()), bool(exact[place, where].all()), float(kl[place, where].mean()))
+                for name, (same, exact, kl) in figures.items()
+            }
+            yield Row(kind, bool(right[place, where].all()), found)
+
+
+def _contexts(objective: Objective, rotation: Rotation, batch: Batch, read: Context) -> Iterator[tuple[str, Context]]:
+    """What every eraser leaves."""
+    erased = {
+        NO_ERASE: read,
+        "drop": objective.drop(batch, read),
+        "shift": objective.shift(batch, read, rotation, batch.gone),
+        "steer": objective.steer(batch, read),
     }
+    for name in (NO_ERASE, *ERASERS):
+        kind, _, k = name.rpartition("influence ")
+        if k.isdigit():
+            before = erased[kind.rstrip("+") or "drop"]
+            yield name, objective.repair(before, objective.choose(batch, read, int(k)))
+        else:
+            yield name, erased[name]
+
+
+def _figures(reference: Tensor, given: Tensor, answer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """By token: whether the most likely one is never-saw's, whether it is the answer's, and KL from never-saw."""
+    likely = given.argmax(-1)
+    return likely == reference.argmax(-1), likely == answer, divergence(reference, given)
 
 
 def summary(rows: Sequence[Row]) -> dict[str, Any]:
     """By class, from the rows of one length; classes that were not met are left out."""
+    by_kind: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_kind[row.kind].append(row)
     found: dict[str, Any] = {}
-    for kind in CLASSES:
-        of_kind = [row for row in rows if row.kind == kind]
-        if not of_kind:
-            continue
+    for kind in (kind for kind in KINDS if by_kind[kind]):
+        of_kind = by_kind[kind]
         count, none = len(of_kind), [row.found[NO_ERASE][2] for row in of_kind]
         found[kind] = {"questions": count, NEVER_SAW: {"exact": sum(row.right for row in of_kind) / count}}
-        for name in ERASERS:
+        for name in (NO_ERASE, *ERASERS):
             agree, exact, kl = zip(*(row.found[name] for row in of_kind), strict=True)
             found[kind][name] = {
                 "agreement": wilson(sum(agree), count).model_dump(),
@@ -67,46 +179,34 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
     return found
 
 
-def _start(model: str | None, eraser: Path) -> None:
-    import torch
-    from transformers.utils.logging import disable_progress_bar
-
-    from kv_memory import Memory
-
-    if not torch.cuda.is_available():
-        torch.set_num_threads(1)
-    disable_progress_bar()
-    _state["memory"] = Memory(model, eraser=eraser, heal="never")
-    _state["erasers"] = {NO_ERASE: None} | {name: named(name) for name in ERASERS}
+def show(found: Mapping[str, Mapping[str, Any]]) -> None:
+    """A line for each length and class: agreement by eraser."""
+    for length, classes in found.items():
+        for kind, row in classes.items():
+            shown = (f"{name} {row[name]['agreement']['value']:.3f}" for name in ERASERS)
+            exact = (f"{row[name]['exact']:.3f}" for name in (NEVER_SAW, "steer"))
+            print(f"{length}, {kind} ({row['questions']}):", *shown, "| exact:", *exact, flush=True)
 
 
-def named(name: str) -> Any:
-    """The eraser; a number after its name is how many tokens it recomputes."""
-    from kv_memory.erasers import ERASERS as KINDS
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("eraser", type=Path)
+    parser.add_argument("--model", help="default: the pocket model")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 2048, 4096, 8192])
+    parser.add_argument("--questions", type=int, default=1000, help="of a class and length, at least")
+    parser.add_argument("--tokens", type=int, default=65536, help="of a batch")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="of a length, at most")
+    parser.add_argument("--workers", type=int, default=0, help="processes that make questions")
+    parser.add_argument("--name", default="eraser", help="of the result file")
+    options = parser.parse_args()
 
-    kind, _, count = name.partition(" ")
-    return KINDS[kind](*([int(count)] if count else []))
+    from benchmarks.record import environment, save
+
+    settings = {name: getattr(options, name) for name in ("lengths", "questions", "tokens", "minutes", "workers")}
+    found = evaluate(options.model, options.eraser, **settings)
+    show(found)
+    save(options.name, {**environment(FIRST), "model": options.model or "pocket", "lengths": found})
 
 
-def _ask(job: tuple[int, int]) -> list[Row]:
-    """The questions of one world."""
-    return list(_rows(*job))
-
-
-def _rows(length: int, seed: int) -> Iterator[Row]:
-    from kv_memory.calibration.cases import world_cases
-    from kv_memory.calibration.trial import trial
-    from kv_memory.pocket.worlds import make_world
-
-    memory = _state["memory"]
-    world = make_world(seed, length, "test")
-    probes = {probe.kind: probe for probe in world.probes if probe.kind in CLASSES}
-    for case in world_cases(memory.format, world, list(probes.values())):
-        with trial(memory.engine, case) as asked:
-            right = case.right(asked.answer)
-            found = {}
-            for name, eraser in _state["erasers"].items():
-                outcome = asked.run(eraser)
-                exact = right if outcome.agrees else case.right(asked.answer_after(eraser))
-                found[name] = (outcome.agrees, exact, outcome.kl)
-        yield Row(case.kind, right, found)
+if __name__ == "__main__":
+    main()

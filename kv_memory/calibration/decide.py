@@ -2,10 +2,12 @@
 
 An eraser is good enough for a suffix length if
 
-- its residual influence is at most `RESIDUAL`, the mean over the span lengths measured with that suffix length (a default
-  does not ask how long the span is; the interval of one span length, over a few cases, is too wide to decide), and
+- its residual influence is at most `RESIDUAL`, the mean over the span lengths measured with that suffix length, and
 - of no class of questions does it answer more than 1 probe, and 1 in a hundred, other than never-saw; counted are the
   conversations whose length is nearest, and classes of which never-saw answers at least `ENOUGH` probes.
+
+A mean, because a default does not ask how long the span is, and the interval of one span length, of a few cases, is too
+wide to decide.
 
 Of those that are good enough the fastest is the default, by its median times summed over span lengths; `recompute`
 where none is faster than `GAIN` times recompute. Between two lengths the choice for the shorter one holds; below the

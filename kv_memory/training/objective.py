@@ -68,7 +68,7 @@ class Objective:
         read = self.read(batch)
         context = self.steer(batch, read)
         if repair:
-            context = self.repair(batch, context, self.choose(batch, read, repair))
+            context = self.repair(context, self.choose(batch, read, repair))
         return weighted_mean(divergence(reference, self.ask(batch, context)), batch.weights)
 
     def mass(self, batch: Batch) -> Tensor:
@@ -108,16 +108,11 @@ class Objective:
         states = self._run((batch.slots,), over, adapter=True)[1]
         return Context(joined(before, states, after), (batch.prefix, batch.slots, suffix), closed=kept.closed)
 
-    @torch.no_grad()
     def _without_states(self, batch: Batch, read: Context) -> Context:
         """Prefix and suffix, where they are to stand beside the steering states."""
-        after, suffix, gap = part(read, 2), batch.suffix, None
-        if self.closing is not None:
-            gap = batch.gone - batch.slots.real.sum(1)
-            turned = [self.closing.turn_keys(layer, keys, -gap) for layer, (keys, _) in enumerate(after)]
-            after = [(keys, values) for keys, (_, values) in zip(turned, after, strict=True)]
-            suffix = suffix.without(gap)
-        return Context(joined(part(read, 0), after), (batch.prefix, suffix), closed=gap)
+        if self.closing is None:
+            return self.drop(batch, read)
+        return self.shift(batch, read, self.closing, batch.gone - batch.slots.real.sum(1))
 
     @torch.no_grad()
     def choose(self, batch: Batch, read: Context, count: int) -> Tensor:
@@ -134,17 +129,25 @@ class Objective:
             target = target.scatter(1, chosen, value=True)
         return target[:, -length:].to(torch.uint8).topk(min(count, length)).indices
 
-    def repair(self, batch: Batch, steered: Context, places: Tensor) -> Context:
-        """The suffix's tokens at these places [rows, places] run again over the steering states."""
-        prefix, slots, suffix = steered.segments
-        over = Context(steered.rows, (prefix, slots, suffix.hiding(places)))
+    def repair(self, erased: Context, places: Tensor) -> Context:
+        """The suffix's tokens at these places [rows, places] run again, over the steering states or the gap."""
+        *before, suffix = erased.segments
+        over = replace(erased, segments=(*before, suffix.hiding(places)))
         again = suffix.at(places)
         rows = joined(over.rows, self._run((again,), over)[1])
-        return replace(steered, rows=rows, segments=(*over.segments, again))
+        return replace(erased, rows=rows, segments=(*over.segments, again))
 
     def drop(self, batch: Batch, read: Context) -> Context:
         """The bar to beat: the span's rows gone, all else as it was."""
         return Context(joined(part(read, 0), part(read, 2)), (batch.prefix, batch.suffix))
+
+    @torch.no_grad()
+    def shift(self, batch: Batch, read: Context, rotation: Rotation, by: Tensor) -> Context:
+        """As `drop`, and what follows the span `by` [rows] positions further up."""
+        after = part(read, 2)
+        turned = [rotation.turn_keys(layer, keys, -by) for layer, (keys, _) in enumerate(after)]
+        after = [(keys, values) for keys, (_, values) in zip(turned, after, strict=True)]
+        return Context(joined(part(read, 0), after), (batch.prefix, batch.suffix.without(by)), closed=by)
 
     def ask(self, batch: Batch, context: Context, queries: Segment | None = None) -> Tensor:
         """Pass 3: log-probabilities after each token of the queries, float32 [rows, query tokens, vocabulary]."""

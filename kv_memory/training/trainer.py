@@ -124,7 +124,7 @@ class Trainer:
                     contexts["steer"] = steered = self.objective.steer(batch, read)
                     if self.plan.repair:
                         places = self.objective.choose(batch, read, self.plan.repair)
-                        contexts["steer+influence"] = self.objective.repair(batch, steered, places)
+                        contexts["steer+influence"] = self.objective.repair(steered, places)
                     asked = {name: self.objective.ask(batch, context) for name, context in contexts.items()}
                 for name, given in asked.items():
                     _score(found, name, batch, reference, given)

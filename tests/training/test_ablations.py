@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.eraser_ablations import BASE, TRIES, train
-from benchmarks.eraser_answers import CLASSES, ERASERS, NO_ERASE, Row, summary
+from benchmarks.eraser_ablations import BASE, TRIES, Try, train
+from benchmarks.eraser_answers import ERASERS, NO_ERASE, Row, evaluate, summary
+from kv_memory.pocket.drafts import KINDS
 from kv_memory.training.command import RUN
 from kv_memory.training.plan import Plan
 from tests.tiny import save_tiny
@@ -47,9 +48,24 @@ def test_figures_are_by_class() -> None:
         Row("keep", False, {NO_ERASE: bad, **dict.fromkeys(ERASERS, good), "steer": bad}),
     ]
     found = summary(rows)
-    assert list(found) == ["keep"] and set(found) <= set(CLASSES)
+    assert list(found) == ["keep"] and set(found) <= set(KINDS)
     row = found["keep"]
     assert (row["questions"], row["never-saw"]["exact"]) == (2, 0.5)
     assert (row["drop"]["agreement"]["value"], row["steer"]["agreement"]["value"]) == (1.0, 0.5)
     assert row["drop"]["residual"]["value"] == pytest.approx(0.1)
     assert row["steer"]["residual"]["value"] == pytest.approx(0.55)
+
+
+def test_questions_are_judged_as_the_erasers_leave_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TRIES, "closed", Try("", {"slots": 4, "closes": True}))
+    model = save_tiny(tmp_path / "model")
+    (model / "text.txt").write_text(WORDS)
+    options = argparse.Namespace(
+        model=str(model), text=model / "text.txt", minutes=0.01, tokens=320, train_lengths=[320], seed=3, workers=0
+    )
+    train("closed", tmp_path / "try", options)
+    found = evaluate(str(model), tmp_path / "try", lengths=[400], questions=1000, tokens=800, minutes=0.05)["400"]
+    assert set(found) <= set(KINDS) and found["keep"]["questions"] > 1
+    for row in found.values():
+        assert row[NO_ERASE]["residual"]["value"] == pytest.approx(1)
+        assert 0 < row["shift+influence 32"]["residual"]["value"] != row["steer"]["residual"]["value"]

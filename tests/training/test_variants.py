@@ -100,7 +100,7 @@ def test_what_is_trained_is_what_the_eraser_does(
     read = trained.read(batch)
     context = trained.steer(batch, read)
     if repair:
-        context = trained.repair(batch, context, trained.choose(batch, read, repair))
+        context = trained.repair(context, trained.choose(batch, read, repair))
     for row, example in enumerate(rows):
         seq = engine.create()
         engine.prefill(seq, [*example.prefix, *example.span, *example.suffix])
