@@ -42,6 +42,7 @@ NEAR: dict[str, Any] = {"near_drop_steps": 100}
 WITH_REPAIR: dict[str, Any] = {"repair": 8, "repair_share": 0.5}
 
 LARGE: dict[str, Any] = {"learning_rate": 1e-3, "tokens": 65536, "balance": {"binding": 4.0}}
+LONG: dict[str, Any] = {**LARGE, "balance": {"binding": 4.0, "preference": 4.0, "injection": 2.0}}
 
 TRIES: dict[str, Try] = {
     "published": Try("below drop on restore and keep after minutes, above it on binding"),
@@ -70,15 +71,15 @@ TRIES: dict[str, Try] = {
     ),
     "large": Try("binding well above drop, all else as never-saw", LARGE),
     "large, repair": Try("steer alone as large, steer+influence 8 at least influence 32", {**LARGE, **WITH_REPAIR}),
-    "large, 16 slots, gap closed, repair": Try(
-        "above all with a gap once tokens are run again: what is read again stands where it would have stood",
-        {**LARGE, **WITH_REPAIR, "slots": 16, "closes": True},
-    ),
-    "large, 4 slots, gap closed, repair": Try(
-        "a little below 16", {**LARGE, **WITH_REPAIR, "slots": 4, "closes": True}
-    ),
     "large, seeing the suffix": Try("binding above large", {**LARGE, "sees_suffix": True}),
     "large, seeing the suffix, repair": Try("the best of the four", {**LARGE, **WITH_REPAIR, "sees_suffix": True}),
+    "long": Try("all classes within a point of never-saw but binding; preference no longer as drop", LONG),
+    "long, repair": Try("steer alone as long, steer+influence 8 at least influence 32", {**LONG, **WITH_REPAIR}),
+    "long, 16 slots, gap closed, repair": Try(
+        "above all with a gap once tokens are run again: what is read again stands where it would have stood",
+        {**LONG, **WITH_REPAIR, "slots": 16, "closes": True},
+    ),
+    "long, 4 slots, gap closed, repair": Try("a little below 16", {**LONG, **WITH_REPAIR, "slots": 4, "closes": True}),
 }
 
 SETTINGS = ("model", "minutes", "tokens", "train_lengths", "lengths", "questions")
