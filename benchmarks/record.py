@@ -42,8 +42,10 @@ def _version(name: str) -> str:
 
 
 def commit() -> str:
-    """The one that is checked out."""
+    """The one that is checked out, or what GIT_COMMIT says of a copy."""
+    if "GIT_COMMIT" in os.environ:
+        return os.environ["GIT_COMMIT"]
     done = subprocess.run(
         ["git", "rev-parse", "--verify", "--quiet", "HEAD"], capture_output=True, text=True, check=False
     )
-    return done.stdout.strip() or os.environ.get("GIT_COMMIT", "unknown")
+    return done.stdout.strip() or "unknown"

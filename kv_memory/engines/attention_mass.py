@@ -11,6 +11,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from kv_memory.engines.base import Normaliser
 from kv_memory.engines.cells import CellStore, Slots, on_device
 
+EXACT = 1024
+"""Cells whose softmax is taken over all cells; of more, those of the highest sampled scores, and the others count as 0:
+an eraser wants the highest few, and the cost is no longer that of later cells times all cells."""
 MASK_AT_ONCE = 2**25
 """Entries of the mask held in memory at a time (32 MiB, sampled 64 or 128)."""
 LOGITS_AT_ONCE = 2**25
@@ -31,12 +34,15 @@ def attention_score(
     found = _logits(store, layer, asking, target, scaling)
     if normaliser == "none":
         return found.mean(0)
-    if normaliser == "softmax":
-        whole = _known(store, layer, asking, scaling)
-    else:
-        sample, weights = _sample(store, target)
-        whole = _log_normaliser(store, layer, asking, scaling, over=sample, weights=weights)
-    return (found - whole).exp_().mean(0)
+    if normaliser == "softmax" and len(asking) <= EXACT:
+        return (found - _known(store, layer, asking, scaling)).exp_().mean(0)
+    sample, weights = _sample(store, target)
+    estimate = (found - _log_normaliser(store, layer, asking, scaling, over=sample, weights=weights)).exp_().mean(0)
+    if normaliser == "sampled":
+        return estimate
+    highest = estimate.topk(EXACT).indices
+    exact = (found[:, highest] - _known(store, layer, asking[highest.cpu()], scaling)).exp_().mean(0)
+    return torch.zeros_like(estimate).index_copy_(0, highest, exact)
 
 
 def _known(store: CellStore, layer: int, asking: Tensor, scaling: float) -> Tensor:

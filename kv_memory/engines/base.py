@@ -28,8 +28,9 @@ STEERED = -1
 
 Normaliser = Literal["softmax", "sampled", "none"]
 """What an influence score is divided by: `softmax` over all cells gives attention mass, at a cost of later cells times
-all cells; `sampled` estimates that from an even sample of some 256 cells, at a cost of later cells times sample and
-spans; `none` is the logarithm of what the softmax would divide."""
+all cells, or where many follow of the highest of them times all cells (attention_mass.EXACT); `sampled` estimates that
+from an even sample of some 256 cells, at a cost of later cells times sample and spans; `none` is the logarithm of what
+the softmax would divide."""
 
 
 def default_probe_layer(depth: int) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from kv_memory.engines import attention_mass
 from kv_memory.engines.base import STEERED, Engine, Interval, Normaliser, SequenceId
 from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.erasers import ERASERS
@@ -188,6 +189,18 @@ def test_a_second_hop_asks_who_attended_to_the_first(one_case: Case, ids: list[i
     positions, scores = engine.influence(seq, merge([(20, 33), *((p, p + 1) for p in first)]))
     second = [positions[i] for i in scores[0].argsort(descending=True)[:2].tolist()]
     assert chosen_by(engine, seq, Influence(5), [(20, 33)]) == sorted(first + second)
+
+
+def test_of_many_cells_the_highest_are_asked_exactly(
+    one_case: Case, ids: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, seq = one_case.engine, one_case.sequence(ids)
+    _, exact = engine.influence(seq, [(20, 33)])
+    monkeypatch.setattr(attention_mass, "EXACT", 8)  # the sample holds all of so few cells, and finds the right ones
+    _, found = engine.influence(seq, [(20, 33)])
+    best = exact[0].topk(8).indices
+    assert_close(found[0, best], exact[0, best])
+    assert set(found[0].nonzero()[:, 0].tolist()) == set(best.tolist())
 
 
 def test_influence_follows_at_least_one_hop() -> None:
