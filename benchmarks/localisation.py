@@ -5,7 +5,8 @@
 Of each transcript (tau-bench airline, AgentDojo) one tool result is the span. The change of every later cell is known
 from a full recompute in place (kv_memory/calibration/oracle.py); the share of it that the top 1, 5 and 15 % of tokens
 carry is given by layer. Residual influence is measured on the transcript's own next assistant turn, and on reading the
-span and its neighbourhood again (kv_memory/calibration/cases.py).
+span and its neighbourhood again (kv_memory/calibration/cases.py). Called again with the same settings, a source that
+is there is left out.
 """
 
 from __future__ import annotations
@@ -164,32 +165,42 @@ def main() -> None:
     parser.add_argument("--name", default="localisation")
     args = parser.parse_args()
 
-    from benchmarks.record import environment, save
+    from benchmarks.record import RESULTS, environment, save
 
-    result: dict[str, Any] = {**environment(args.seed), "model": args.model or "pocket", "layer": LAYER, "sources": {}}
+    settings = {"model": args.model or "pocket", "layer": LAYER, "longest": args.longest, "seed": args.seed}
+    path = RESULTS / f"{args.name}.json"
+    result: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    if {key: result.get(key) for key in settings} != settings:
+        result = {**settings, "sources": {}}
+    for source in (source for source in SOURCES if source not in result["sources"]):
+        started = time.time()
+        rows = collect(source, args)
+        result["sources"][source] = {"environment": environment(args.seed), **summarise(rows)}
+        print(f"{source}: {len(rows)} transcripts in {time.time() - started:.0f} s", flush=True)
+        for share, found in result["sources"][source]["share_of_change"].items():
+            print(f"  top {share} of tokens:", *(f"{k} {v['value']:.2f}" for k, v in found.items()), flush=True)
+        for what, left in result["sources"][source]["residual_influence"].items():
+            print(f"  {what}:", *(f"{name} {value['value']:.3f}" for name, value in left.items()), flush=True)
+        save(args.name, result)
+
+
+def collect(source: str, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """What was measured on so many transcripts of one source, in the order of the transcripts."""
+    with gzip.open(args.data / SOURCES[source], "rt", encoding="utf-8") as lines:
+        records = [json.loads(line)["messages"] for line in lines]
+    Random(args.seed).shuffle(records)
+    jobs = [(source, args.seed + i, messages) for i, messages in enumerate(records)]
+    rows: list[dict[str, Any]] = []
+    # the pool ends with the source: it has been given more transcripts than are wanted
     with get_context("spawn").Pool(args.workers, start, (args.model, args.longest)) as pool:
-        for source, file in SOURCES.items():
-            started = time.time()
-            with gzip.open(args.data / file, "rt", encoding="utf-8") as lines:
-                records = [json.loads(line)["messages"] for line in lines]
-            Random(args.seed).shuffle(records)
-            jobs = [(source, args.seed + i, messages) for i, messages in enumerate(records)]
-            rows: list[dict[str, Any]] = []
-            for row in pool.imap(measure, jobs):
-                if row is not None:
-                    rows.append(row)
-                if len(rows) == args.transcripts:
-                    break
-            if not rows:
-                raise SystemExit(f"No transcript in {file} has a tool result with {SHORTEST_SUFFIX} tokens after it.")
-            result["sources"][source] = summarise(rows)
-            print(f"{source}: {len(rows)} transcripts in {time.time() - started:.0f} s", flush=True)
-            for share, found in result["sources"][source]["share_of_change"].items():
-                print(f"  top {share} of tokens:", *(f"{k} {v['value']:.2f}" for k, v in found.items()), flush=True)
-            for what, left in result["sources"][source]["residual_influence"].items():
-                print(f"  {what}:", *(f"{name} {value['value']:.3f}" for name, value in left.items()), flush=True)
-            save(args.name, result)
-        pool.terminate()  # transcripts beyond those that were wanted
+        for row in pool.imap(measure, jobs):
+            if row is not None:
+                rows.append(row)
+            if len(rows) == args.transcripts:
+                break
+    if not rows:
+        raise SystemExit(f"No transcript of {source} has a tool result with {SHORTEST_SUFFIX} tokens after it.")
+    return rows
 
 
 if __name__ == "__main__":

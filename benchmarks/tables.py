@@ -41,11 +41,10 @@ def _load(name: str) -> dict[str, Any]:
 def answers(result: dict[str, Any]) -> str:
     """Over all classes by eraser and length; and by class at the length that most is known of."""
     tables = {int(tokens): table for tokens, table in result["lengths"].items()}
-    sources = dict.fromkeys(_source(table["environment"]) for table in tables.values())
     lines = [
         "**Answers.** Questions on unseen conversations, asked of the pocket model after erasing: exact match with "
         "what is right for a reader who never saw the span, in points below never-saw, and in brackets the influence "
-        f"left ({'; '.join(sources)}; `benchmarks/results/influence.json`).",
+        f"left ({_sources(result['lengths'])}; `benchmarks/results/influence.json`).",
         "",
         "| | " + " | ".join(f"{tokens:,} tokens" for tokens in tables) + " |",
         "| --- |" + " --- |" * len(tables),
@@ -98,8 +97,8 @@ def transcripts(result: dict[str, Any]) -> str:
     counts = " and ".join(f"{found['transcripts']} of {source}" for source, found in sources.items())
     lines = [
         "**Real transcripts.** A tool result is erased; what is left of its influence on the assistant's next turn, "
-        f"and on reading the result and its neighbourhood again; pocket model, {counts}, up to 4,096 tokens "
-        f"({_source(result)}; `benchmarks/results/localisation.json`).",
+        f"and on reading the result and its neighbourhood again; pocket model, {counts}, up to "
+        f"{result['longest']:,} tokens ({_sources(sources)}; `benchmarks/results/localisation.json`).",
         "",
         "| | " + " | ".join(f"{source}, {what}" for source, what in columns) + " |",
         "| --- |" + " --- |" * len(columns),
@@ -181,6 +180,11 @@ def _llama_cpp_row(model: str, context: int, cell: dict[str, Any]) -> str:
     turns = f"{median(turn['llama.cpp']):,.0f}, {median(turn['engine']):,.0f}" if turn else "-"
     columns = [*map(shown, ("reprefill", "reuse", *LLAMA_CPP)), turns, f"{memory:,.0f} MB" if memory else "-"]
     return f"| {LLAMA_CPP_MODELS[model]} | {context:,} | {' | '.join(columns)} |"
+
+
+def _sources(parts: dict[str, Any]) -> str:
+    """Where the parts of a result come from."""
+    return "; ".join(dict.fromkeys(_source(part["environment"]) for part in parts.values()))
 
 
 def _source(result: dict[str, Any]) -> str:
