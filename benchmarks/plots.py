@@ -98,13 +98,13 @@ def calibration() -> None:
     lengths = sorted({row["following"] for row in result["fidelity"]})
     erasers = dict.fromkeys(row["eraser"] for row in result["fidelity"])
     kinds = list(dict.fromkeys(name.split()[0] for name in erasers))
+    took, left = defaultdict(list), defaultdict(list)
+    for row in result["latency"]:
+        took[row["eraser"], row["following"]].append(row["milliseconds"])
+    for row in result["fidelity"]:
+        left[row["eraser"], row["following"]].append(row["residual"]["value"])
     figure, axes = plt.subplots(1, len(lengths), figsize=(3.2 * len(lengths), 3.2), sharey=True, squeeze=False)
     for axis, length in zip(axes[0], lengths, strict=True):
-        took, left = defaultdict(list), defaultdict(list)
-        for row in result["latency"]:
-            took[row["eraser"], row["following"]].append(row["milliseconds"])
-        for row in result["fidelity"]:
-            left[row["eraser"], row["following"]].append(row["residual"]["value"])
         for number, kind in enumerate(kinds):
             names = [name for name in erasers if name.split()[0] == kind]  # with several k: a line
             x, y = ([mean(found[name, length]) for name in names] for found in (took, left))

@@ -11,11 +11,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.influence import NEVER_SAW, NO_ERASE
 from benchmarks.record import RESULTS
 
 README = Path(__file__).parents[1] / "README.md"
 SHAPES = {"pocket": "the pocket model", "qwen3-8b": "random weights of Qwen3-8B's shape"}
-NO_ERASE, NEVER_SAW, SIMPLE = "no erase", "never-saw", ("drop", "shift", "repair", "selective")
+SIMPLE = ("drop", "shift", "repair", "selective")
 LLAMA_CPP = ("recompute", "drop", "shift", "repair", "selective", "influence", "shift+influence", "steer")
 LLAMA_CPP_MODELS = {"pocket": "pocket, F16", "qwen2-0.5b": "0.5 B shape, Q8_0"}
 START, END = "<!-- figures: benchmarks/tables.py -->\n", "<!-- end of figures -->"

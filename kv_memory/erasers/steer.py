@@ -59,9 +59,10 @@ def steer_all(engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> Era
         for removed in zip([start, *(cell[1] for cell in cells)], [*(cell[0] for cell in cells), end], strict=True):
             engine.drop(seq, *removed)
         steered += cells
-        gaps.append((end, end - (cells[-1][1] if cells else start) if steering.closes else 0))
+        if steering.closes:
+            gaps.append((end, end - (cells[-1][1] if cells else start)))
     # From the last span on, so that the positions of the spans to come are still theirs.
-    for end, gap in reversed(gaps if steering.closes else []):
+    for end, gap in reversed(gaps):
         engine.shift(seq, end, -gap)
     moves = [(end, -total) for (end, _), total in zip(gaps, accumulate(gap for _, gap in gaps), strict=True) if total]
     steered = [(moved(start, moves), moved(start, moves) + end - start) for start, end in steered]
