@@ -75,8 +75,6 @@ def evaluate(
 ) -> dict[str, dict[str, Any]]:
     """By length and class: questions, never-saw's exact match, and each eraser's figures; at least so many `questions`
     of each class, unless a length's `minutes` are over before."""
-    from peft import load_peft_weights, set_peft_model_state_dict
-
     from kv_memory.chat import ChatFormat
     from kv_memory.engines.loading import load_model
     from kv_memory.engines.transformers import TransformersEngine
@@ -90,7 +88,7 @@ def evaluate(
     engine = TransformersEngine(loaded, tokenizer, name=model or "pocket")
     assert engine.rotation is not None, "the keys of the models that are asked here can be moved"
     adapter = Adapter(loaded, record.recipe["rank"], record.recipe["alpha"])
-    set_peft_model_state_dict(adapter.model, load_peft_weights(str(eraser), device=str(loaded.device)))
+    adapter.load(eraser)
     objective = Objective(
         adapter.model,
         adapter.switched,

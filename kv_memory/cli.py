@@ -220,6 +220,7 @@ def train_eraser(
     learning_rate: Annotated[float, typer.Option(help="The highest.")] = 3e-4,
     seed: Annotated[int, typer.Option(help="Of weights and examples.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes that make examples.")] = 2,
+    start: Annotated[str | None, typer.Option(help="A trained eraser to go on from, with this plan.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Less memory for a third more time.")
@@ -264,7 +265,15 @@ def train_eraser(
                 console.print(f"step {step:,}, loss {loss:.3f}", table_text(table), sep="\n", highlight=False)
 
         run(
-            model, text, out, plan, resume=resume, workers=workers, say=lambda what: progress(what, 0, 0), report=report
+            model,
+            text,
+            out,
+            plan,
+            start=start,
+            resume=resume,
+            workers=workers,
+            say=lambda what: progress(what, 0, 0),
+            report=report,
         )
     typer.echo(f"wrote {out}")
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
@@ -49,6 +50,10 @@ class Adapter:
                 yield
         finally:
             self.rows = None
+
+    def load(self, folder: Path) -> None:
+        """The weights that are saved there, of the same rank."""
+        set_peft_model_state_dict(self.model, load_peft_weights(str(folder), device=str(self.model.device)))
 
     def parameters(self) -> list[Any]:
         """What is trained."""

@@ -7,13 +7,16 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import torch
 from accelerate import PartialState
 
 from kv_memory.calibration.cases import context_head
 from kv_memory.chat import ChatFormat
+from kv_memory.engines.adapter_check import check_adapter, read_adapter
+from kv_memory.engines.fingerprint import revision_of
 from kv_memory.engines.loading import load_model
 from kv_memory.engines.transformers import TransformersEngine
-from kv_memory.erasers.files import EraserRecord
+from kv_memory.erasers.files import EraserRecord, TrainedEraser, open_eraser
 from kv_memory.errors import KVMemoryError
 from kv_memory.pocket import model_path
 from kv_memory.training.corpus import TextExamples, read_texts
@@ -31,21 +34,25 @@ def run(
     out: Path,
     plan: Plan,
     *,
+    start: str | Path | None = None,
     resume: bool = False,
     workers: int = 0,
     every: int = 200,
     say: Callable[[str], None] = lambda what: None,
     report: Report = lambda step, loss, table: None,
 ) -> EraserRecord:
-    """Train and write the eraser; its record. `say` hears what is being done, `report` each step; `every` so many steps
-    there is a checkpoint and a validation table.
+    """Train and write the eraser; its record. `start`: a trained eraser to go on from, in place of a new LoRA. `say`
+    hears what is being done, `report` each step; `every` so many steps there is a checkpoint and a validation table.
 
     Raises KVMemoryError, before anything is trained, for a model that cannot be edited, text that cannot be read or is
-    too short, contexts that are longer than the model's, and a folder that holds another run.
+    too short, contexts that are longer than the model's, a folder that holds another run, and an eraser to go on from
+    that is another model's or of another rank.
     """
     if (out / RUN / CHECKPOINT).exists() and not resume:
         raise KVMemoryError(f"{out} holds a training already; go on with --resume, or give another folder.")
     texts = read_texts(text)
+    # Each process takes its GPU before the model is loaded; without one, processes would else not know each other.
+    state = PartialState(cpu=not torch.accelerator.is_available())
     say("Loading the model")
     loaded, tokenizer = load_model(model or str(model_path()), None, None)
     engine = TransformersEngine(loaded, tokenizer, name=model or "pocket")
@@ -58,20 +65,42 @@ def run(
     say("Reading the text")
     examples = TextExamples(engine.tokenizer, texts, context_head(tokenizer))
     ends_turn = min(engine.tokenizer.eos_ids, default=0)
-    batches = Batches(plan, examples, _tasks(engine), PartialState().num_processes, token=ends_turn)
-    record = EraserRecord.of(
-        engine, steering=batches.steering, recipe=plan.model_dump(), seed=plan.seed, lengths=plan.lengths
-    )
+    batches = Batches(plan, examples, _tasks(engine), state.num_processes, token=ends_turn)
+    begun = None if start is None else _start(start, engine, loaded, plan)
+    recipe = plan.model_dump() | ({} if begun is None else {"start": begun.record.recipe if begun.record else {}})
+    record = EraserRecord.of(engine, steering=batches.steering, recipe=recipe, seed=plan.seed, lengths=plan.lengths)
     say("Preparing validation")
     trainer = Trainer(loaded, batches, out / RUN, rotation=engine.rotation, resume=resume)
+    if begun is not None and not resume:
+        trainer.adapter.load(begun.folder)
     try:
-        trainer.run(report, workers=workers, every=every)
+        trainer.run(report if state.is_main_process else _silent, workers=workers, every=every)
     except KeyboardInterrupt:
         trainer.save()
         raise
-    trainer.adapter.model.save_pretrained(out)
-    record.save(out)
+    if state.is_main_process:
+        trainer.adapter.model.save_pretrained(out)
+        record.save(out)
     return record
+
+
+def _silent(step: int, loss: float, table: object) -> None:
+    pass
+
+
+def _start(name: str | Path, engine: TransformersEngine, model: Any, plan: Plan) -> TrainedEraser:
+    """The eraser to go on from, checked."""
+    begun = open_eraser(name)
+    begun.check(engine.name, engine.config)
+    begun.check_revision(engine.name, revision_of(engine.name), engine.weights_digest())
+    check_adapter(model, str(begun.folder))
+    config, _ = read_adapter(str(begun.folder))
+    if (config.r, config.lora_alpha) != (plan.rank, plan.alpha):
+        raise KVMemoryError(
+            f"The eraser {name} has rank {config.r} and alpha {config.lora_alpha}, the training {plan.rank} and "
+            f"{plan.alpha}; give the same."
+        )
+    return begun
 
 
 def _tasks(engine: TransformersEngine) -> WorldExamples | None:

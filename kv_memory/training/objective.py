@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kv_memory.engines.attention import recorded
 from kv_memory.engines.base import default_probe_layer
@@ -35,6 +36,9 @@ from kv_memory.training.watching import Watch, attention_mass
 
 Switch = Callable[[bool], AbstractContextManager[None]]
 """Turns the adapter on or off for a block."""
+KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Not cuDNN's, which plans anew for every shape: batches have lengths of their own, and a step took almost thrice as
+long."""
 
 
 class Objective:
@@ -172,7 +176,7 @@ class Objective:
         back, longest = order.argsort(1), int(given.real.sum(1).max())
         order, back = order[:, :longest], back.clamp(max=longest - 1)[:, None, :, None]
         cache = RowsCache()
-        with self.adapter(False), recorded(self.config, watch):
+        with self.adapter(False), recorded(self.config, watch), sdpa_kernel(KERNELS):
             self.model(
                 input_ids=given.ids.gather(1, order),
                 position_ids=given.positions.gather(1, order),
@@ -200,7 +204,7 @@ class Objective:
         cache = RowsCache(over.rows if over else None)
         switched = partial(self.adapter, adapter)
         layers = checkpointed(self.model, switched) if self.checkpoint and torch.is_grad_enabled() else nullcontext()
-        with switched(), layers, recorded(self.config, watch) if watch else nullcontext():
+        with switched(), layers, recorded(self.config, watch) if watch else nullcontext(), sdpa_kernel(KERNELS):
             output = self.model(
                 input_ids=new.ids,
                 position_ids=new.positions,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from kv_memory import Memory
 from kv_memory.errors import KVMemoryError
@@ -52,6 +56,31 @@ def test_a_folder_with_a_run_is_not_overwritten(model: str, tmp_path: Path) -> N
         run(model, f"{model}/text.txt", tmp_path, PLAN)
     again = run(model, f"{model}/text.txt", tmp_path, PLAN, resume=True)  # nothing is left to do
     assert again.recipe["rank"] == 2
+
+
+def test_training_goes_on_from_an_eraser(model: str, tmp_path: Path) -> None:
+    run(model, f"{model}/text.txt", tmp_path / "first", PLAN)
+    still = PLAN.model_copy(update={"learning_rate": 1e-12})
+    record = run(model, f"{model}/text.txt", tmp_path / "second", still, start=tmp_path / "first")
+    first, second = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("first", "second"))
+    assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in first)
+    assert record.recipe["start"]["learning_rate"] == 0.01
+
+
+def test_an_eraser_of_another_rank_is_no_start(model: str, tmp_path: Path) -> None:
+    run(model, f"{model}/text.txt", tmp_path / "first", PLAN)
+    with pytest.raises(KVMemoryError, match="rank 2 and alpha 32, the training 4"):
+        run(model, f"{model}/text.txt", tmp_path / "second", PLAN.model_copy(update={"rank": 4}), start=tmp_path / "first")
+
+
+def test_several_processes_train_one_eraser(model: str, tmp_path: Path) -> None:
+    options = ["--text-steps", "2", "--task-steps", "1", "--length", "320", "--batch", "320", "--rank", "2", "--workers", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "kv_memory", "train-eraser", "--model", model, "--text", f"{model}/text.txt"]
+    environ = dict(os.environ) | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run([*command, "--out", str(tmp_path), *options], env=environ, check=True, capture_output=True, timeout=300)
+    logged = (tmp_path / RUN / "log.jsonl").read_text().splitlines()
+    assert len(logged) == 3 and (tmp_path / "eraser.json").exists()
 
 
 def test_ctrl_c_leaves_a_checkpoint(model: str, tmp_path: Path) -> None:

@@ -1,0 +1,5 @@
+"""`python -m kv_memory`, as `kv-memory`; and several processes of it: `torchrun --nproc-per-node 4 -m kv_memory ...`."""
+
+from kv_memory.cli import main
+
+main()
