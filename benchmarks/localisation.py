@@ -16,6 +16,7 @@ import gzip
 import json
 import os
 import time
+from collections.abc import Sequence
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
@@ -43,9 +44,13 @@ def start(model: str | None, longest: int) -> None:
     _state.update(engine=engine, form=ChatFormat(engine.tokenizer), longest=longest)
 
 
-def cases(messages: list[dict[str, Any]], seed: int) -> dict[str, Any]:
-    """One tool result of a transcript as two cases, by what is scored; none where nothing of it is long enough."""
+def cases(messages: list[dict[str, Any]], seed: int, texts: Sequence[str] = ()) -> dict[str, Any]:
+    """One tool result of a transcript as two cases, by what is scored; none where nothing of it is long enough.
+
+    `texts`: of the results with one of these in them, if there are any.
+    """
     from kv_memory.calibration.cases import TEXT, Case, again
+    from kv_memory.evaluation.leakage.injections import as_written
     from kv_memory.ledger import Ledger
     from kv_memory.messages import parse_messages
 
@@ -60,11 +65,13 @@ def cases(messages: list[dict[str, Any]], seed: int) -> dict[str, Any]:
     if not turns:
         return {}
     end, tail = turns[-1]
+    forms = [as_written(text) for text in texts]
     results = [
         (run.start, run.end)
         for entry in ledger.entries
         for run in entry.runs
         if entry.message.role == "tool" and run.piece.kind == "content"
+        if not forms or any(form.search(entry.message.content) for form in forms)
     ]
     results = [(a, b) for a, b in results if b - a >= SHORTEST_SPAN and end - b >= SHORTEST_SUFFIX]
     if not results:

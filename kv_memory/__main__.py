@@ -1,4 +1,4 @@
-"""`python -m kv_memory`, as `kv-memory`; and several processes of it: `torchrun --nproc-per-node 4 -m kv_memory ...`."""
+"""`python -m kv_memory` is `kv-memory`; several processes of it: `torchrun --nproc-per-node 4 -m kv_memory ...`."""
 
 from kv_memory.cli import main
 

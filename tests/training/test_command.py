@@ -70,15 +70,23 @@ def test_training_goes_on_from_an_eraser(model: str, tmp_path: Path) -> None:
 def test_an_eraser_of_another_rank_is_no_start(model: str, tmp_path: Path) -> None:
     run(model, f"{model}/text.txt", tmp_path / "first", PLAN)
     with pytest.raises(KVMemoryError, match="rank 2 and alpha 32, the training 4"):
-        run(model, f"{model}/text.txt", tmp_path / "second", PLAN.model_copy(update={"rank": 4}), start=tmp_path / "first")
+        run(
+            model,
+            f"{model}/text.txt",
+            tmp_path / "second",
+            PLAN.model_copy(update={"rank": 4}),
+            start=tmp_path / "first",
+        )
 
 
 def test_several_processes_train_one_eraser(model: str, tmp_path: Path) -> None:
-    options = ["--text-steps", "2", "--task-steps", "1", "--length", "320", "--batch", "320", "--rank", "2", "--workers", "0"]
+    options = ["--text-steps", "2", "--task-steps", "1", "--length", "320", "--batch", "320", "--workers", "0"]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "kv_memory", "train-eraser", "--model", model, "--text", f"{model}/text.txt"]
     environ = dict(os.environ) | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    subprocess.run([*command, "--out", str(tmp_path), *options], env=environ, check=True, capture_output=True, timeout=300)
+    subprocess.run(
+        [*command, "--out", str(tmp_path), *options], env=environ, check=True, capture_output=True, timeout=300
+    )
     logged = (tmp_path / RUN / "log.jsonl").read_text().splitlines()
     assert len(logged) == 3 and (tmp_path / "eraser.json").exists()
 

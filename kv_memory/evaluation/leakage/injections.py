@@ -127,7 +127,7 @@ def _agentdojo(records: Sequence[dict[str, Any]]) -> Iterator[tuple[Messages, Ch
     for record in records:
         messages = [{**message, "id": f"m{number}"} for number, message in enumerate(record["messages"])]
         for text in record["injections"].values():
-            form = _as_written(text)
+            form = as_written(text)
             hits = ((m, form.search(m["content"] or "")) for m in messages if m["role"] == "tool")
             hit = next(((message["id"], found.span()) for message, found in hits if found), None)
             if text.strip() and hit is not None:
@@ -135,7 +135,7 @@ def _agentdojo(records: Sequence[dict[str, Any]]) -> Iterator[tuple[Messages, Ch
                 break
 
 
-def _as_written(text: str) -> re.Pattern[str]:
+def as_written(text: str) -> re.Pattern[str]:
     """The text as YAML or a Python literal has it: with other white space, quotes doubled or escaped."""
     words = [re.sub(r"(\\?['\"])", r"(?:\\\\|')?\1", re.escape(word)) for word in text.split()]
     return re.compile(r"(?:\s|\\n|\\)+".join(words))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, islice
@@ -14,6 +14,7 @@ from kv_memory.evaluation.leakage import echoes, injections, isolation, spoofing
 from kv_memory.evaluation.leakage.canaries import Seen, look_each, summarise
 from kv_memory.evaluation.leakage.echoes import CASCADES, KINDS, Echoed
 from kv_memory.evaluation.leakage.injections import Obeyed
+from kv_memory.evaluation.leakage.isolation import Looked
 from kv_memory.evaluation.leakage.plan import Plan
 from kv_memory.evaluation.leakage.record import (
     ByEraser,
@@ -35,7 +36,8 @@ from kv_memory.memory import Memory
 Progress = Callable[[str, int, int], None]
 """Hears what is being done, how many are done, and how many there are."""
 
-
+Later = Callable[[], Found]
+"""Gives what has been begun."""
 CHUNK = 100
 """Cases of isolation that are one job."""
 
@@ -53,19 +55,23 @@ class Measurement:
     progress: Progress
 
     def run(self) -> Result:
-        """Measure everything; the parts that may not fail come first."""
-        plan = self.plan
+        """Measure everything; the parts that may not fail come first.
+
+        Processes get the cases of all parts at once, those that take long before the others, so that none waits for
+        the last case of a part.
+        """
+        successive, echoes, canaries = self.successive(), self.echoes(), self.canaries()
+        injected, isolated = self.injections(), self.isolation()
         spoofed = self.spoofing()
-        isolated = self.isolation()
         result = Result(
             model=self.name,
-            environment=environment(plan.seed),
-            canaries=self.canaries(),
-            successive=self.successive(),
-            echoes=self.echoes(),
+            environment=environment(self.plan.seed),
+            isolation=isolated(),
+            canaries=canaries(),
+            successive=successive(),
+            echoes=echoes(),
             orders=self.orders(),
-            injections=self.injections(),
-            isolation=isolated,
+            injections=injected(),
             spoofing=spoofed,
         )
         return result.model_copy(update={"targets": tuple(judge(result))})
@@ -73,30 +79,44 @@ class Measurement:
     def _seed(self, number: int) -> int:
         return 1000 * self.plan.seed + number
 
-    def _rows(self, what: str, do: Callable[[Memory, Job], Found], jobs: Sequence[Job]) -> list[Found]:
-        """What is found for each job."""
-        rows: list[Found] = []
-        self.progress(what, 0, len(jobs))
-        for row in self.work(do, jobs):
-            rows.append(row)
-            self.progress(what, len(rows), len(jobs))
+    def _rows(self, what: str, do: Callable[[Memory, Job], Found], jobs: Sequence[Job]) -> Later[list[Found]]:
+        """What is found for each job; other processes begin at once, this one when it is called."""
+        work = self.work(do, jobs)
+
+        def rows() -> list[Found]:
+            found: list[Found] = []
+            self.progress(what, 0, len(jobs))
+            for row in work:
+                found.append(row)
+                self.progress(what, len(found), len(jobs))
+            return found
+
         return rows
 
-    def canaries(self) -> ByEraser:
+    def canaries(self) -> Later[ByEraser]:
         """One erasure."""
         jobs = [self._seed(number) for number in range(self.plan.probes)]
-        return summarise(self._rows("Canaries", partial(_canary, self.erasers), jobs))
+        rows = self._rows("Canaries", partial(_canary, self.erasers), jobs)
+        return lambda: summarise(rows())
 
-    def successive(self) -> dict[int, ByEraser]:
+    def successive(self) -> Later[dict[int, ByEraser]]:
         """1, 5 and 20 erasures in one session."""
         jobs = [self._seed(number) for number in range(self.plan.sessions)]
         rows = self._rows("Many erasures in one session", partial(_successive, self.erasers), jobs)
-        return {count: summarise([row[count] for row in rows]) for count in successive.COUNTS}
 
-    def echoes(self) -> dict[str, Echoes]:
+        def found() -> dict[int, ByEraser]:
+            seen = rows()
+            return {count: summarise([row[count] for row in seen]) for count in successive.COUNTS}
+
+        return found
+
+    def echoes(self) -> Later[dict[str, Echoes]]:
         """Values that a later turn says again."""
         jobs = [(kind, self._seed(number)) for kind in KINDS for number in range(self.plan.echoes)]
         rows = self._rows("Echoes", partial(_echo, self.erasers), jobs)
+        return lambda: self._echoed(jobs, rows())
+
+    def _echoed(self, jobs: Sequence[tuple[str, int]], rows: Sequence[Echoed]) -> dict[str, Echoes]:
         found: dict[str, Echoes] = {}
         for kind in KINDS:
             of_kind = [row for row, job in zip(rows, jobs, strict=True) if job[0] == kind]
@@ -112,7 +132,7 @@ class Measurement:
         numbers = count(100_000 * self.plan.seed)
         while len(rows) < self.plan.probes:  # about every sixth world has one
             jobs = [next(numbers) for _ in range(6 * (self.plan.probes - len(rows)))]
-            found = self._rows("Orders in tool results", partial(_order, self.erasers), jobs)
+            found = self._rows("Orders in tool results", partial(_order, self.erasers), jobs)()
             rows += [row for row in found if row is not None]
         rows = rows[: self.plan.probes]
         return {
@@ -123,13 +143,18 @@ class Measurement:
             for how in (NO_ERASE, *self.erasers, NEVER_SAW)
         }
 
-    def injections(self) -> dict[str, Injections]:
+    def injections(self) -> Later[dict[str, Injections]]:
         """Injections of the two collections."""
-        found: dict[str, Injections] = {}
+        begun = {}
         for source in injections.FILES if self.plan.data else ():
             assert self.plan.data is not None
             cases = list(islice(injections.injected(self.form, self.plan.data, source), self.plan.probes))
-            rows = self._rows(f"Injections of {source}", partial(_residuals, self.erasers), cases)
+            begun[source] = self._rows(f"Injections of {source}", partial(_residuals, self.erasers), cases)
+        return lambda: self._injected({source: rows() for source, rows in begun.items()})
+
+    def _injected(self, seen: Mapping[str, list[dict[str, float]]]) -> dict[str, Injections]:
+        found: dict[str, Injections] = {}
+        for source, rows in seen.items():
             left = {how: [row[how] for row in rows] for how in (rows[0] if rows else ())}
             base = left.pop(NO_ERASE, [])
             found[source] = Injections(
@@ -138,11 +163,14 @@ class Measurement:
             )
         return found
 
-    def isolation(self) -> IsolationFigures:
+    def isolation(self) -> Later[IsolationFigures]:
         """Interleaved sessions of a small random model."""
         total = self.plan.generated
         jobs = [range(first, min(first + CHUNK, total)) for first in range(0, total, CHUNK)]
         parts = self._rows("Isolation", partial(_isolation, self.plan.seed), jobs)
+        return lambda: self._isolated(parts())
+
+    def _isolated(self, parts: Sequence[Sequence[Looked]]) -> IsolationFigures:
         found = isolation.summarise(case for part in parts for case in part)
         return IsolationFigures(
             cases=found.cases,
@@ -181,7 +209,7 @@ def _residuals(erasers: Sequence[str], memory: Memory, case: Case) -> dict[str, 
     return injections.residuals(memory, case, erasers)
 
 
-def _isolation(seed: int, memory: Memory, numbers: range) -> list[isolation.Looked]:
+def _isolation(seed: int, memory: Memory, numbers: range) -> list[Looked]:
     return isolation.look(numbers, seed)
 
 

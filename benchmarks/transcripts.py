@@ -1,0 +1,183 @@
+"""What every eraser leaves of a span's influence on real transcripts: residual influence by source.
+
+    python -m benchmarks.transcripts --eraser DIR --data ../shared/data --transcripts 40 --workers 2
+
+tau-bench: one tool result is the span. AgentDojo: the tool result with the injected text. bAbI 11 and 13: the sentence
+that a pronoun in the next one refers to. Scored are the transcript's own next assistant turn and reading the span and
+its neighbourhood again (localisation.py); of bAbI the question and its answer. Called again with the same settings, a
+source that is there is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import re
+import time
+from collections.abc import Iterator
+from multiprocessing import get_context
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from benchmarks import localisation
+
+NO_ERASE = localisation.NO_ERASE
+SOURCES = {
+    **localisation.SOURCES,
+    "bAbI 11": "babi/qa11_basic-coreference_train.txt.gz",
+    "bAbI 13": "babi/qa13_compound-coreference_train.txt.gz",
+}
+K = {"influence": (32,), "shift+influence": (8, 32), "steer+influence": (8, 32)}
+"""Tokens that are run again."""
+BEFORE = 4
+"""Stories before that with the question: a span of a sentence is then erased from some hundred tokens."""
+
+
+def start(model: str | None, longest: int, eraser: str | None) -> None:
+    """Make this worker's engine."""
+    from kv_memory.erasers.files import open_eraser
+
+    localisation.start(model, longest)
+    if eraser is not None:
+        open_eraser(eraser).load(localisation._state["engine"])
+
+
+def measure(job: tuple[str, int, Any]) -> dict[str, dict[str, float]] | None:
+    """KL of one transcript, by what is scored and eraser; None where nothing of it is long enough."""
+    from kv_memory.calibration.trial import trial
+
+    source, seed, record = job
+    found = babi(record) if source.startswith("bAbI") else localisation.cases(record["messages"], seed, record["texts"])
+    engine, row = localisation._state["engine"], {}
+    for what, case in found.items():
+        with trial(engine, case) as this:
+            row[what] = {name: this.run(eraser).kl for name, eraser in erasers(engine).items()}
+    return row or None
+
+
+def erasers(engine: Any) -> dict[str, Any]:
+    """All that the engine can run, but the full recompute."""
+    from kv_memory.erasers import ERASERS
+
+    found: dict[str, Any] = {NO_ERASE: None}
+    kind: Any
+    for name, kind in ERASERS.items():
+        if name != "recompute" and not kind().lacking(engine):
+            found |= {f"{name} {k}": kind(k) for k in K[name]} if name in K else {name: kind()}
+    return found
+
+
+def babi(stories: list[list[tuple[str, str, list[int]]]]) -> dict[str, Any]:
+    """The last story's first question, with the first sentence that it rests on as the span."""
+    from kv_memory.calibration.cases import TEXT, Case
+    from kv_memory.intervals import merge
+    from kv_memory.ledger import Ledger
+    from kv_memory.messages import Message, parse_messages
+    from kv_memory.targets import find
+
+    form = localisation._state["form"]
+    messages: list[dict[str, Any]] = []
+    for story in stories:
+        for number, (said, answer, support) in enumerate(story, 1):
+            if answer and story is stories[-1]:
+                target = f"{len(stories) - 1}.{support[0]}"
+                question, reply = said, answer
+                break
+            if not answer:
+                messages.append({"role": "user", "content": said, "id": f"{stories.index(story)}.{number}"})
+                messages.append({"role": "assistant", "content": "ok"})
+    parsed, ledger, at = parse_messages(messages), Ledger(), 0
+    for message, pieces in zip(parsed, form.encode(parsed), strict=True):
+        ledger.append(message, pieces, at)
+        at += sum(len(piece.ids) for piece in pieces)
+    asked = [*parsed, Message("user", question), Message("assistant", reply)]
+    tail = tuple(i for pieces in form.encode(asked, start=len(parsed)) for piece in pieces for i in piece.ids)
+    spans = merge(i for chosen in find(ledger, target) for i in chosen.intervals())
+    return {"question": Case(TEXT, tuple(ledger.token_ids()), tuple(spans), tail)}
+
+
+def records(source: str, folder: Path, rng: Random) -> Iterator[Any]:
+    """The transcripts of a source, in any order."""
+    with gzip.open(folder / SOURCES[source], "rt", encoding="utf-8") as lines:
+        text = list(lines)
+    if source.startswith("bAbI"):
+        stories = list(_stories(text))
+        for _ in stories:
+            yield rng.sample(stories, BEFORE + 1)
+        return
+    found = [json.loads(line) for line in text]
+    rng.shuffle(found)
+    for record in found:
+        texts = [t for t in record.get("injections", {}).values() if t.strip()]
+        if texts or source != "AgentDojo":
+            yield {"messages": record["messages"], "texts": texts}
+
+
+def _stories(lines: list[str]) -> Iterator[list[tuple[str, str, list[int]]]]:
+    """Each story's sentences and questions: text, answer and the numbers of the sentences it rests on."""
+    story: list[tuple[str, str, list[int]]] = []
+    for line in lines:
+        number, _, rest = line.strip().partition(" ")
+        if number == "1" and story:
+            yield story
+            story = []
+        said, answer, support = (*re.split(r"\s*\t", rest), "", "")[:3]
+        story.append((said, answer, [int(i) for i in support.split()]))
+    yield story
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--eraser", help="a trained one, measured too")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the transcripts")
+    parser.add_argument("--transcripts", type=int, default=40, help="of each source")
+    parser.add_argument("--longest", type=int, default=4096, help="tokens of a context, at most")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--model", help="default: the pocket model")
+    parser.add_argument("--name", default="transcripts")
+    args = parser.parse_args()
+
+    from benchmarks.record import RESULTS, environment, save
+    from kv_memory.calibration.estimates import ratio
+
+    settings = {"model": args.model or "pocket", "longest": args.longest, "seed": args.seed}
+    path = RESULTS / f"{args.name}.json"
+    result: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    if {key: result.get(key) for key in settings} != settings:
+        result = {**settings, "sources": {}}
+    for source in (source for source in SOURCES if source not in result["sources"]):
+        started, rows = time.time(), []
+        jobs = (
+            (source, args.seed + i, record) for i, record in enumerate(records(source, args.data, Random(args.seed)))
+        )
+        with get_context("spawn").Pool(args.workers, start, (args.model, args.longest, args.eraser)) as pool:
+            for row in pool.imap(measure, jobs):
+                rows += [row] if row else []
+                if len(rows) == args.transcripts:
+                    break
+        if not rows:
+            raise SystemExit(f"No transcript of {source} has a span and what follows it in {args.longest:,} tokens.")
+        left = {
+            what: {
+                name: ratio([row[what][name] for row in rows], [row[what][NO_ERASE] for row in rows]).model_dump()
+                for name in kl
+                if name != NO_ERASE
+            }
+            for what, kl in rows[0].items()
+        }
+        result["sources"][source] = {
+            "environment": environment(args.seed),
+            "transcripts": len(rows),
+            "residual_influence": left,
+        }
+        print(f"{source}: {len(rows)} transcripts in {time.time() - started:.0f} s", flush=True)
+        for what, found in left.items():
+            print(f"  {what}:", *(f"{name} {value['value']:.3f}" for name, value in found.items()), flush=True)
+        save(args.name, result)
+
+
+if __name__ == "__main__":
+    main()
