@@ -34,7 +34,7 @@ from kv_memory.training.tasks import WorldExamples
 
 NO_ERASE, NEVER_SAW = "no erase", "never-saw"
 ERASERS = ("drop", "influence 32", "shift+influence 8", "shift+influence 32", "steer", "steer+influence 8")
-BALANCE: Mapping[Kind, float] = {"injection": 8.0, "preference": 4.0, "call": 4.0, "binding": 2.0}
+BALANCE: Mapping[Kind, float] = {"injection": 6.0, "preference": 6.0, "call": 12.0, "binding": 3.0, "restore": 10.0}
 """Rare classes are asked about more often."""
 FIRST = 3_000_000
 
