@@ -72,12 +72,14 @@ def main() -> None:
     from kv_memory.calibration.trial import now
     from kv_memory.engines.transformers import TransformersEngine
     from kv_memory.erasers import ERASERS, get_eraser
+    from kv_memory.erasers.files import POCKET, open_eraser
     from kv_memory.pocket import model_path
 
     cuda = torch.cuda.is_available()
     torch.manual_seed(args.seed)
     if args.shape == "pocket":
         engine = TransformersEngine.load(model_path())
+        open_eraser(POCKET).load(engine)
     else:
         config = Qwen3Config(**SHAPES[args.shape], max_position_embeddings=40_960, tie_word_embeddings=False)
         with torch.device("cuda" if cuda else "cpu"):

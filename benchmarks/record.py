@@ -34,6 +34,15 @@ def save(name: str, result: dict[str, Any]) -> None:
     print(f"wrote {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
 
 
+def source(result: dict[str, Any]) -> str:
+    """An environment in words."""
+    versions = result["versions"]
+    return (
+        f"{result['hardware']}, torch {versions['torch']}, transformers {versions['transformers']}, "
+        f"commit {result['commit'][:9]}, seed {result['seed']}"
+    )
+
+
 def _version(name: str) -> str:
     try:
         return version(name)

@@ -6,28 +6,32 @@ python -m benchmarks.tables
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from benchmarks.influence import NEVER_SAW, NO_ERASE
-from benchmarks.record import RESULTS
+from benchmarks.record import RESULTS, source
+from benchmarks.trust_tables import leakage, load, provenance
 
 README = Path(__file__).parents[1] / "README.md"
 SHAPES = {"pocket": "the pocket model", "qwen3-8b": "random weights of Qwen3-8B's shape"}
 SIMPLE = ("drop", "shift", "repair", "selective")
+TRAINED = ("drop", "influence 32", "shift+influence 8", "shift+influence 32", "steer", "steer+influence 8")
 LLAMA_CPP = ("recompute", "drop", "shift", "repair", "selective", "influence", "shift+influence", "steer")
 LLAMA_CPP_MODELS = {"pocket": "pocket, F16", "qwen2-0.5b": "0.5 B shape, Q8_0"}
 START, END = "<!-- figures: benchmarks/tables.py -->\n", "<!-- end of figures -->"
 
 
 def main() -> None:
-    parts = [answers(_load("influence")), transcripts(_load("localisation"))]
+    parts = [answers(_load("influence")), steering(_load("eraser"))]
+    parts += [transcripts(_load("transcripts")), localisation(_load("localisation"))]
     latency = [_load(path.stem) for path in sorted(RESULTS.glob("latency*.json"))]
     parts += [latency_table(result) for result in latency]
     if (RESULTS / "llama_cpp.json").is_file():
         parts.append(llama_cpp_table(_load("llama_cpp")))
+    parts += [leakage(_load("leakage")), provenance(_load("provenance")), load(_load("load"))]
     text = README.read_text()
     before, _, rest = text.partition(START)
     _, _, after = rest.partition(END)
@@ -90,25 +94,72 @@ def _shown(ks: Sequence[int]) -> Iterator[str]:
         yield from (f"{name} {k}" for k in ks)
 
 
+def steering(result: dict[str, Any]) -> str:
+    """What the pocket model's trained eraser is worth, by class: agreement with never-saw, and influence left."""
+    lengths = result["lengths"]
+    least = min(row["questions"] for table in lengths.values() for row in table.values())
+    classes = list(next(iter(lengths.values())))
+    shown = ", ".join(f"{int(length):,}" for length in lengths)
+
+    def rows(kinds: Sequence[str], figure: Callable[[dict[str, Any], str], float], digits: int) -> Iterator[str]:
+        yield "| class | " + " | ".join(TRAINED) + " |"
+        yield "| --- |" + " --- |" * len(TRAINED)
+        for kind in kinds:
+            cells = (" ".join(f"{figure(table[kind], e):.{digits}f}" for table in lengths.values()) for e in TRAINED)
+            yield f"| {kind} | " + " | ".join(cells) + " |"
+
+    touched = [kind for kind in classes if kind not in ("keep", "call")]
+    return "\n".join(
+        [
+            f"**The pocket's trained eraser.** Agreement with never-saw at {shown} tokens; at least {least:,} "
+            f"questions of each class and length on unseen conversations ({source(result)}; "
+            "`benchmarks/results/eraser.json`).",
+            "",
+            *rows(classes, lambda row, name: row[name]["agreement"]["value"], 3),
+            "",
+            "Exact match with what is right, as a share of never-saw's:",
+            "",
+            *rows(["binding"], lambda row, name: row[name]["exact"] / row["never-saw"]["exact"], 2),
+            "",
+            "Influence left, where the span had some:",
+            "",
+            *rows(touched, lambda row, name: row[name]["residual"]["value"], 3),
+            "",
+        ]
+    )
+
+
 def transcripts(result: dict[str, Any]) -> str:
-    """Residual influence of a tool result in real transcripts, and how localised its change is."""
+    """Residual influence of a span in real transcripts, by eraser."""
     sources = result["sources"]
     columns = [(source, what) for source, found in sources.items() for what in found["residual_influence"]]
-    erasers = next(iter(sources.values()))["residual_influence"]["next turn"]
-    counts = " and ".join(f"{found['transcripts']} of {source}" for source, found in sources.items())
+    counts = ", ".join(f"{found['transcripts']} of {source}" for source, found in sources.items())
     lines = [
-        "**Real transcripts.** A tool result is erased; what is left of its influence on the assistant's next turn, "
-        f"and on reading the result and its neighbourhood again; pocket model, {counts}, up to "
-        f"{result['longest']:,} tokens ({_sources(sources)}; `benchmarks/results/localisation.json`).",
+        "**Real transcripts.** What is left of the influence of a tool result on the assistant's next turn, and on "
+        "reading the result and its neighbourhood again (of AgentDojo the result with the injected text); of bAbI, of "
+        f"a sentence that the next one refers back to, on a question and its answer. Pocket model, {counts}, up "
+        f"to {result['longest']:,} tokens ({_sources(sources)}; `benchmarks/results/transcripts.json`).",
         "",
         "| | " + " | ".join(f"{source}, {what}" for source, what in columns) + " |",
         "| --- |" + " --- |" * len(columns),
     ]
-    for name in erasers:
+    for name in next(iter(sources.values()))["residual_influence"]["next turn"]:
         cells = (f"{_value(sources[source]['residual_influence'][what], name):.3f}" for source, what in columns)
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines += ["", "The share of all change of later cells that the tokens with the largest change carry:", ""]
-    lines += ["| | " + " | ".join(sources) + " |", "| --- |" + " --- |" * len(sources)]
+    return "\n".join([*lines, ""])
+
+
+def localisation(result: dict[str, Any]) -> str:
+    """How localised the change that a span made is, in real transcripts."""
+    sources = result["sources"]
+    counts = " and ".join(f"{found['transcripts']} of {source}" for source, found in sources.items())
+    lines = [
+        f"The share of all change of later cells that the tokens with the largest change carry; {counts} "
+        f"({_sources(sources)}; `benchmarks/results/localisation.json`):",
+        "",
+        "| | " + " | ".join(sources) + " |",
+        "| --- |" + " --- |" * len(sources),
+    ]
     for share in next(iter(sources.values()))["share_of_change"]:
         cells = (f"{_value(found['share_of_change'][share], 'all'):.2f}" for found in sources.values())
         lines.append(f"| {share} of tokens | " + " | ".join(cells) + " |")
@@ -126,7 +177,7 @@ def latency_table(result: dict[str, Any]) -> str:
     names = list(next(iter(contexts.values()))["erase_milliseconds_median"])
     lines = [
         f"**Time.** Median milliseconds to erase a span of {result['span']} tokens at 10 % of the context; "
-        f"{SHAPES[result['shape']]}, {result['dtype']} ({_source(result)}).",
+        f"{SHAPES[result['shape']]}, {result['dtype']} ({source(result)}).",
         "",
         "| context | " + " | ".join(names) + " |",
         "| --- |" + " --- |" * len(names),
@@ -185,15 +236,7 @@ def _llama_cpp_row(model: str, context: int, cell: dict[str, Any]) -> str:
 
 def _sources(parts: dict[str, Any]) -> str:
     """Where the parts of a result come from."""
-    return "; ".join(dict.fromkeys(_source(part["environment"]) for part in parts.values()))
-
-
-def _source(result: dict[str, Any]) -> str:
-    versions = result["versions"]
-    return (
-        f"{result['hardware']}, torch {versions['torch']}, transformers {versions['transformers']}, "
-        f"commit {result['commit'][:9]}, seed {result['seed']}"
-    )
+    return "; ".join(dict.fromkeys(source(part["environment"]) for part in parts.values()))
 
 
 if __name__ == "__main__":

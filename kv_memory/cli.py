@@ -128,7 +128,7 @@ def _compare(
         memory = Memory(model, eraser=trained or name, heal="never")
         memory.max_tokens = 16 * memory.engine.capabilities.max_positions  # the same conversation several times over
         if name is not None:
-            get_eraser(name).check(memory.engine)
+            memory.equip(get_eraser(name))
         result = compare(memory, messages, [target], tools=tools, question=question, eraser=name, progress=progress)
     if as_json:
         print(result.model_dump_json(indent=2))

@@ -13,7 +13,7 @@ from kv_memory.chat import ChatFormat
 from kv_memory.engines.base import Engine
 from kv_memory.erasers import get_eraser, is_files
 from kv_memory.erasers.base import Eraser
-from kv_memory.erasers.files import TrainedEraser, open_eraser
+from kv_memory.erasers.files import BESIDE, TrainedEraser, open_eraser
 from kv_memory.erasers.steer import Steer
 from kv_memory.errors import ContextLengthError, ConversationError, TargetError, UnknownTargetError
 from kv_memory.heal import Healer
@@ -56,7 +56,8 @@ class Memory:
     ) -> None:
         """`eraser`: how to erase where a call does not say; by default as `default_eraser` chooses. A trained eraser,
         by its directory, .gguf file or hub id, is loaded into the engine; then its calibration chooses, or `steer` is
-        the default where it has none.
+        the default where it has none. One in the folder `eraser` of the model's directory, as the pocket model has it,
+        is loaded when `steer` is first asked for by name.
 
         `calibration`: of this model, or its file; by default the trained eraser's, or the calibration.json in the
         model's directory, if there is one. A ready engine keeps the probe layers that it has.
@@ -82,6 +83,8 @@ class Memory:
         if calibration is None and not isinstance(model, Engine):
             beside = _path(model) / FILE
             calibration = beside if beside.is_file() else None
+        own = None if isinstance(model, Engine) else _path(model) / BESIDE
+        self._own_eraser = own if own is not None and own.is_dir() else None
         self.calibration = load(Path(calibration)) if isinstance(calibration, (str, Path)) else calibration
         self.engine = model if isinstance(model, Engine) else _load(model, self.calibration, trained, device, dtype)
         self.format = ChatFormat(self.engine.tokenizer)
@@ -91,7 +94,7 @@ class Memory:
             self.eraser = None if trained.calibration else Steer()
         elif eraser is not None:
             self.eraser = get_eraser(eraser if isinstance(eraser, Eraser) else str(eraser))
-            self.eraser.check(self.engine)
+            self.equip(self.eraser)
         self.max_tokens = max_tokens or 4 * self.engine.capabilities.max_positions
         self.policy = Policy.load(policy) if isinstance(policy, (str, Path)) else policy or Policy()
         self.audit = AuditLog(audit) if isinstance(audit, (str, Path)) else audit
@@ -101,6 +104,13 @@ class Memory:
         self.on_heal = on_heal
         self.healer = Healer(self.engine.lock, self._to_heal, self._answering, self._healed)
         self._sessions: dict[str, Session] = {}
+
+    def equip(self, eraser: Eraser) -> None:
+        """Make sure that the engine can run it; for the first one that steers, load the trained eraser that is in the
+        model's directory. Raises UnsupportedOperationError where it cannot run."""
+        if "steering" in eraser.lacking(self.engine) and self._own_eraser is not None:
+            open_eraser(self._own_eraser).load(self.engine)
+        eraser.check(self.engine)
 
     def session(self, session_id: str) -> Session:
         """The session of this id; a new one when there is none."""

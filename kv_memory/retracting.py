@@ -76,7 +76,7 @@ class RetractingSession(SessionState):
             default = None if handling.exact else self._memory.eraser
             wanted = default if eraser is None else get_eraser(eraser)
             if wanted is not None:
-                wanted.check(self._engine)
+                self._memory.equip(wanted)
             meanings = self._resolve(targets, self._given(messages))
             edits = list(dict.fromkeys(edit for meaning in meanings for edit in meaning.edits))
             named = span_ids(meanings)

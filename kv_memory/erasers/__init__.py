@@ -51,5 +51,8 @@ def get_eraser(eraser: str | Eraser) -> Eraser:
 
 
 def is_files(eraser: str | Path) -> bool:
-    """Whether this is the directory, .gguf file or hub id of a trained eraser (files.py) rather than a name."""
-    return isinstance(eraser, Path) or "/" in eraser or eraser.startswith(("~", ".")) or Path(eraser).exists()
+    """Whether this is the directory, .gguf file or hub id of a trained eraser, or "pocket" (files.py), rather than the
+    name of a way to erase."""
+    if isinstance(eraser, Path) or eraser == "pocket":
+        return True
+    return eraser not in ERASERS and ("/" in eraser or eraser.startswith(("~", ".")) or Path(eraser).exists())

@@ -23,9 +23,14 @@ from kv_memory.engines.fingerprint import revision_of
 from kv_memory.engines.loading import is_gguf
 from kv_memory.erasers import ERASERS
 from kv_memory.errors import ModelError
+from kv_memory.pocket import model_path
 
 FILE = "eraser.json"
 CONFIG = "adapter_config.json"
+BESIDE = "eraser"
+"""Folder in a model's directory with the trained eraser that comes with it."""
+POCKET = "pocket"
+"""Names the pocket model's."""
 
 
 class EraserRecord(BaseModel):
@@ -152,7 +157,8 @@ class TrainedEraser:
 
 
 def open_eraser(name: str | Path) -> TrainedEraser:
-    """Read what an eraser directory, .gguf file or hub id says. Raises ModelError where it is none."""
+    """Read what an eraser directory, .gguf file or hub id says; "pocket" is the pocket model's. Raises ModelError
+    where it is none."""
     if is_gguf(name):
         from kv_memory.erasers.gguf_file import read_record
 
@@ -183,7 +189,7 @@ def _record(path: Path) -> EraserRecord | None:
 
 
 def _folder(name: str) -> Path:
-    path = Path(name).expanduser()
+    path = model_path() / BESIDE if name == POCKET else Path(name).expanduser()
     if path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         return path
     try:

@@ -51,6 +51,11 @@ class Adapter:
         finally:
             self.rows = None
 
+    def save(self, folder: Path, base: str) -> None:
+        """Write it as PEFT does; `base`: what the model is called."""
+        self.model.peft_config[NAME].base_model_name_or_path = base
+        self.model.save_pretrained(folder)
+
     def load(self, folder: Path) -> None:
         """The weights that are saved there, of the same rank."""
         set_peft_model_state_dict(self.model, load_peft_weights(str(folder), device=str(self.model.device)))

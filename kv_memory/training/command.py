@@ -79,7 +79,7 @@ def run(
         trainer.save()
         raise
     if state.is_main_process:
-        trainer.adapter.model.save_pretrained(out)
+        trainer.adapter.save(out, base=engine.name)
         record.save(out)
     return record
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from kv_memory.erasers import ERASERS, get_eraser
-from kv_memory.errors import KVMemoryError
+from kv_memory.erasers.steer import Steer
+from kv_memory.errors import KVMemoryError, UnsupportedOperationError
 from kv_memory.evaluation.leakage.scenes import Messages, Tools
 from kv_memory.memory import Memory
 from kv_memory.policy.config import Cascade
@@ -21,8 +22,10 @@ def available(memory: Memory, wanted: Sequence[str] = ()) -> list[str]:
 
     Raises KVMemoryError for an unknown name, UnsupportedOperationError for one that the engine cannot run.
     """
+    with suppress(UnsupportedOperationError):
+        memory.equip(Steer())
     for name in wanted:
-        get_eraser(name).check(memory.engine)
+        memory.equip(get_eraser(name))
     return [*(wanted or (name for name in ERASERS if not ERASERS[name]().lacking(memory.engine))), HEALED]
 
 

@@ -1,0 +1,80 @@
+"""The README's figures of what retraction is trusted with: leakage, what depended on a span, many sessions."""
+
+from __future__ import annotations
+
+from statistics import mean
+from typing import Any
+
+from benchmarks.record import source
+
+HOW = {"found": "echoes found", "spared": "other turns spared"}
+
+
+def leakage(result: dict[str, Any]) -> str:
+    """What attackers get of erased text, by eraser."""
+    canaries, injections = result["canaries"], result["injections"]
+    some = next(iter(canaries.values()))["canaries"]
+    isolation, spoofing = result["isolation"], result["spoofing"]
+    lines = [
+        f"**Leakage.** {some} canaries (secret values in a message that is erased): how often an attack by questions "
+        "gets the value; whether its exposure is within a bit of never-saw's; how often a test by the value's "
+        "likelihood tells that it had been there, at 1 % false alarms, without and with never-saw's likelihood beside "
+        "it. Then: how often an order that a tool result gave is obeyed, what is left of the injections of two public "
+        "collections, and how well a cascade tells turns that say the value again from others "
+        f"({source(result['environment'])}; `benchmarks/results/leakage.json`).",
+        "",
+        f"| | attack | within a bit | told, alone | told, beside never-saw | obeyed | {' | '.join(injections)} | "
+        f"{' | '.join(HOW.values())} |",
+        "| --- |" + " --- |" * (5 + len(injections) + len(HOW)),
+    ]
+    for name, row in canaries.items():
+        cells = [f"{row[figure]['value']:.3f}" for figure in ("attack", "within_a_bit", "tpr", "tpr_relative")]
+        cells.append(f"{result['orders'][name]['obeyed']['value']:.3f}")
+        left = (found["residual"].get(name) for found in injections.values())
+        cells += [f"{value['value']:.3f}" if value else "-" for value in left]
+        for figure in HOW:
+            echoes = [found["cascade"][name] for found in result["echoes"].values() if name in found["cascade"]]
+            cells.append(f"{mean(echo[figure]['value'] for echo in echoes):.2f}" if echoes else "-")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        f"Isolation: {len(isolation['failures'])} failures in {isolation['cases']:,} cases of interleaved sessions; a "
+        f"session's own changed secret showed in {isolation['controls_noticed']:,} of {isolation['controls']:,}. "
+        f"Spoofing: {sum(len(found['failures']) for found in spoofing.values())} failures in "
+        f"{sum(found['cases'] for found in spoofing.values()):,} contents with role markers of {', '.join(spoofing)}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def provenance(result: dict[str, Any]) -> str:
+    """How well answers that depended on a span are told from others, and what attribution is worth."""
+    ((tokens, found),) = result["tokens"].items()
+    rows, attribution = found["dependence"], found["attribution"]
+    first = rows["recompute"]
+    answers = attribution["recompute"]["answers"]
+    lines = [
+        f"**What depended on it.** {first['dependent']} answers that rest on a retracted message and {first['others']} "
+        f"that do not, in {result['worlds']} unseen conversations of {tokens} tokens: area under the curve, and the "
+        f"share found at 1 % false alarms; and of {answers} answers attributed to messages, how often the same one "
+        f"comes first as by recompute ({source(result)}; `benchmarks/results/provenance.json`).",
+        "",
+        "| | area | found | same first | rank correlation |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, row in rows.items():
+        ranked = attribution[name]
+        cells = (row["area"], row["found"], ranked["same first"]["value"], ranked["rank correlation"])
+        lines.append(f"| {name} | " + " | ".join(f"{cell:.3f}" for cell in cells) + " |")
+    return "\n".join([*lines, ""])
+
+
+def load(result: dict[str, Any]) -> str:
+    """What many sessions at a time went through."""
+    wrong = result["sessions that differ from their replay"]
+    return (
+        f"**Load.** {result['sessions']} sessions, {result['threads']} threads and {result['tasks']} tasks on one "
+        f"memory for {result['seconds'] / 60:.0f} minutes: {result['steps']:,} calls, {result['answers']:,} answers, "
+        f"{len(result['errors'])} errors; {len(wrong)} sessions whose cells differ from their replay "
+        f"({source(result)}; `benchmarks/results/load.json`).\n"
+    )

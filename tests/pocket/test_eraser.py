@@ -1,0 +1,66 @@
+"""The eraser that comes with the pocket model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from kv_memory import Memory
+from kv_memory.demo import MESSAGES, QUESTION, TARGET
+from kv_memory.erasers import get_eraser
+from kv_memory.erasers.files import BESIDE, POCKET, open_eraser
+from kv_memory.evaluation.compare import compare
+from kv_memory.gguf import export_adapter
+from kv_memory.pocket import model_path
+
+LIMIT = 10_000_000
+"""Bytes that the eraser may take in the package."""
+
+
+@pytest.fixture
+def memory() -> Iterator[Memory]:
+    yield Memory(heal="never")
+
+
+def test_it_is_loaded_when_steer_is_asked_for(memory: Memory) -> None:
+    session = memory.session("s")
+    session.prefill(MESSAGES)
+    assert memory.engine.capabilities.steering is None
+    assert session.retract(TARGET, eraser="steer").tokens_recomputed == 4
+    assert memory.engine.capabilities.steering is not None
+
+
+@pytest.mark.parametrize("eraser", ["steer", "steer+repair", "steer+influence"])
+def test_the_demo_answers_as_never_saw(memory: Memory, eraser: str) -> None:
+    result = compare(memory, MESSAGES, [TARGET], question=QUESTION, eraser=eraser)
+    assert result.answers.before != result.answers.after == result.answers.never_saw
+
+
+def test_nothing_changes_where_nothing_is_erased(memory: Memory) -> None:
+    def scores() -> torch.Tensor:
+        memory.forget("s")
+        session = memory.session("s")
+        session.prefill(MESSAGES)
+        return memory.engine.score(next(iter(session.branches)).seq, range(100, 110))
+
+    before = scores()
+    memory.equip(get_eraser("steer"))
+    assert memory.engine.capabilities.steering is not None
+    assert torch.equal(before, scores())
+
+
+def test_by_the_name_pocket_it_is_the_memorys_own() -> None:
+    steering = Memory(eraser=POCKET, heal="never").engine.capabilities.steering
+    assert steering is not None and steering.closes and steering.slots == 4
+
+
+def test_it_is_small() -> None:
+    assert sum(file.stat().st_size for file in (model_path() / BESIDE).iterdir()) <= LIMIT
+
+
+def test_it_can_be_written_for_llama_cpp(tmp_path: Path) -> None:
+    export_adapter(POCKET, model_path(), tmp_path / "eraser.gguf")
+    assert open_eraser(tmp_path / "eraser.gguf").record == open_eraser(POCKET).record
