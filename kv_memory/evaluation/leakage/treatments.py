@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from kv_memory.erasers import ERASERS, get_eraser
-from kv_memory.erasers.steer import Steer
-from kv_memory.errors import KVMemoryError, UnsupportedOperationError
+from kv_memory.errors import KVMemoryError
 from kv_memory.evaluation.leakage.scenes import Messages, Tools
 from kv_memory.memory import Memory
 from kv_memory.policy.config import Cascade
@@ -22,8 +21,6 @@ def available(memory: Memory, wanted: Sequence[str] = ()) -> list[str]:
 
     Raises KVMemoryError for an unknown name, UnsupportedOperationError for one that the engine cannot run.
     """
-    with suppress(UnsupportedOperationError):
-        memory.equip(Steer())
     for name in wanted:
         memory.equip(get_eraser(name))
     return [*(wanted or (name for name in ERASERS if not ERASERS[name]().lacking(memory.engine))), HEALED]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import get_context
 from typing import Any, Protocol, TypeVar
 
+from kv_memory.erasers.steer import Steer
+from kv_memory.errors import UnsupportedOperationError
 from kv_memory.memory import Memory
 
 Job = TypeVar("Job")
@@ -26,9 +28,11 @@ class Work(Protocol):
 
 
 def open_memory(model: str | None, eraser: str | None) -> Memory:
-    """A memory for many copies of one conversation."""
+    """A memory for many copies of one conversation, with the model's trained eraser if it has one."""
     memory = Memory(model, eraser=eraser, heal="never")
     memory.max_tokens = 16 * memory.engine.capabilities.max_positions
+    with suppress(UnsupportedOperationError):
+        memory.equip(Steer())
     return memory
 
 
