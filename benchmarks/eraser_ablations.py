@@ -43,6 +43,14 @@ WITH_REPAIR: dict[str, Any] = {"repair": 8, "repair_share": 0.5}
 
 LARGE: dict[str, Any] = {"learning_rate": 1e-3, "tokens": 65536, "balance": {"binding": 4.0}}
 LONG: dict[str, Any] = {**LARGE, "balance": {"binding": 4.0, "preference": 4.0, "injection": 2.0}}
+FURTHER: dict[str, Any] = {
+    **LARGE,
+    **WITH_REPAIR,
+    "balance": {"binding": 4.0, "preference": 4.0, "restore": 2.0},
+    "slots": 4,
+    "closes": True,
+}
+"""With --start: on from a trained eraser."""
 
 TRIES: dict[str, Try] = {
     "published": Try("below drop on restore and keep after minutes, above it on binding"),
@@ -84,6 +92,10 @@ TRIES: dict[str, Try] = {
         "a point above rank 16 on binding, nothing else changed",
         {**LONG, **WITH_REPAIR, "slots": 16, "closes": True, "rank": 64, "alpha": 128},
     ),
+    "further": Try("a point up on restore and binding, keep as it is", FURTHER),
+    "further, mass .03": Try("keep and call up, the others as further", {**FURTHER, "mass_weight": 0.03}),
+    "further, mass .3": Try("keep as drop, binding some points below further", {**FURTHER, "mass_weight": 0.3}),
+    "further, 2 slots": Try("keep up by half a point, binding a little below further", {**FURTHER, "slots": 2}),
 }
 
 SETTINGS = ("model", "minutes", "tokens", "train_lengths", "lengths", "questions")
@@ -122,7 +134,8 @@ def train(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any
     if not (folder / "eraser.json").exists():
         resume = (folder / RUN / CHECKPOINT).exists()
         every = max(1, plan.steps // 2)
-        run(options.model, str(options.text), folder, plan, resume=resume, workers=options.workers, every=every)
+        given = {"start": options.start, "workers": options.workers}
+        run(options.model, str(options.text), folder, plan, resume=resume, every=every, **given)
     last = json.loads((folder / RUN / LOG).read_text().splitlines()[-1])
     return {"steps": plan.steps, "seconds": round(time.monotonic() - started), "loss": last["loss"]}
 
@@ -148,7 +161,8 @@ def planned(name: str, options: argparse.Namespace) -> Any:
 
     endless = Plan.of(**settings | {"near_drop_steps": 0, "text_steps": 0, "task_steps": 1_000_000})
     with TemporaryDirectory() as scratch, suppress(_Enough):
-        run(options.model, str(options.text), Path(scratch), endless, workers=options.workers, report=count)
+        given = {"start": options.start, "workers": options.workers}
+        run(options.model, str(options.text), Path(scratch), endless, report=count, **given)
     settled = times[len(times) // 3 :]  # workers and kernels are warm
     steps = max(1, int(seconds * (len(settled) - 1) / (settled[-1] - settled[0])))
     text = round(TEXT_SHARE * steps)
@@ -239,7 +253,7 @@ def run_all(names: list[str], options: argparse.Namespace, result: dict[str, Any
 def arguments(options: argparse.Namespace) -> list[str]:
     """The options of a try's process."""
     given = []
-    for name in (*SETTINGS, "seed", "workers", "folder", "text"):
+    for name in (*SETTINGS, "seed", "workers", "folder", "text", "start"):
         value = getattr(options, name)
         values = value if isinstance(value, list) else [] if value is None else [value]
         given += [f"--{name.replace('_', '-')}", *map(str, values)] if values else []
@@ -259,6 +273,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", help="default: the pocket model")
     parser.add_argument("--text", type=Path, help="for stage 1; default: of generated conversations")
+    parser.add_argument("--start", type=Path, help="a trained eraser that all tries go on from")
     parser.add_argument("--folder", type=Path, default=Path("runs/eraser_ablations"))
     parser.add_argument("--name", default="eraser_ablations", help="of the result file")
     parser.add_argument("--one", choices=TRIES, metavar="NAME", help=argparse.SUPPRESS)

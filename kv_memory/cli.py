@@ -215,6 +215,9 @@ def train_eraser(
     content_free: Annotated[bool, typer.Option("--content-free", help="Slots do not read the span's tokens.")] = False,
     repair: Annotated[int, typer.Option(help="Train with so many tokens of `influence` run again afterwards.")] = 0,
     repair_share: Annotated[float, typer.Option(help="Of the steps with that repair.")] = 1.0,
+    mass_weight: Annotated[
+        float, typer.Option(help="In the loss, of the attention on slots: it disturbs answers that need none.")
+    ] = 0.0,
     rank: Annotated[int, typer.Option(help="Of the LoRA.")] = 16,
     alpha: Annotated[int, typer.Option(help="Of the LoRA.")] = 32,
     learning_rate: Annotated[float, typer.Option(help="The highest.")] = 3e-4,
@@ -251,6 +254,7 @@ def train_eraser(
             content_free=content_free,
             repair=repair,
             repair_share=repair_share,
+            mass_weight=mass_weight,
             rank=rank,
             alpha=alpha,
             learning_rate=learning_rate,

@@ -97,8 +97,8 @@ def _start(name: str | Path, engine: TransformersEngine, model: Any, plan: Plan)
     config, _ = read_adapter(str(begun.folder))
     if (config.r, config.lora_alpha) != (plan.rank, plan.alpha):
         raise KVMemoryError(
-            f"The eraser {name} has rank {config.r} and alpha {config.lora_alpha}, the training {plan.rank} and "
-            f"{plan.alpha}; give the same."
+            f"The eraser {name} has rank {config.r} and alpha {config.lora_alpha}, the training is of {plan.rank} and "
+            f"{plan.alpha}; go on with rank {config.r} and alpha {config.lora_alpha}."
         )
     return begun
 

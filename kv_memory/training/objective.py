@@ -10,7 +10,8 @@ The loss is KL(never-saw || steered) over the queries' tokens (method.md, "Train
 Where a repair is to follow the eraser, the suffix's tokens that attended to the span most are run again between 2 and
 3, over the steering states and with a gradient. `packed.py` does the same in one pass.
 
-`mass` is another loss, for a start near `drop`: how much the queries would attend to the steering states at all.
+`mass` is how much the queries would attend to the steering states at all: the loss of a start near `drop`, and a weight
+on what disturbs answers that have nothing to do with the span.
 """
 
 from __future__ import annotations
@@ -63,17 +64,17 @@ class Objective:
         self.config = model.config.get_text_config(decoder=True)
         self.probe_layer = default_probe_layer(self.config.num_hidden_layers)
 
-    def loss(self, batch: Batch, repair: int = 0) -> Tensor:
-        """Mean KL(never-saw || steered) by the queries' weights, in nats: float32 scalar.
+    def loss(self, batch: Batch, repair: int = 0, mass_weight: float = 0.0) -> Tensor:
+        """Mean KL(never-saw || steered) by the queries' weights, in nats, and so much of `mass`: float32 scalar.
 
         `repair`: so many tokens that `influence` chooses are run again after steering.
         """
         reference = self.never_saw(batch)
         read = self.read(batch)
-        context = self.steer(batch, read)
-        if repair:
-            context = self.repair(context, self.choose(batch, read, repair))
-        return weighted_mean(divergence(reference, self.ask(batch, context)), batch.weights)
+        steered = self.steer(batch, read)
+        context = self.repair(steered, self.choose(batch, read, repair)) if repair else steered
+        loss = weighted_mean(divergence(reference, self.ask(batch, context)), batch.weights)
+        return loss + mass_weight * self._mass(batch, read, steered) if mass_weight else loss
 
     def mass(self, batch: Batch) -> Tensor:
         """Mean of -log(1 - share) over layers, heads and the queries' tokens, in nats: float32 scalar.
@@ -82,7 +83,10 @@ class Objective:
         `drop`. Where it is 0 everywhere, steering is the same as dropping.
         """
         read = self.read(batch)
-        states, dropped = part(self.steer(batch, read), 1), self._without_states(batch, read)
+        return self._mass(batch, read, self.steer(batch, read))
+
+    def _mass(self, batch: Batch, read: Context, steered: Context) -> Tensor:
+        states, dropped = part(steered, 1), self._without_states(batch, read)
         queries, asked = _asked(batch, dropped), Watch()
         with torch.no_grad():
             rows = self._run((queries,), dropped, watch=asked)[1]

@@ -52,6 +52,9 @@ class Plan(BaseModel):
     """Tokens that `influence` chooses and that are run again over the steering states before the questions."""
     repair_share: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Of the steps that have the repair; in the others the steering states are alone."""
+    mass_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Of the attention that would rest on the steering states, in the loss: what they do not need for the span disturbs
+    other answers."""
     rank: Annotated[int, Field(ge=1)] = 16
     alpha: Annotated[int, Field(ge=1)] = 32
     learning_rate: Annotated[float, Field(gt=0)] = 3e-4

@@ -95,7 +95,7 @@ class Trainer:
             if self.step < self.plan.near_drop_steps:
                 loss = self.objective.mass(batch)
             else:
-                loss = self.objective.loss(batch, self.plan.repaired(self.step))
+                loss = self.objective.loss(batch, self.plan.repaired(self.step), self.plan.mass_weight)
         torch.autograd.backward(loss)
         if self.accelerator.num_processes > 1:
             for parameter in self.adapter.parameters():

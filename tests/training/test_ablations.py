@@ -26,7 +26,14 @@ def test_a_try_is_trained_for_its_minutes_and_goes_on_where_it_was(tmp_path: Pat
     model = save_tiny(tmp_path / "model")
     (model / "text.txt").write_text(WORDS)
     options = argparse.Namespace(
-        model=str(model), text=model / "text.txt", minutes=0.02, tokens=320, train_lengths=[320], seed=3, workers=0
+        model=str(model),
+        text=model / "text.txt",
+        minutes=0.02,
+        tokens=320,
+        train_lengths=[320],
+        seed=3,
+        workers=0,
+        start=None,
     )
     name = "near drop, seeing the suffix, repair"
     first = train(name, tmp_path / "try", options)
@@ -61,7 +68,14 @@ def test_questions_are_judged_as_the_erasers_leave_the_cache(tmp_path: Path, mon
     model = save_tiny(tmp_path / "model")
     (model / "text.txt").write_text(WORDS)
     options = argparse.Namespace(
-        model=str(model), text=model / "text.txt", minutes=0.01, tokens=320, train_lengths=[320], seed=3, workers=0
+        model=str(model),
+        text=model / "text.txt",
+        minutes=0.01,
+        tokens=320,
+        train_lengths=[320],
+        seed=3,
+        workers=0,
+        start=None,
     )
     train("closed", tmp_path / "try", options)
     found = evaluate(str(model), tmp_path / "try", lengths=[400], questions=1000, tokens=800, minutes=0.05)["400"]

@@ -69,7 +69,7 @@ def test_training_goes_on_from_an_eraser(model: str, tmp_path: Path) -> None:
 
 def test_an_eraser_of_another_rank_is_no_start(model: str, tmp_path: Path) -> None:
     run(model, f"{model}/text.txt", tmp_path / "first", PLAN)
-    with pytest.raises(KVMemoryError, match="rank 2 and alpha 32, the training 4"):
+    with pytest.raises(KVMemoryError, match="rank 2 and alpha 32, the training is of 4"):
         run(
             model,
             f"{model}/text.txt",

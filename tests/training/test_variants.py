@@ -134,6 +134,15 @@ def test_attention_mass_is_that_of_a_softmax() -> None:
     torch.testing.assert_close(attention_mass(queries, keys, target, mask, 0.3), expected)
 
 
+@repaired
+def test_so_much_of_the_mass_is_in_the_loss(adapter: Adapter, repair: int) -> None:
+    way: dict[str, Any] = {"slots": 2, "closes": True}
+    batch, trained = collate(examples(), Steering("", **way)), objective(adapter, way)
+    torch.testing.assert_close(
+        trained.loss(batch, repair, 0.5), trained.loss(batch, repair) + 0.5 * trained.mass(batch)
+    )
+
+
 @every_way
 def test_training_on_mass_takes_attention_from_the_states(adapter: Adapter, way: dict[str, Any]) -> None:
     batch, trained = collate(examples(), Steering("", **way)), objective(adapter, way)
