@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from kv_memory import Memory
+from kv_memory.calibration.record import FILE, load
 from kv_memory.demo import MESSAGES, QUESTION, TARGET
 from kv_memory.erasers import get_eraser
 from kv_memory.erasers.files import BESIDE, POCKET, open_eraser
@@ -55,6 +56,10 @@ def test_nothing_changes_where_nothing_is_erased(memory: Memory) -> None:
 def test_by_the_name_pocket_it_is_the_memorys_own() -> None:
     steering = Memory(eraser=POCKET, heal="never").engine.capabilities.steering
     assert steering is not None and steering.closes and steering.slots == 4
+
+
+def test_its_calibration_is_the_models() -> None:
+    assert open_eraser(POCKET).calibration == load(model_path() / FILE)
 
 
 def test_it_is_small() -> None:
