@@ -111,7 +111,7 @@ def calibration() -> None:
             axis.plot(x, y, "o-", color=f"C{number}", label=kind, markersize=4)
         axis.set(title=f"{length:,} tokens follow", xscale="log", xlabel="milliseconds")
     axes[0, 0].set_ylabel("residual influence")
-    axes[0, -1].legend(fontsize=7)
+    axes[0, -1].legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.02, 1))
     _save(figure, "calibration")
 
 
@@ -127,7 +127,7 @@ def _load(name: str) -> dict[str, Any]:
 
 def _save(figure: Any, name: str) -> None:
     figure.tight_layout()
-    figure.savefig(DOCS / f"{name}.svg", metadata={"Date": None})
+    figure.savefig(DOCS / f"{name}.svg", metadata={"Date": None}, bbox_inches="tight")
     plt.close(figure)
     print(f"wrote docs/{name}.svg")
 
