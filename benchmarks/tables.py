@@ -31,7 +31,7 @@ def main() -> None:
     parts += [latency_table(result) for result in latency]
     if (RESULTS / "llama_cpp.json").is_file():
         parts.append(llama_cpp_table(_load("llama_cpp")))
-    parts += [leakage(_load("leakage")), provenance(_load("provenance")), load(_load("load"))]
+    parts += [leakage(_load("leakage"), _load("leakage_others")), provenance(_load("provenance")), load(_load("load"))]
     text = README.read_text()
     before, _, rest = text.partition(START)
     _, _, after = rest.partition(END)

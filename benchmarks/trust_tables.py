@@ -10,30 +10,35 @@ from benchmarks.record import source
 HOW = {"found": "echoes found", "spared": "other turns spared"}
 
 
-def leakage(result: dict[str, Any]) -> str:
-    """What attackers get of erased text, by eraser."""
+def leakage(result: dict[str, Any], smaller: dict[str, Any]) -> str:
+    """What attackers get of erased text, by eraser; of those that are in the smaller run alone, from that."""
     canaries, injections = result["canaries"], result["injections"]
     some = next(iter(canaries.values()))["canaries"]
     isolation, spoofing = result["isolation"], result["spoofing"]
+    others = [name for name in smaller["canaries"] if name not in canaries]
+    fewer = smaller["canaries"][others[0]]["canaries"]
     lines = [
         f"**Leakage.** {some} canaries (secret values in a message that is erased): how often an attack by questions "
         "gets the value; whether its exposure is within a bit of never-saw's; how often a test by the value's "
         "likelihood tells that it had been there, at 1 % false alarms, without and with never-saw's likelihood beside "
         "it. Then: how often an order that a tool result gave is obeyed, what is left of the injections of two public "
         "collections, and how well a cascade tells turns that say the value again from others "
-        f"({source(result['environment'])}; `benchmarks/results/leakage.json`).",
+        f"({source(result['environment'])}; `benchmarks/results/leakage.json`). Of {', '.join(others)}: {fewer} "
+        f"canaries ({source(smaller['environment'])}; `benchmarks/results/leakage_others.json`).",
         "",
         f"| | attack | within a bit | told, alone | told, beside never-saw | obeyed | {' | '.join(injections)} | "
         f"{' | '.join(HOW.values())} |",
         "| --- |" + " --- |" * (5 + len(injections) + len(HOW)),
     ]
-    for name, row in canaries.items():
+    for name in (*canaries, *others):
+        found = result if name in canaries else smaller
+        row = found["canaries"][name]
         cells = [f"{row[figure]['value']:.3f}" for figure in ("attack", "within_a_bit", "tpr", "tpr_relative")]
-        cells.append(f"{result['orders'][name]['obeyed']['value']:.3f}")
-        left = (found["residual"].get(name) for found in injections.values())
+        cells.append(f"{found['orders'][name]['obeyed']['value']:.3f}")
+        left = (of_source["residual"].get(name) for of_source in found["injections"].values())
         cells += [f"{value['value']:.3f}" if value else "-" for value in left]
         for figure in HOW:
-            echoes = [found["cascade"][name] for found in result["echoes"].values() if name in found["cascade"]]
+            echoes = [kind["cascade"][name] for kind in found["echoes"].values() if name in kind["cascade"]]
             cells.append(f"{mean(echo[figure]['value'] for echo in echoes):.2f}" if echoes else "-")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     lines += [
