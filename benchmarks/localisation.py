@@ -145,19 +145,24 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
             }
             for i, share in enumerate(SHARES)
         },
-        "residual_influence": {
-            what: {
-                name: ratio(
-                    [row["kl"][what][name] for row in rows], [row["kl"][what][NO_ERASE] for row in rows]
-                ).model_dump()
-                for name in rows[0]["kl"][what]
-                if name != NO_ERASE
-            }
-            for what in rows[0]["kl"]
-        },
+        "residual_influence": residual_influence([row["kl"] for row in rows]),
         "kl_no_erase_mean": {
             what: sum(row["kl"][what][NO_ERASE] for row in rows) / len(rows) for what in rows[0]["kl"]
         },
+    }
+
+
+def residual_influence(rows: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, Any]]:
+    """By what is scored and eraser, from the KL of each transcript."""
+    from kv_memory.calibration.estimates import ratio
+
+    return {
+        what: {
+            name: ratio([row[what][name] for row in rows], [row[what][NO_ERASE] for row in rows]).model_dump()
+            for name in kl
+            if name != NO_ERASE
+        }
+        for what, kl in rows[0].items()
     }
 
 

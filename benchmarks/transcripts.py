@@ -71,31 +71,25 @@ def erasers(engine: Any) -> dict[str, Any]:
 
 def babi(stories: list[list[tuple[str, str, list[int]]]]) -> dict[str, Any]:
     """The last story's first question, with the first sentence that it rests on as the span."""
-    from kv_memory.calibration.cases import TEXT, Case
-    from kv_memory.intervals import merge
-    from kv_memory.ledger import Ledger
+    from kv_memory.calibration.cases import TEXT, Case, cells_of, ledger_of
     from kv_memory.messages import Message, parse_messages
-    from kv_memory.targets import find
 
     form = localisation._state["form"]
     messages: list[dict[str, Any]] = []
-    for story in stories:
+    for place, story in enumerate(stories):
         for number, (said, answer, support) in enumerate(story, 1):
             if answer and story is stories[-1]:
-                target = f"{len(stories) - 1}.{support[0]}"
+                target = f"{place}.{support[0]}"
                 question, reply = said, answer
                 break
             if not answer:
-                messages.append({"role": "user", "content": said, "id": f"{stories.index(story)}.{number}"})
+                messages.append({"role": "user", "content": said, "id": f"{place}.{number}"})
                 messages.append({"role": "assistant", "content": "ok"})
-    parsed, ledger, at = parse_messages(messages), Ledger(), 0
-    for message, pieces in zip(parsed, form.encode(parsed), strict=True):
-        ledger.append(message, pieces, at)
-        at += sum(len(piece.ids) for piece in pieces)
+    parsed = parse_messages(messages)
+    ledger = ledger_of(form, parsed)
     asked = [*parsed, Message("user", question), Message("assistant", reply)]
     tail = tuple(i for pieces in form.encode(asked, start=len(parsed)) for piece in pieces for i in piece.ids)
-    spans = merge(i for chosen in find(ledger, target) for i in chosen.intervals())
-    return {"question": Case(TEXT, tuple(ledger.token_ids()), tuple(spans), tail)}
+    return {"question": Case(TEXT, tuple(ledger.token_ids()), cells_of(ledger, target), tail)}
 
 
 def records(source: str, folder: Path, rng: Random) -> Iterator[Any]:
@@ -141,7 +135,6 @@ def main() -> None:
     args = parser.parse_args()
 
     from benchmarks.record import RESULTS, environment, save
-    from kv_memory.calibration.estimates import ratio
 
     settings = {"model": args.model or "pocket", "longest": args.longest, "seed": args.seed}
     path = RESULTS / f"{args.name}.json"
@@ -160,14 +153,7 @@ def main() -> None:
                     break
         if not rows:
             raise SystemExit(f"No transcript of {source} has a span and what follows it in {args.longest:,} tokens.")
-        left = {
-            what: {
-                name: ratio([row[what][name] for row in rows], [row[what][NO_ERASE] for row in rows]).model_dump()
-                for name in kl
-                if name != NO_ERASE
-            }
-            for what, kl in rows[0].items()
-        }
+        left = localisation.residual_influence(rows)
         result["sources"][source] = {
             "environment": environment(args.seed),
             "transcripts": len(rows),

@@ -23,6 +23,7 @@ from kv_memory.ledger import Ledger
 from kv_memory.messages import Message, parse_messages
 from kv_memory.pocket.worlds import Probe, World, make_world
 from kv_memory.reply import read_message
+from kv_memory.spans import Target
 from kv_memory.targets import find
 
 TEXT = "text"
@@ -131,17 +132,27 @@ def message_cases(form: ChatFormat, tokens: int, seed: int) -> Iterator[Case]:
         yield from world_cases(form, world, list(targets.values()))
 
 
+def ledger_of(form: ChatFormat, messages: Sequence[Message], tools: list[dict[str, Any]] | None = None) -> Ledger:
+    """Which cells these messages occupy, read as one conversation from the first cell on."""
+    ledger, at = Ledger(), 0
+    for message, pieces in zip(messages, form.encode(messages, tools), strict=True):
+        ledger.append(message, pieces, at)
+        at += sum(len(piece.ids) for piece in pieces)
+    return ledger
+
+
+def cells_of(ledger: Ledger, target: Target) -> tuple[Interval, ...]:
+    """The cells that the target means, as a case's spans. Raises as `targets.find`."""
+    return tuple(merge(i for chosen in find(ledger, target) for i in chosen.intervals()))
+
+
 def world_cases(form: ChatFormat, world: World, probes: Sequence[Probe]) -> Iterator[Case]:
     """One case a probe: the conversation, the cells of what the probe names, and the question."""
     messages = parse_messages(world.messages)
-    encoded = form.encode(messages, world.tools)
-    ledger, at = Ledger(), 0
-    for message, pieces in zip(messages, encoded, strict=True):
-        ledger.append(message, pieces, at)
-        at += sum(len(piece.ids) for piece in pieces)
+    ledger = ledger_of(form, messages, world.tools)
     for probe in probes:
-        spans = merge(i for chosen in find(ledger, probe.target) for i in chosen.intervals())
+        spans = cells_of(ledger, probe.target)
         asked = [*messages, Message("user", probe.question)]
         question = [i for piece in form.encode(asked, world.tools, start=len(messages))[0] for i in piece.ids]
         head = form.generation_prompt(asked, world.tools).ids
-        yield Case(probe.kind, tuple(ledger.token_ids()), tuple(spans), (*question, *head), probe.without, probe.call)
+        yield Case(probe.kind, tuple(ledger.token_ids()), spans, (*question, *head), probe.without, probe.call)

@@ -74,7 +74,7 @@ class Objective:
         steered = self.steer(batch, read)
         context = self.repair(steered, self.choose(batch, read, repair)) if repair else steered
         loss = weighted_mean(divergence(reference, self.ask(batch, context)), batch.weights)
-        return loss + mass_weight * self._mass(batch, read, steered) if mass_weight else loss
+        return loss + mass_weight * self._mass(batch, steered) if mass_weight else loss
 
     def mass(self, batch: Batch) -> Tensor:
         """Mean of -log(1 - share) over layers, heads and the queries' tokens, in nats: float32 scalar.
@@ -82,11 +82,12 @@ class Objective:
         `share` is that of a token's attention that would rest on the steering states, were everything else as after
         `drop`. Where it is 0 everywhere, steering is the same as dropping.
         """
-        read = self.read(batch)
-        return self._mass(batch, read, self.steer(batch, read))
+        return self._mass(batch, self.steer(batch, self.read(batch)))
 
-    def _mass(self, batch: Batch, read: Context, steered: Context) -> Tensor:
-        states, dropped = part(steered, 1), self._without_states(batch, read)
+    def _mass(self, batch: Batch, steered: Context) -> Tensor:
+        before, states, after = (part(steered, place) for place in range(3))
+        segments = (steered.segments[0], steered.segments[2])
+        dropped = Context(joined(before, after), segments, closed=steered.closed)
         queries, asked = _asked(batch, dropped), Watch()
         with torch.no_grad():
             rows = self._run((queries,), dropped, watch=asked)[1]

@@ -17,24 +17,29 @@ from tests.tiny import save_tiny
 from tests.training.test_command import WORDS
 
 
-@pytest.mark.parametrize("name", TRIES)
-def test_a_try_is_a_plan(name: str) -> None:
-    assert Plan.of(**{**BASE, **TRIES[name].options}) and TRIES[name].prediction
-
-
-def test_a_try_is_trained_for_its_minutes_and_goes_on_where_it_was(tmp_path: Path) -> None:
-    model = save_tiny(tmp_path / "model")
+def on_tiny(folder: Path, minutes: float) -> argparse.Namespace:
+    """The command's options for a small model and text, which are written there."""
+    model = save_tiny(folder / "model")
     (model / "text.txt").write_text(WORDS)
-    options = argparse.Namespace(
+    return argparse.Namespace(
         model=str(model),
         text=model / "text.txt",
-        minutes=0.02,
+        minutes=minutes,
         tokens=320,
         train_lengths=[320],
         seed=3,
         workers=0,
         start=None,
     )
+
+
+@pytest.mark.parametrize("name", TRIES)
+def test_a_try_is_a_plan(name: str) -> None:
+    assert Plan.of(**{**BASE, **TRIES[name].options}) and TRIES[name].prediction
+
+
+def test_a_try_is_trained_for_its_minutes_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    options = on_tiny(tmp_path, minutes=0.02)
     name = "near drop, seeing the suffix, repair"
     first = train(name, tmp_path / "try", options)
     plan = Plan.model_validate_json((tmp_path / "try" / "plan.json").read_text())
@@ -65,20 +70,9 @@ def test_figures_are_by_class() -> None:
 
 def test_questions_are_judged_as_the_erasers_leave_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TRIES, "closed", Try("", {"slots": 4, "closes": True}))
-    model = save_tiny(tmp_path / "model")
-    (model / "text.txt").write_text(WORDS)
-    options = argparse.Namespace(
-        model=str(model),
-        text=model / "text.txt",
-        minutes=0.01,
-        tokens=320,
-        train_lengths=[320],
-        seed=3,
-        workers=0,
-        start=None,
-    )
+    options = on_tiny(tmp_path, minutes=0.01)
     train("closed", tmp_path / "try", options)
-    found = evaluate(str(model), tmp_path / "try", lengths=[400], questions=1000, tokens=800, minutes=0.05)["400"]
+    found = evaluate(options.model, tmp_path / "try", lengths=[400], questions=1000, tokens=800, minutes=0.05)["400"]
     assert set(found) <= set(KINDS) and found["keep"]["questions"] > 1
     for row in found.values():
         assert row[NO_ERASE]["residual"]["value"] == pytest.approx(1)

@@ -15,20 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kv_memory.calibration.cases import TEXT, Case, again
+from kv_memory.calibration.cases import TEXT, Case, again, cells_of, ledger_of
 from kv_memory.calibration.trial import trial
 from kv_memory.chat import ChatFormat
 from kv_memory.erasers import ERASERS
 from kv_memory.evaluation.leakage.scenes import TOKENS, Messages
 from kv_memory.evaluation.leakage.treatments import HEALED, NEVER_SAW, NO_ERASE, erased, holding
 from kv_memory.evaluation.leakage.views import answers
-from kv_memory.intervals import merge
-from kv_memory.ledger import Ledger
 from kv_memory.memory import Memory
 from kv_memory.messages import parse_messages
 from kv_memory.pocket.worlds import make_world
 from kv_memory.spans import CharRange
-from kv_memory.targets import find
 
 FILES = {
     "InjecAgent": "injecagent_direct_harm.jsonl.gz",
@@ -86,14 +83,9 @@ def injected(form: ChatFormat, folder: Path, source: str) -> Iterator[Case]:
 
 
 def _case(form: ChatFormat, messages: Messages, target: CharRange) -> Case:
-    parsed = parse_messages(messages)
-    ledger, at = Ledger(), 0
-    for message, pieces in zip(parsed, form.encode(parsed), strict=True):
-        ledger.append(message, pieces, at)
-        at += sum(len(piece.ids) for piece in pieces)
-    spans = merge(i for chosen in find(ledger, target) for i in chosen.intervals())
-    ids = tuple(ledger.token_ids())
-    return Case(TEXT, ids, tuple(spans), again(ids, (spans[0][0], spans[-1][1])))
+    ledger = ledger_of(form, parse_messages(messages))
+    ids, spans = tuple(ledger.token_ids()), cells_of(ledger, target)
+    return Case(TEXT, ids, spans, again(ids, (spans[0][0], spans[-1][1])))
 
 
 def _injecagent(records: Sequence[dict[str, Any]]) -> Iterator[tuple[Messages, CharRange]]:
