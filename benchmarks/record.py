@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,13 @@ def source(result: dict[str, Any]) -> str:
         f"{result['hardware']}, torch {versions['torch']}, transformers {versions['transformers']}, "
         f"commit {result['commit'][:9]}, seed {result['seed']}"
     )
+
+
+def table(columns: Iterable[str], rows: Mapping[str, Iterable[str]], corner: str = "") -> list[str]:
+    """The lines of a Markdown table, by the rows' names."""
+    names = list(columns)
+    lines = ["| " + " | ".join([corner, *names]).lstrip() + " |", "| --- |" + " --- |" * len(names)]
+    return lines + [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
 
 
 def _version(name: str) -> str:

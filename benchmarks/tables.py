@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.influence import NEVER_SAW, NO_ERASE
-from benchmarks.record import RESULTS, source
+from benchmarks.record import RESULTS, source, table
 from benchmarks.trust_tables import leakage, load, provenance
 
 README = Path(__file__).parents[1] / "README.md"
@@ -101,12 +101,11 @@ def steering(result: dict[str, Any]) -> str:
     classes = list(next(iter(lengths.values())))
     shown = ", ".join(f"{int(length):,}" for length in lengths)
 
-    def rows(kinds: Sequence[str], figure: Callable[[dict[str, Any], str], float], digits: int) -> Iterator[str]:
-        yield "| class | " + " | ".join(TRAINED) + " |"
-        yield "| --- |" + " --- |" * len(TRAINED)
-        for kind in kinds:
-            cells = (" ".join(f"{figure(table[kind], e):.{digits}f}" for table in lengths.values()) for e in TRAINED)
-            yield f"| {kind} | " + " | ".join(cells) + " |"
+    def rows(kinds: Sequence[str], figure: Callable[[dict[str, Any], str], float], digits: int) -> list[str]:
+        def cells(kind: str) -> Iterator[str]:
+            return (" ".join(f"{figure(row[kind], e):.{digits}f}" for row in lengths.values()) for e in TRAINED)
+
+        return table(TRAINED, {kind: cells(kind) for kind in kinds}, "class")
 
     touched = [kind for kind in classes if kind not in ("keep", "call")]
     return "\n".join(
@@ -140,13 +139,12 @@ def transcripts(result: dict[str, Any]) -> str:
         f"a sentence that the next one refers back to, on a question and its answer. Pocket model, {counts}, up "
         f"to {result['longest']:,} tokens ({_sources(sources)}; `benchmarks/results/transcripts.json`).",
         "",
-        "| | " + " | ".join(f"{source}, {what}" for source, what in columns) + " |",
-        "| --- |" + " --- |" * len(columns),
     ]
-    for name in next(iter(sources.values()))["residual_influence"]["next turn"]:
-        cells = (f"{_value(sources[source]['residual_influence'][what], name):.3f}" for source, what in columns)
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, ""])
+    rows = {
+        name: [f"{_value(sources[source]['residual_influence'][what], name):.3f}" for source, what in columns]
+        for name in next(iter(sources.values()))["residual_influence"]["next turn"]
+    }
+    return "\n".join([*lines, *table((f"{source}, {what}" for source, what in columns), rows), ""])
 
 
 def localisation(result: dict[str, Any]) -> str:
@@ -157,13 +155,12 @@ def localisation(result: dict[str, Any]) -> str:
         f"The share of all change of later cells that the tokens with the largest change carry; {counts} "
         f"({_sources(sources)}; `benchmarks/results/localisation.json`):",
         "",
-        "| | " + " | ".join(sources) + " |",
-        "| --- |" + " --- |" * len(sources),
     ]
-    for share in next(iter(sources.values()))["share_of_change"]:
-        cells = (f"{_value(found['share_of_change'][share], 'all'):.2f}" for found in sources.values())
-        lines.append(f"| {share} of tokens | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, ""])
+    rows = {
+        f"{share} of tokens": [f"{_value(found['share_of_change'][share], 'all'):.2f}" for found in sources.values()]
+        for share in next(iter(sources.values()))["share_of_change"]
+    }
+    return "\n".join([*lines, *table(sources, rows), ""])
 
 
 def _value(found: dict[str, Any], key: str) -> float:

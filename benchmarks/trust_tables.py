@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import mean
 from typing import Any
 
-from benchmarks.record import source
+from benchmarks.record import source, table
 
 HOW = {"found": "echoes found", "spared": "other turns spared"}
 
@@ -64,14 +64,13 @@ def provenance(result: dict[str, Any]) -> str:
         f"share found at 1 % false alarms; and of {answers} answers attributed to messages, how often the same one "
         f"comes first as by recompute ({source(result)}; `benchmarks/results/provenance.json`).",
         "",
-        "| | area | found | same first | rank correlation |",
-        "| --- | --- | --- | --- | --- |",
     ]
+    cells = {}
     for name, row in rows.items():
         ranked = attribution[name]
-        cells = (row["area"], row["found"], ranked["same first"]["value"], ranked["rank correlation"])
-        lines.append(f"| {name} | " + " | ".join(f"{cell:.3f}" for cell in cells) + " |")
-    return "\n".join([*lines, ""])
+        figures = (row["area"], row["found"], ranked["same first"]["value"], ranked["rank correlation"])
+        cells[name] = [f"{figure:.3f}" for figure in figures]
+    return "\n".join([*lines, *table(("area", "found", "same first", "rank correlation"), cells), ""])
 
 
 def load(result: dict[str, Any]) -> str:
