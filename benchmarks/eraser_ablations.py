@@ -51,6 +51,7 @@ FURTHER: dict[str, Any] = {
     "closes": True,
 }
 """With --start: on from a trained eraser."""
+MANY: dict[str, Any] = {"questions": 16}
 
 TRIES: dict[str, Try] = {
     "published": Try("below drop on restore and keep after minutes, above it on binding"),
@@ -93,9 +94,15 @@ TRIES: dict[str, Try] = {
         {**LONG, **WITH_REPAIR, "slots": 16, "closes": True, "rank": 64, "alpha": 128},
     ),
     "further": Try("a point up on restore and binding, keep as it is", FURTHER),
-    "further, mass .03": Try("keep and call up, the others as further", {**FURTHER, "mass_weight": 0.03}),
-    "further, mass .3": Try("keep as drop, binding some points below further", {**FURTHER, "mass_weight": 0.3}),
-    "further, 2 slots": Try("keep up by half a point, binding a little below further", {**FURTHER, "slots": 2}),
+    "further, 16 questions": Try(
+        "keep up by half a point and preference by five: a batch has three times as many", {**FURTHER, **MANY}
+    ),
+    "further, 16 questions, mass .1": Try(
+        "keep as drop, binding some points below", {**FURTHER, **MANY, "mass_weight": 0.1}
+    ),
+    "further, 16 questions, 2 slots": Try(
+        "keep a little above 4 slots, binding a little below", {**FURTHER, **MANY, "slots": 2}
+    ),
 }
 
 SETTINGS = ("model", "minutes", "tokens", "train_lengths", "lengths", "questions")

@@ -205,6 +205,7 @@ def train_eraser(
     balance: Annotated[
         list[str] | None, typer.Option(help="Draw a class of questions so often, as in binding=3; several times.")
     ] = None,
+    questions: Annotated[int, typer.Option(help="About one span, at most.")] = 6,
     near_drop_steps: Annotated[int, typer.Option(help="First, steps towards what `drop` does.")] = 0,
     slots: Annotated[
         int | None, typer.Option(help="Cells of a span that are steered, the first; default: all.")
@@ -247,6 +248,7 @@ def train_eraser(
             task_steps=task_steps,
             tokens=batch,
             balance=dict(item.partition("=")[::2] for item in balance or ()),
+            questions=questions,
             slots=slots,
             spread=spread,
             sees_suffix=sees_suffix,

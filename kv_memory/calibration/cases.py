@@ -148,11 +148,14 @@ def cells_of(ledger: Ledger, target: Target) -> tuple[Interval, ...]:
 
 def world_cases(form: ChatFormat, world: World, probes: Sequence[Probe]) -> Iterator[Case]:
     """One case a probe: the conversation, the cells of what the probe names, and the question."""
+    if not probes:
+        return
     messages = parse_messages(world.messages)
     ledger = ledger_of(form, messages, world.tools)
+    ids = tuple(ledger.token_ids())
+    spans = {target: cells_of(ledger, target) for target in {probe.target for probe in probes}}
+    head = form.generation_prompt([*messages, Message("user", probes[0].question)], world.tools).ids  # all the same
     for probe in probes:
-        spans = cells_of(ledger, probe.target)
         asked = [*messages, Message("user", probe.question)]
         question = [i for piece in form.encode(asked, world.tools, start=len(messages))[0] for i in piece.ids]
-        head = form.generation_prompt(asked, world.tools).ids
-        yield Case(probe.kind, tuple(ledger.token_ids()), spans, (*question, *head), probe.without, probe.call)
+        yield Case(probe.kind, ids, spans[probe.target], (*question, *head), probe.without, probe.call)

@@ -67,11 +67,13 @@ def make_world(
     *,
     held_out: bool | None = None,
     passage: Passage | None = None,
+    asked: int = 2,
 ) -> World:
     """A world of about `tokens` tokens; the same for the same arguments, in every process.
 
     Test worlds share no name, id, word, noun or tool with training worlds, and half of their keys are new. `held_out`
-    says which sentences they use (`Phrases`); `passage` draws the filler prose (default: invented words).
+    says which sentences they use (`Phrases`); `passage` draws the filler prose (default: invented words); `asked` is
+    how many questions of a kind are put about one target, where there are many. It leaves the conversation as it is.
     """
     rng = Random(f"{split}:{seed}:{tokens}")
     values = Values(rng, split)
@@ -79,7 +81,7 @@ def make_world(
     turns = draft.turns
     for index, turn in enumerate(turns):
         turn.message["id"] = f"m{index + 1}"
-    return World([turn.message for turn in turns], draft.tools, tuple(_probes(draft, turns)))
+    return World([turn.message for turn in turns], draft.tools, tuple(_probes(draft, turns, asked)))
 
 
 def _kinds(rng: Random, tokens: int) -> list[Kind]:
@@ -95,13 +97,13 @@ def _kinds(rng: Random, tokens: int) -> list[Kind]:
     return kinds
 
 
-def _probes(draft: Draft, turns: list[Turn]) -> list[Probe]:
+def _probes(draft: Draft, turns: list[Turn], asked: int) -> list[Probe]:
     rng = draft.values.rng
     wanted = [(special.kind, special.turn, special.ask) for special in draft.specials]
     asks = draft.asks()
     for kind, turn, ask in list(wanted):
         if kind in ("injection", "preference"):
-            wanted += [(kind, turn, other) for other in rng.sample(asks, min(2, len(asks)))]
+            wanted += [(kind, turn, other) for other in rng.sample(asks, min(asked, len(asks)))]
         elif kind == "two-hop":
             wanted.append((kind, rng.choice(turns), ask))
     telling = [turn for turn in turns if any(isinstance(effect, Fact) for effect in turn.effects)]
@@ -109,8 +111,8 @@ def _probes(draft: Draft, turns: list[Turn]) -> list[Probe]:
     for target in targets:
         stated = {(effect.id, effect.path) for effect in target.effects if isinstance(effect, Fact)}
         inside = [ask for ask in asks if (ask.record.id, ask.path) in stated]
-        wanted += [("unknown", target, ask) for ask in rng.sample(inside, min(2, len(inside)))]
-        wanted += [("keep", target, ask) for ask in rng.sample(asks, min(2, len(asks)))]
+        wanted += [("unknown", target, ask) for ask in rng.sample(inside, min(asked, len(inside)))]
+        wanted += [("keep", target, ask) for ask in rng.sample(asks, min(asked, len(asks)))]
     rng.shuffle(wanted)
     probes = [_probe(draft, turns, *item) for item in wanted if _erasable(item[1])]
     found = list(dict.fromkeys(probe for probe in probes if probe is not None))

@@ -65,7 +65,7 @@ def run(
     say("Reading the text")
     examples = TextExamples(engine.tokenizer, texts, context_head(tokenizer))
     ends_turn = min(engine.tokenizer.eos_ids, default=0)
-    batches = Batches(plan, examples, _tasks(engine), state.num_processes, token=ends_turn)
+    batches = Batches(plan, examples, _tasks(engine, plan.questions), state.num_processes, token=ends_turn)
     begun = None if start is None else _start(start, engine, loaded, plan)
     recipe = plan.model_dump() | ({} if begun is None else {"start": begun.record.recipe if begun.record else {}})
     record = EraserRecord.of(engine, steering=batches.steering, recipe=recipe, seed=plan.seed, lengths=plan.lengths)
@@ -103,9 +103,9 @@ def _start(name: str | Path, engine: TransformersEngine, model: Any, plan: Plan)
     return begun
 
 
-def _tasks(engine: TransformersEngine) -> WorldExamples | None:
+def _tasks(engine: TransformersEngine, questions: int) -> WorldExamples | None:
     """None for a model without a chat template that takes tool results: it is trained on text alone."""
-    tasks = WorldExamples(ChatFormat(engine.tokenizer))
+    tasks = WorldExamples(ChatFormat(engine.tokenizer), questions=questions)
     try:
         tasks.draw(Random(0), 400)
     except KVMemoryError:

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention import sdpa_kernel
 
 from kv_memory.engines.attention import recorded
 from kv_memory.engines.base import default_probe_layer
@@ -32,14 +32,11 @@ from kv_memory.engines.rotary import Rotation
 from kv_memory.erasers.influence import HOPS, shares
 from kv_memory.training.batch import Batch, Segment
 from kv_memory.training.checkpointing import checkpointed
-from kv_memory.training.passes import Context, Rows, RowsCache, concatenated, joined, part, visible
-from kv_memory.training.watching import Watch, attention_mass
+from kv_memory.training.passes import Context, Rows, RowsCache, compact, concatenated, joined, part, real_first, visible
+from kv_memory.training.watching import KERNELS, Watch, attention_mass
 
 Switch = Callable[[bool], AbstractContextManager[None]]
 """Turns the adapter on or off for a block."""
-KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-"""Not cuDNN's, which plans anew for every shape: batches have lengths of their own, and a step took almost thrice as
-long."""
 
 
 class Objective:
@@ -87,7 +84,7 @@ class Objective:
     def _mass(self, batch: Batch, steered: Context) -> Tensor:
         before, states, after = (part(steered, place) for place in range(3))
         segments = (steered.segments[0], steered.segments[2])
-        dropped = Context(joined(before, after), segments, closed=steered.closed)
+        dropped = compact(Context(joined(before, after), segments, closed=steered.closed))
         queries, asked = _asked(batch, dropped), Watch()
         with torch.no_grad():
             rows = self._run((queries,), dropped, watch=asked)[1]
@@ -160,7 +157,7 @@ class Objective:
 
     def ask(self, batch: Batch, context: Context, queries: Segment | None = None) -> Tensor:
         """Pass 3: log-probabilities after each token of the queries, float32 [rows, query tokens, vocabulary]."""
-        logits = self._run((queries or _asked(batch, context),), context, keep=0)[0]
+        logits = self._run((queries or _asked(batch, context),), compact(context), keep=0)[0]
         return logits.float().log_softmax(-1)
 
     @torch.no_grad()
@@ -177,8 +174,8 @@ class Objective:
         mask: several times as quick for long contexts. Padding gets rows that no token sees.
         """
         given = concatenated(segments)
-        order = (~given.real).to(torch.uint8).argsort(dim=1, stable=True)
-        back, longest = order.argsort(1), int(given.real.sum(1).max())
+        order, longest = real_first(given)
+        back = order.argsort(1)
         order, back = order[:, :longest], back.clamp(max=longest - 1)[:, None, :, None]
         cache = RowsCache()
         with self.adapter(False), recorded(self.config, watch), sdpa_kernel(KERNELS):

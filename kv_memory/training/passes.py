@@ -74,6 +74,21 @@ def part(context: Context, place: int) -> Rows:
     return [(keys[:, :, where], values[:, :, where]) for keys, values in context.rows]
 
 
+def real_first(segment: Segment) -> tuple[Tensor, int]:
+    """Places [rows, tokens] of its real tokens and then of its padding, and how many real ones a row has at most."""
+    return (~segment.real).to(torch.uint8).argsort(dim=1, stable=True), int(segment.real.sum(1).max())
+
+
+def compact(context: Context) -> Context:
+    """The same cells, as one segment without the padding between its parts: attention over them costs half."""
+    whole = concatenated(context.segments)
+    order, longest = real_first(whole)
+    places = order[:, :longest]
+    at = places[:, None, :, None]
+    rows = [(keys.take_along_dim(at, 2), values.take_along_dim(at, 2)) for keys, values in context.rows]
+    return Context(rows, (whole.at(places),), closed=context.closed)
+
+
 def joined(*parts: Rows) -> Rows:
     """Their tokens side by side."""
     return [

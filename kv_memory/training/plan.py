@@ -41,6 +41,8 @@ class Plan(BaseModel):
     """Of stage 2 batches that are stage 1's."""
     balance: dict[Kind, Annotated[float, Field(gt=0)]] = {}
     """How often a class of questions is drawn where a conversation has it; 1 where it is not said."""
+    questions: Annotated[int, Field(ge=1)] = 6
+    """About one span, at most. Reading a conversation costs far more than one more question about it."""
     slots: Annotated[int | None, Field(ge=1)] = None
     """This and the next three: as Steering's."""
     spread: bool = False

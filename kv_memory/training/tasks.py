@@ -20,8 +20,6 @@ from kv_memory.pocket.values import Split
 from kv_memory.pocket.worlds import Probe, World, make_world, reply
 from kv_memory.training.batch import Example, Query
 
-QUERIES = 6
-"""Questions about one span at most."""
 ASKED = 0.1
 """Weight of the question's own tokens; those of the answer weigh 1."""
 
@@ -29,14 +27,16 @@ ASKED = 0.1
 class WorldExamples:
     """Draws stage 2 examples for the model that this chat format is of."""
 
-    def __init__(self, form: ChatFormat, split: Split = "train") -> None:
+    def __init__(self, form: ChatFormat, split: Split = "train", questions: int = 6) -> None:
+        """`questions`: about one span, at most."""
         self.form = form
         self.split: Split = split
+        self.questions = questions
 
     def draw(self, rng: Random, tokens: int, balance: Mapping[Kind, float] | None = None) -> Example:
         """An example on a conversation of about this many tokens; `balance` as Plan's."""
         while True:
-            world = make_world(rng.randrange(1 << 40), tokens, self.split)
+            world = make_world(rng.randrange(1 << 40), tokens, self.split, asked=max(2, self.questions // 3))
             if not world.probes:
                 continue
             kinds = sorted({probe.kind for probe in world.probes})
@@ -50,7 +50,7 @@ class WorldExamples:
         """The example of this target, which questions are about; None if its span is empty or in parts."""
         probes = [probe for probe in world.probes if probe.target == target]
         kinds = {probe.kind: probe for probe in probes}  # one of each kind first
-        probes = [*kinds.values(), *(probe for probe in probes if probe is not kinds[probe.kind])][:QUERIES]
+        probes = [*kinds.values(), *(probe for probe in probes if probe is not kinds[probe.kind])][: self.questions]
         cases = list(world_cases(self.form, world, probes))
         if len(cases[0].spans) != 1:
             return None

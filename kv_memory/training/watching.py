@@ -10,9 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from kv_memory.engines.forward import layer_of
+
+KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Not cuDNN's, which plans anew for every shape: batches have lengths of their own, and a step took almost thrice as
+long."""
 
 
 class Watch:
@@ -46,7 +51,7 @@ def attention_mass(queries: Tensor, keys: Tensor, target: Tensor, mask: Tensor, 
     values = queries.new_zeros(rows, 1, keys.shape[2], size)
     values[..., 0] = target[:, None].to(queries.dtype)
     values = values.expand(-1, heads, -1, -1)
-    with torch.autocast(queries.device.type, enabled=False):
+    with torch.autocast(queries.device.type, enabled=False), sdpa_kernel(KERNELS):
         shares = scaled_dot_product_attention(
             queries, keys.to(queries.dtype), values, attn_mask=mask.to(queries.dtype), scale=scaling
         )
