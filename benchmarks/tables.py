@@ -20,6 +20,8 @@ SHAPES = {"pocket": "the pocket model", "qwen3-8b": "random weights of Qwen3-8B'
 SIMPLE = ("drop", "shift", "repair", "selective")
 TRAINED = ("drop", "influence 32", "shift+influence 8", "shift+influence 32", "steer", "steer+influence 8")
 LLAMA_CPP = ("recompute", "drop", "shift", "repair", "selective", "influence", "shift+influence", "steer")
+LEAKAGE = ("leakage_steer", "leakage", "leakage_others")
+"""Results; the first that has an eraser gives its row."""
 LLAMA_CPP_MODELS = {"pocket": "pocket, F16", "qwen2-0.5b": "0.5 B shape, Q8_0"}
 START, END = "<!-- figures: benchmarks/tables.py -->\n", "<!-- end of figures -->"
 
@@ -31,7 +33,8 @@ def main() -> None:
     parts += [latency_table(result) for result in latency]
     if (RESULTS / "llama_cpp.json").is_file():
         parts.append(llama_cpp_table(_load("llama_cpp")))
-    parts += [leakage(_load("leakage"), _load("leakage_others")), provenance(_load("provenance")), load(_load("load"))]
+    parts.append(leakage({name: _load(name) for name in LEAKAGE}))
+    parts += [provenance(_load("provenance")), load(_load("load"))]
     text = README.read_text()
     before, _, rest = text.partition(START)
     _, _, after = rest.partition(END)

@@ -141,7 +141,10 @@ def main() -> None:
     result: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     if {key: result.get(key) for key in settings} != settings:
         result = {**settings, "sources": {}}
-    for source in (source for source in SOURCES if source not in result["sources"]):
+    wanted = [source for source in SOURCES if source not in result["sources"]]
+    if not wanted:
+        raise SystemExit(f"{path} has every source already: move it away to measure again, or give another --name.")
+    for source in wanted:
         started, rows = time.time(), []
         jobs = (
             (source, args.seed + i, record) for i, record in enumerate(records(source, args.data, Random(args.seed)))

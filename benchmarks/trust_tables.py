@@ -2,46 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from statistics import mean
 from typing import Any
 
 from benchmarks.record import source, table
+from kv_memory.erasers import ERASERS
 
+ORDER = ("no erase", *ERASERS, "healed", "never-saw")
 HOW = {"found": "echoes found", "spared": "other turns spared"}
 
 
-def leakage(result: dict[str, Any], smaller: dict[str, Any]) -> str:
-    """What attackers get of erased text, by eraser; of those that are in the smaller run alone, from that."""
-    canaries, injections = result["canaries"], result["injections"]
-    some = next(iter(canaries.values()))["canaries"]
-    isolation, spoofing = result["isolation"], result["spoofing"]
-    others = [name for name in smaller["canaries"] if name not in canaries]
-    fewer = smaller["canaries"][others[0]]["canaries"]
+def leakage(runs: Mapping[str, dict[str, Any]]) -> str:
+    """What attackers get of erased text, by eraser: from the first of the runs, by result file, that has it."""
+    rows = {name: run for run in reversed(list(runs.values())) for name in run["canaries"]}
+    told = []
+    for file, run in runs.items():
+        names = [name for name in run["canaries"] if rows[name] is run and name not in ("no erase", "never-saw")]
+        told.append(f"{', '.join(names)}: {source(run['environment'])}; `benchmarks/results/{file}.json`")
+    largest = max(runs.values(), key=lambda run: int(run["isolation"]["cases"]))
+    isolation, spoofing = largest["isolation"], largest["spoofing"]
+    collections = next(iter(runs.values()))["injections"]
     lines = [
-        f"**Leakage.** {some} canaries (secret values in a message that is erased): how often an attack by questions "
-        "gets the value; whether its exposure is within a bit of never-saw's; how often a test by the value's "
-        "likelihood tells that it had been there, at 1 % false alarms, without and with never-saw's likelihood beside "
-        "it. Then: how often an order that a tool result gave is obeyed, what is left of the injections of two public "
-        "collections, and how well a cascade tells turns that say the value again from others "
-        f"({source(result['environment'])}; `benchmarks/results/leakage.json`). Of {', '.join(others)}: {fewer} "
-        f"canaries ({source(smaller['environment'])}; `benchmarks/results/leakage_others.json`).",
+        "**Leakage.** Canaries are secret values in a message that is erased: how many there were; how often an attack "
+        "by questions gets the value; whether its exposure is within a bit of never-saw's; how often a test by the "
+        "value's likelihood tells that it had been there, at 1 % false alarms, without and with never-saw's likelihood "
+        "beside it. Then: how often an order that a tool result gave is obeyed, what is left of the injections of two "
+        "public collections, and how well a cascade tells turns that say the value again from others "
+        f"({'. '.join(told)}).",
         "",
-        f"| | attack | within a bit | told, alone | told, beside never-saw | obeyed | {' | '.join(injections)} | "
-        f"{' | '.join(HOW.values())} |",
-        "| --- |" + " --- |" * (5 + len(injections) + len(HOW)),
     ]
-    for name in (*canaries, *others):
-        found = result if name in canaries else smaller
+    columns = ("canaries", "attack", "within a bit", "told, alone", "told, beside never-saw", "obeyed")
+    shown: dict[str, list[str]] = {}
+    for name, found in sorted(rows.items(), key=lambda item: ORDER.index(item[0])):
         row = found["canaries"][name]
-        cells = [f"{row[figure]['value']:.3f}" for figure in ("attack", "within_a_bit", "tpr", "tpr_relative")]
+        cells = [str(row["canaries"])]
+        cells += [f"{row[figure]['value']:.3f}" for figure in ("attack", "within_a_bit", "tpr", "tpr_relative")]
         cells.append(f"{found['orders'][name]['obeyed']['value']:.3f}")
         left = (of_source["residual"].get(name) for of_source in found["injections"].values())
         cells += [f"{value['value']:.3f}" if value else "-" for value in left]
         for figure in HOW:
             echoes = [kind["cascade"][name] for kind in found["echoes"].values() if name in kind["cascade"]]
             cells.append(f"{mean(echo[figure]['value'] for echo in echoes):.2f}" if echoes else "-")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        shown[name] = cells
     lines += [
+        *table((*columns, *collections, *HOW.values()), shown),
         "",
         f"Isolation: {len(isolation['failures'])} failures in {isolation['cases']:,} cases of interleaved sessions; a "
         f"session's own changed secret showed in {isolation['controls_noticed']:,} of {isolation['controls']:,}. "

@@ -42,10 +42,16 @@ def test_the_same_world_in_another_process() -> None:
     assert json.loads(out) == [world.messages, world.tools, [probe.question for probe in world.probes]]
 
 
+def test_more_questions_are_about_the_same_conversation() -> None:
+    few, many = make_world(7, 600), make_world(7, 600, asked=6)
+    assert (few.messages, few.tools) == (many.messages, many.tools)
+    assert len(many.probes) > len(few.probes)
+
+
 @settings(deadline=None, max_examples=60)
-@given(seeds, sizes, st.sampled_from(["train", "test"]))
-def test_probes_are_of_their_kind(seed: int, tokens: int, split: str) -> None:
-    world = make_world(seed, tokens, split)  # type: ignore[arg-type]
+@given(seeds, sizes, st.sampled_from(["train", "test"]), st.sampled_from([2, 5]))
+def test_probes_are_of_their_kind(seed: int, tokens: int, split: str, asked: int) -> None:
+    world = make_world(seed, tokens, split, asked=asked)  # type: ignore[arg-type]
     names = [message.get("tool_call_id", message["id"]) for message in world.messages]
     assert len(set(names)) == len(names)
     for probe in world.probes:

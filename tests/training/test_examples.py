@@ -55,6 +55,14 @@ def test_texts_of_a_folder(tmp_path: Path) -> None:
         read_texts("no/such-dataset")
 
 
+@pytest.mark.parametrize("questions", [1, 6, 16])
+def test_at_most_so_many_questions_about_a_span(questions: int) -> None:
+    source, rng = WorldExamples(ChatFormat(TOKENIZER), questions=questions), Random(3)
+    counts = [len(source.draw(rng, 900).queries) for _ in range(6)]
+    assert max(counts) <= questions
+    assert questions < 16 or max(counts) > 6
+
+
 def test_a_world_example_asks_about_its_span() -> None:
     source = WorldExamples(ChatFormat(TOKENIZER))
     found = 0
