@@ -169,7 +169,7 @@ def calibrate(
     ] = None,
     eraser: Annotated[
         str | None,
-        typer.Option(help="Directory or hub id of a trained eraser, measured too; its eraser.json gets the result."),
+        typer.Option(help="Directory or hub id of a trained eraser, measured too; without --out its eraser.json gets the result."),
     ] = None,
 ) -> None:
     """Measure what every eraser leaves behind and costs on a model, and choose its default erasers."""
