@@ -169,7 +169,9 @@ def calibrate(
     ] = None,
     eraser: Annotated[
         str | None,
-        typer.Option(help="Directory or hub id of a trained eraser, measured too; without --out its eraser.json gets the result."),
+        typer.Option(
+            help="A trained eraser, measured too: directory or hub id. Without --out, its eraser.json gets the result."
+        ),
     ] = None,
 ) -> None:
     """Measure what every eraser leaves behind and costs on a model, and choose its default erasers."""
