@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 from kv_memory.audit import Outcome
 from kv_memory.branch import Branch
 from kv_memory.edits import Edit, selections
 from kv_memory.erasers import get_eraser
 from kv_memory.erasers.base import Eraser
-from kv_memory.errors import RefusedError, UnknownTargetError
+from kv_memory.errors import PolicyError, RefusedError, UnknownTargetError
 from kv_memory.ledger import Ledger
 from kv_memory.policy.authority import OWNER, claims
 from kv_memory.policy.config import Cascade
@@ -63,11 +63,13 @@ class RetractingSession(SessionState):
         then it is not healed in idle time. Both are by default as the policy says. `dry_run` changes nothing and
         reports what would be erased.
 
-        Raises UnknownTargetError, AmbiguousTargetError, TargetError, RefusedError (`by` may not) or
-        UnsupportedOperationError (the engine lacks what the eraser needs) before anything is changed.
+        Raises UnknownTargetError, AmbiguousTargetError, TargetError, RefusedError (`by` may not), PolicyError (no such
+        cascade) or UnsupportedOperationError (the engine lacks what the eraser needs) before anything is changed.
         """
         if not targets:
             raise UnknownTargetError("Nothing to retract was named; give a span, tool call, message or document id.")
+        if cascade is not None and cascade not in get_args(Cascade):
+            raise PolicyError(f"There is no cascade {cascade!r}; give one of {', '.join(get_args(Cascade))}, or None.")
         with self._engine.lock:
             started = time.perf_counter()
             policy = self._memory.policy

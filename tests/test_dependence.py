@@ -12,7 +12,7 @@ import torch
 from kv_memory import CharRange, Memory, Policy, Session
 from kv_memory.branch import Branch
 from kv_memory.dependence import log_probabilities, turns_after
-from kv_memory.errors import TargetError, UnknownTargetError
+from kv_memory.errors import PolicyError, TargetError, UnknownTargetError
 from kv_memory.ledger import Selection
 from tests.test_session import CONVERSATION, SECRET
 from tests.tiny import tiny_engine
@@ -32,6 +32,12 @@ def session(request: pytest.FixtureRequest) -> Session:
     session = Memory(ENGINE, heal="never").new_session(request.node.name)
     session.prefill(TALK)
     return session
+
+
+def test_a_misspelt_cascade_is_refused_and_nothing_is_erased(session: Session) -> None:
+    with pytest.raises(PolicyError, match="no cascade 'retact'; give one of report, retract, regenerate"):
+        session.retract("c1", cascade="retact")  # type: ignore[arg-type]
+    assert not session.reports
 
 
 def log_probability(messages: list[dict[str, Any]], answer: str) -> float:
