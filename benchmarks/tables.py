@@ -20,7 +20,7 @@ SHAPES = {"pocket": "the pocket model", "qwen3-8b": "random weights of Qwen3-8B'
 SIMPLE = ("drop", "shift", "repair", "selective")
 TRAINED = ("drop", "influence 32", "shift+influence 8", "shift+influence 32", "steer", "steer+influence 8")
 LLAMA_CPP = ("recompute", "drop", "shift", "repair", "selective", "influence", "shift+influence", "steer")
-LEAKAGE = ("leakage_steer", "leakage", "leakage_others")
+LEAKAGE = ("leakage_steer", "leakage_steer_repair", "leakage", "leakage_others")
 """Results; the first that has an eraser gives its row."""
 LLAMA_CPP_MODELS = {"pocket": "pocket, F16", "qwen2-0.5b": "0.5 B shape, Q8_0"}
 START, END = "<!-- figures: benchmarks/tables.py -->\n", "<!-- end of figures -->"
