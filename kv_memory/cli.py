@@ -119,7 +119,6 @@ def _compare(
         progress("Loading the model", 0, 0)
         from transformers.utils.logging import disable_progress_bar
 
-        from kv_memory.erasers import get_eraser
         from kv_memory.evaluation.compare import compare
         from kv_memory.evaluation.show import show
         from kv_memory.memory import Memory
@@ -128,7 +127,7 @@ def _compare(
         memory = Memory(model, eraser=trained or name, heal="never")
         memory.max_tokens = 16 * memory.engine.capabilities.max_positions  # the same conversation several times over
         if name is not None:
-            memory.equip(get_eraser(name))
+            memory.equip(name)
         result = compare(memory, messages, [target], tools=tools, question=question, eraser=name, progress=progress)
     if as_json:
         print(result.model_dump_json(indent=2))

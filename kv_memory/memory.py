@@ -93,8 +93,7 @@ class Memory:
             trained.load(self.engine)
             self.eraser = None if trained.calibration else Steer()
         elif eraser is not None:
-            self.eraser = get_eraser(eraser if isinstance(eraser, Eraser) else str(eraser))
-            self.equip(self.eraser)
+            self.eraser = self.equip(eraser if isinstance(eraser, Eraser) else str(eraser))
         self.max_tokens = max_tokens or 4 * self.engine.capabilities.max_positions
         self.policy = Policy.load(policy) if isinstance(policy, (str, Path)) else policy or Policy()
         self.audit = AuditLog(audit) if isinstance(audit, (str, Path)) else audit
@@ -105,12 +104,16 @@ class Memory:
         self.healer = Healer(self.engine.lock, self._to_heal, self._answering, self._healed)
         self._sessions: dict[str, Session] = {}
 
-    def equip(self, eraser: Eraser) -> None:
-        """Make sure that the engine can run it; for the first one that steers, load the trained eraser that is in the
-        model's directory. Raises UnsupportedOperationError where it cannot run."""
-        if "steering" in eraser.lacking(self.engine) and self._own_eraser is not None:
-            open_eraser(self._own_eraser).load(self.engine)
-        eraser.check(self.engine)
+    def equip(self, eraser: str | Eraser) -> Eraser:
+        """The eraser of this name, as `get_eraser`, that the engine can run: for the first one that steers, the trained
+        eraser in the model's directory is loaded. Raises UnsupportedOperationError where it cannot run."""
+        found = get_eraser(eraser)
+        if self._own_eraser is not None and "steering" in found.lacking(self.engine):
+            with self.engine.lock:
+                if self.engine.capabilities.steering is None:  # nobody loaded it meanwhile
+                    open_eraser(self._own_eraser).load(self.engine)
+        found.check(self.engine)
+        return found
 
     def session(self, session_id: str) -> Session:
         """The session of this id; a new one when there is none."""

@@ -10,7 +10,6 @@ from typing import Any, get_args
 from kv_memory.audit import Outcome
 from kv_memory.branch import Branch
 from kv_memory.edits import Edit, selections
-from kv_memory.erasers import get_eraser
 from kv_memory.erasers.base import Eraser
 from kv_memory.errors import PolicyError, RefusedError, UnknownTargetError
 from kv_memory.ledger import Ledger
@@ -76,9 +75,8 @@ class RetractingSession(SessionState):
             handling = policy.handling(reason)
             cascade = cascade or handling.cascade
             default = None if handling.exact else self._memory.eraser
-            wanted = default if eraser is None else get_eraser(eraser)
-            if wanted is not None:
-                self._memory.equip(wanted)
+            asked = default if eraser is None else eraser
+            wanted = None if asked is None else self._memory.equip(asked)
             meanings = self._resolve(targets, self._given(messages))
             edits = list(dict.fromkeys(edit for meaning in meanings for edit in meaning.edits))
             named = span_ids(meanings)

@@ -18,7 +18,6 @@ from kv_memory.branch import Branch
 from kv_memory.branches import Tools
 from kv_memory.edits import Edit
 from kv_memory.engines.base import Sampling
-from kv_memory.erasers import get_eraser
 from kv_memory.erasers.base import Eraser
 from kv_memory.errors import UnknownTargetError
 from kv_memory.ledger import Ledger
@@ -93,9 +92,7 @@ class Session(PolicedSession, UndoingSession):
         **sampling: Unpack[SamplingOptions],
     ) -> ReplyStream:
         """Like `chat`, as an iterator of text. The conversation is read when the first text is asked for."""
-        wanted = None if history_eraser is None else get_eraser(history_eraser)
-        if wanted is not None:
-            wanted.check(self._engine)
+        wanted = None if history_eraser is None else self._memory.equip(history_eraser)
         answering = Answering(self._engine, self._memory.format, parse_messages(messages), tools, Sampling(**sampling))
 
         def hold() -> tuple[Branch, Usage]:
@@ -216,9 +213,8 @@ class Session(PolicedSession, UndoingSession):
         full.
         """
         with self._engine.lock:
-            wanted = self._memory.eraser if eraser is None else get_eraser(eraser)
-            if wanted is not None:
-                wanted.check(self._engine)
+            asked = self._memory.eraser if eraser is None else eraser
+            wanted = None if asked is None else self._memory.equip(asked)
             return attribute(self._latest(), answer, targets, wanted)
 
     def _latest(self) -> Branch:

@@ -34,6 +34,23 @@ def test_it_is_loaded_when_steer_is_asked_for(memory: Memory) -> None:
     assert memory.engine.capabilities.steering is not None
 
 
+def test_it_is_loaded_for_what_vanished_from_the_history(memory: Memory) -> None:
+    session = memory.session("s")
+    session.prefill(MESSAGES)
+    gone = next(place for place, message in enumerate(MESSAGES) if message.get("tool_call_id") == TARGET)
+    emptied = [m | {"content": "-"} if place == gone else m for place, m in enumerate(MESSAGES)]
+    session.chat([*emptied, {"role": "user", "content": QUESTION}], history_eraser="steer", max_tokens=1)
+    assert memory.engine.capabilities.steering is not None
+
+
+def test_it_is_loaded_to_attribute_an_answer(memory: Memory) -> None:
+    session = memory.session("s")
+    answer = {"role": "assistant", "id": "a", "content": "249.00"}
+    session.prefill([*MESSAGES, {"role": "user", "content": QUESTION}, answer])
+    assert session.attribute("a", TARGET, eraser="steer")
+    assert memory.engine.capabilities.steering is not None
+
+
 @pytest.mark.parametrize("eraser", ["steer", "steer+repair", "steer+influence"])
 def test_the_demo_answers_as_never_saw(memory: Memory, eraser: str) -> None:
     result = compare(memory, MESSAGES, [TARGET], question=QUESTION, eraser=eraser)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from kv_memory.erasers import ERASERS, get_eraser
+from kv_memory.erasers import ERASERS
 from kv_memory.errors import KVMemoryError
 from kv_memory.evaluation.leakage.scenes import Messages, Tools
 from kv_memory.memory import Memory
@@ -22,7 +22,7 @@ def available(memory: Memory, wanted: Sequence[str] = ()) -> list[str]:
     Raises KVMemoryError for an unknown name, UnsupportedOperationError for one that the engine cannot run.
     """
     for name in wanted:
-        memory.equip(get_eraser(name))
+        memory.equip(name)
     return [*(wanted or (name for name in ERASERS if not ERASERS[name]().lacking(memory.engine))), HEALED]
 
 
