@@ -141,8 +141,8 @@ def train(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any
     if not (folder / "eraser.json").exists():
         resume = (folder / RUN / CHECKPOINT).exists()
         every = max(1, plan.steps // 2)
-        given = {"start": options.start, "workers": options.workers}
-        run(options.model, str(options.text), folder, plan, resume=resume, every=every, **given)
+        given = (options.model, str(options.text), folder, plan)
+        run(*given, start=options.start, workers=options.workers, resume=resume, every=every)
     last = json.loads((folder / RUN / LOG).read_text().splitlines()[-1])
     return {"steps": plan.steps, "seconds": round(time.monotonic() - started), "loss": last["loss"]}
 
@@ -168,8 +168,8 @@ def planned(name: str, options: argparse.Namespace) -> Any:
 
     endless = Plan.of(**settings | {"near_drop_steps": 0, "text_steps": 0, "task_steps": 1_000_000})
     with TemporaryDirectory() as scratch, suppress(_Enough):
-        given = {"start": options.start, "workers": options.workers}
-        run(options.model, str(options.text), Path(scratch), endless, report=count, **given)
+        given = (options.model, str(options.text), Path(scratch), endless)
+        run(*given, start=options.start, workers=options.workers, report=count)
     settled = times[len(times) // 3 :]  # workers and kernels are warm
     steps = max(1, int(seconds * (len(settled) - 1) / (settled[-1] - settled[0])))
     text = round(TEXT_SHARE * steps)

@@ -71,8 +71,8 @@ def main() -> None:
     from benchmarks.record import environment, save
     from kv_memory.calibration.trial import now
     from kv_memory.engines.transformers import TransformersEngine
-    from kv_memory.erasers import ERASERS, get_eraser
-    from kv_memory.erasers.files import POCKET, open_eraser
+    from kv_memory.erasers import ERASERS, POCKET, get_eraser
+    from kv_memory.erasers.files import open_eraser
     from kv_memory.pocket import model_path
 
     cuda = torch.cuda.is_available()

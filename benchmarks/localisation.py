@@ -177,14 +177,11 @@ def main() -> None:
     parser.add_argument("--name", default="localisation")
     args = parser.parse_args()
 
-    from benchmarks.record import RESULTS, environment, save
+    from benchmarks.record import begun, environment, save
 
     settings = {"model": args.model or "pocket", "layer": LAYER, "longest": args.longest, "seed": args.seed}
-    path = RESULTS / f"{args.name}.json"
-    result: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    if {key: result.get(key) for key in settings} != settings:
-        result = {**settings, "sources": {}}
-    for source in (source for source in SOURCES if source not in result["sources"]):
+    result, wanted = begun(args.name, settings, SOURCES)
+    for source in wanted:
         started = time.time()
         rows = collect(source, args)
         result["sources"][source] = {"environment": environment(args.seed), **summarise(rows)}

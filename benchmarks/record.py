@@ -35,6 +35,20 @@ def save(name: str, result: dict[str, Any]) -> None:
     print(f"wrote {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
 
 
+def begun(name: str, settings: dict[str, Any], sources: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
+    """The result file of this name, or an empty one where that is of other settings, and which sources it lacks.
+
+    Ends the program where it lacks none."""
+    path = RESULTS / f"{name}.json"
+    result: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    if {key: result.get(key) for key in settings} != settings:
+        result = {**settings, "sources": {}}
+    wanted = [source for source in sources if source not in result["sources"]]
+    if not wanted:
+        raise SystemExit(f"{path} has every source already: move it away to measure again, or give another --name.")
+    return result, wanted
+
+
 def source(result: dict[str, Any]) -> str:
     """An environment in words."""
     versions = result["versions"]

@@ -6,7 +6,7 @@ python -m benchmarks.tables
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,7 +18,6 @@ from benchmarks.trust_tables import leakage, load, provenance
 README = Path(__file__).parents[1] / "README.md"
 SHAPES = {"pocket": "the pocket model", "qwen3-8b": "random weights of Qwen3-8B's shape"}
 SIMPLE = ("drop", "shift", "repair", "selective")
-TRAINED = ("drop", "influence 32", "shift+influence 8", "shift+influence 32", "steer", "steer+influence 8")
 LLAMA_CPP = ("recompute", "drop", "shift", "repair", "selective", "influence", "shift+influence", "steer")
 LEAKAGE = ("leakage_steer", "leakage_steer_repair", "leakage", "leakage_others")
 """Results; the first that has an eraser gives its row."""
@@ -48,40 +47,37 @@ def _load(name: str) -> dict[str, Any]:
 
 def answers(result: dict[str, Any]) -> str:
     """Over all classes by eraser and length; and by class at the length that most is known of."""
-    tables = {int(tokens): table for tokens, table in result["lengths"].items()}
+    by_length = {int(tokens): found for tokens, found in result["lengths"].items()}
+    overall = [found["all"] for found in by_length.values()]
     lines = [
         "**Answers.** Questions on unseen conversations, asked of the pocket model after erasing: exact match with "
         "what is right for a reader who never saw the span, in points below never-saw, and in brackets the influence "
         f"left ({_sources(result['lengths'])}; `benchmarks/results/influence.json`).",
         "",
-        "| | " + " | ".join(f"{tokens:,} tokens" for tokens in tables) + " |",
-        "| --- |" + " --- |" * len(tables),
-        "| questions | " + " | ".join(f"{table['all']['probes']}" for table in tables.values()) + " |",
     ]
+    rows = {"questions": [f"{found['probes']}" for found in overall]}
     for name in _shown(result["ks"]):
-        cells = (
+        rows[name] = [
             f"{found[name]['points_below_never_saw']:.1f} ({_value(found[name], 'residual_influence'):.3f})"
-            for found in (table["all"] for table in tables.values())
-        )
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    tokens = max(tables, key=lambda length: tables[length]["all"]["probes"])
-    return "\n".join([*lines, "", *_classes(result, tokens, tables[tokens]), ""])
+            for found in overall
+        ]
+    lines += table((f"{tokens:,} tokens" for tokens in by_length), rows)
+    tokens = max(by_length, key=lambda length: by_length[length]["all"]["probes"])
+    return "\n".join([*lines, "", *_classes(result, tokens, by_length[tokens]), ""])
 
 
-def _classes(result: dict[str, Any], tokens: int, table: dict[str, Any]) -> list[str]:
+def _classes(result: dict[str, Any], tokens: int, by_class: dict[str, Any]) -> list[str]:
     """Exact match by class and eraser at one length."""
     names = [NO_ERASE, *SIMPLE, f"influence {result['k']}", f"shift+influence {result['k']}", NEVER_SAW]
-    rows = [
-        f"| {kind} | {found['probes']} | " + " | ".join(f"{_value(found[n], 'exact_match'):.3f}" for n in names) + " |"
-        for kind, found in table.items()
+    rows = {
+        kind: [f"{found['probes']}", *(f"{_value(found[name], 'exact_match'):.3f}" for name in names)]
+        for kind, found in by_class.items()
         if kind not in ("all", "environment")
-    ]
+    }
     return [
         f"By class, at {tokens:,} tokens, exact match:",
         "",
-        "| class | questions | " + " | ".join(names) + " |",
-        "| --- | --- |" + " --- |" * len(names),
-        *rows,
+        *table(("questions", *names), rows, "class"),
         "",
         "*restore*: the span superseded an older value. *unknown*: the value stood only in the span. *binding*: later "
         "text refers back to it. *injection*: the span orders one answer to everything. *preference*: it says how to "
@@ -100,15 +96,16 @@ def _shown(ks: Sequence[int]) -> Iterator[str]:
 def steering(result: dict[str, Any]) -> str:
     """What the pocket model's trained eraser is worth, by class: agreement with never-saw, and influence left."""
     lengths = result["lengths"]
-    least = min(row["questions"] for table in lengths.values() for row in table.values())
-    classes = list(next(iter(lengths.values())))
+    least = min(row["questions"] for by_class in lengths.values() for row in by_class.values())
+    classes = next(iter(lengths.values()))
+    names = [name for name in next(iter(classes.values())) if name not in ("questions", NEVER_SAW, NO_ERASE)]
     shown = ", ".join(f"{int(length):,}" for length in lengths)
 
-    def rows(kinds: Sequence[str], figure: Callable[[dict[str, Any], str], float], digits: int) -> list[str]:
+    def rows(kinds: Iterable[str], figure: Callable[[dict[str, Any], str], float], digits: int) -> list[str]:
         def cells(kind: str) -> Iterator[str]:
-            return (" ".join(f"{figure(row[kind], e):.{digits}f}" for row in lengths.values()) for e in TRAINED)
+            return (" ".join(f"{figure(row[kind], e):.{digits}f}" for row in lengths.values()) for e in names)
 
-        return table(TRAINED, {kind: cells(kind) for kind in kinds}, "class")
+        return table(names, {kind: cells(kind) for kind in kinds}, "class")
 
     touched = [kind for kind in classes if kind not in ("keep", "call")]
     return "\n".join(
@@ -121,7 +118,7 @@ def steering(result: dict[str, Any]) -> str:
             "",
             "Exact match with what is right, as a share of never-saw's:",
             "",
-            *rows(["binding"], lambda row, name: row[name]["exact"] / row["never-saw"]["exact"], 2),
+            *rows(["binding"], lambda row, name: row[name]["exact"] / row[NEVER_SAW]["exact"], 2),
             "",
             "Influence left, where the span had some:",
             "",
@@ -179,18 +176,18 @@ def latency_table(result: dict[str, Any]) -> str:
         f"**Time.** Median milliseconds to erase a span of {result['span']} tokens at 10 % of the context; "
         f"{SHAPES[result['shape']]}, {result['dtype']} ({source(result)}).",
         "",
-        "| context | " + " | ".join(names) + " |",
-        "| --- |" + " --- |" * len(names),
     ]
-    for context, row in contexts.items():
-        cells = (
+    rows = {
+        f"{int(context):,}": [
             f"{row['erase_milliseconds_median'][name]:,.1f} ({row['recompute_over_eraser'][name]:,.1f}x)"
             if name != "recompute"
             else f"{row['erase_milliseconds_median'][name]:,.1f}"
             for name in names
-        )
-        lines.append(f"| {int(context):,} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", "In brackets: how many times faster than `recompute`.", ""])
+        ]
+        for context, row in contexts.items()
+    }
+    shown = table(names, rows, "context")
+    return "\n".join([*lines, *shown, "", "In brackets: how many times faster than `recompute`.", ""])
 
 
 def llama_cpp_table(result: dict[str, Any]) -> str:

@@ -134,16 +134,10 @@ def main() -> None:
     parser.add_argument("--name", default="transcripts")
     args = parser.parse_args()
 
-    from benchmarks.record import RESULTS, environment, save
+    from benchmarks.record import begun, environment, save
 
     settings = {"model": args.model or "pocket", "longest": args.longest, "seed": args.seed}
-    path = RESULTS / f"{args.name}.json"
-    result: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    if {key: result.get(key) for key in settings} != settings:
-        result = {**settings, "sources": {}}
-    wanted = [source for source in SOURCES if source not in result["sources"]]
-    if not wanted:
-        raise SystemExit(f"{path} has every source already: move it away to measure again, or give another --name.")
+    result, wanted = begun(args.name, settings, SOURCES)
     for source in wanted:
         started, rows = time.time(), []
         jobs = (

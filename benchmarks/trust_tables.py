@@ -8,8 +8,9 @@ from typing import Any
 
 from benchmarks.record import source, table
 from kv_memory.erasers import ERASERS
+from kv_memory.evaluation.leakage.treatments import HEALED, NEVER_SAW, NO_ERASE
 
-ORDER = ("no erase", *ERASERS, "healed", "never-saw")
+ORDER = (NO_ERASE, *ERASERS, HEALED, NEVER_SAW)
 HOW = {"found": "echoes found", "spared": "other turns spared"}
 
 
@@ -18,7 +19,7 @@ def leakage(runs: Mapping[str, dict[str, Any]]) -> str:
     rows = {name: run for run in reversed(list(runs.values())) for name in run["canaries"]}
     told = []
     for file, run in runs.items():
-        names = [name for name in run["canaries"] if rows[name] is run and name not in ("no erase", "never-saw")]
+        names = [name for name in run["canaries"] if rows[name] is run and name not in (NO_ERASE, NEVER_SAW)]
         told.append(f"{', '.join(names)}: {source(run['environment'])}; `benchmarks/results/{file}.json`")
     largest = max(runs.values(), key=lambda run: int(run["isolation"]["cases"]))
     isolation, spoofing = largest["isolation"], largest["spoofing"]

@@ -33,6 +33,8 @@ ERASERS: dict[str, type[Eraser]] = {
     )
 }
 """All erasers, by the names that method.md and the command line use."""
+POCKET = "pocket"
+"""Names the pocket model's trained eraser (files.py)."""
 
 
 def get_eraser(eraser: str | Eraser) -> Eraser:
@@ -53,6 +55,6 @@ def get_eraser(eraser: str | Eraser) -> Eraser:
 def is_files(eraser: str | Path) -> bool:
     """Whether this is the directory, .gguf file or hub id of a trained eraser, or "pocket" (files.py), rather than the
     name of a way to erase."""
-    if isinstance(eraser, Path) or eraser == "pocket":
+    if isinstance(eraser, Path) or eraser == POCKET:
         return True
     return eraser not in ERASERS and ("/" in eraser or eraser.startswith(("~", ".")) or Path(eraser).exists())

@@ -21,7 +21,7 @@ from kv_memory.engines.adapter_check import WEIGHTS, read_adapter
 from kv_memory.engines.base import Engine, Steering
 from kv_memory.engines.fingerprint import revision_of
 from kv_memory.engines.loading import is_gguf
-from kv_memory.erasers import ERASERS
+from kv_memory.erasers import ERASERS, POCKET
 from kv_memory.errors import ModelError
 from kv_memory.pocket import model_path
 
@@ -29,8 +29,6 @@ FILE = "eraser.json"
 CONFIG = "adapter_config.json"
 BESIDE = "eraser"
 """Folder in a model's directory with the trained eraser that comes with it."""
-POCKET = "pocket"
-"""Names the pocket model's."""
 
 
 class EraserRecord(BaseModel):

@@ -11,8 +11,8 @@ import torch
 from kv_memory import Memory
 from kv_memory.calibration.record import FILE, load
 from kv_memory.demo import MESSAGES, QUESTION, TARGET
-from kv_memory.erasers import get_eraser
-from kv_memory.erasers.files import BESIDE, POCKET, open_eraser
+from kv_memory.erasers import POCKET
+from kv_memory.erasers.files import BESIDE, open_eraser
 from kv_memory.evaluation.compare import compare
 from kv_memory.gguf import export_adapter
 from kv_memory.pocket import model_path
@@ -65,7 +65,7 @@ def test_nothing_changes_where_nothing_is_erased(memory: Memory) -> None:
         return memory.engine.score(next(iter(session.branches)).seq, range(100, 110))
 
     before = scores()
-    memory.equip(get_eraser("steer"))
+    memory.equip("steer")
     assert memory.engine.capabilities.steering is not None
     assert torch.equal(before, scores())
 
