@@ -207,7 +207,7 @@ def one(name: str, options: argparse.Namespace) -> None:
 
 def write_text(path: Path, worlds: int) -> None:
     """Text for stage 1: what is said in conversations of the training split."""
-    from kv_memory.pocket.worlds import make_world
+    from kv_memory.synthetic.worlds import make_world
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as text:

@@ -25,8 +25,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from kv_memory.calibration.estimates import ratio, wilson
 from kv_memory.engines.base import Steering
-from kv_memory.engines.rotary import Rotation
-from kv_memory.pocket.drafts import KINDS, Kind
+from kv_memory.engines.transformers.rotary import Rotation
+from kv_memory.synthetic.drafts import KINDS, Kind
 from kv_memory.training.batch import Batch, collate
 from kv_memory.training.objective import Objective, divergence
 from kv_memory.training.passes import Context
@@ -75,11 +75,11 @@ def evaluate(
 ) -> dict[str, dict[str, Any]]:
     """By length and class: questions, never-saw's exact match, and each eraser's figures; at least so many `questions`
     of each class, unless a length's `minutes` are over before."""
-    from kv_memory.chat import ChatFormat
-    from kv_memory.engines.loading import load_model
+    from kv_memory.conversation.chat_format import ChatFormat
     from kv_memory.engines.transformers import TransformersEngine
-    from kv_memory.erasers.files import open_eraser
+    from kv_memory.engines.transformers.loading import load_model
     from kv_memory.pocket import model_path
+    from kv_memory.trained.files import open_eraser
     from kv_memory.training.adapter import Adapter
 
     record = open_eraser(eraser).record

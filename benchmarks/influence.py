@@ -22,7 +22,7 @@ from multiprocessing import get_context
 from statistics import mean
 from typing import Any
 
-from kv_memory.pocket.drafts import KINDS
+from kv_memory.synthetic.drafts import KINDS
 
 NO_ERASE, NEVER_SAW = "no erase", "never-saw"
 LAYER, K = 5, 32
@@ -38,7 +38,7 @@ def start(model: str | None, ks: Sequence[int], gpus: Any) -> None:
     import torch
     from transformers import AutoConfig
 
-    from kv_memory.chat import ChatFormat
+    from kv_memory.conversation.chat_format import ChatFormat
     from kv_memory.engines.transformers import TransformersEngine
     from kv_memory.pocket import model_path
 
@@ -85,9 +85,9 @@ def ablations(depth: int) -> dict[str, Any]:
 def measure(job: tuple[int, int, tuple[str, ...], bool]) -> list[dict[str, Any]]:
     """One world: a row for one probe of each wanted class."""
     seed, tokens, wanted, ablate = job
-    from kv_memory.calibration.cases import world_cases
-    from kv_memory.calibration.trial import trial
-    from kv_memory.pocket.worlds import make_world
+    from kv_memory.evaluation.cases import world_cases
+    from kv_memory.evaluation.trial import trial
+    from kv_memory.synthetic.worlds import make_world
 
     world = make_world(seed, tokens, "test")
     probes = {probe.kind: probe for probe in world.probes if probe.kind in wanted}

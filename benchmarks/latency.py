@@ -42,8 +42,8 @@ SPAN = 100
 
 def score_times(engine: Engine, seq: SequenceId, start: int, rounds: int) -> dict[str, float]:
     """Median milliseconds to find the tokens that attended most, by normaliser; the first round warms up."""
-    from kv_memory.calibration.layers import NORMALISERS
-    from kv_memory.calibration.trial import now
+    from kv_memory.evaluation.calibrate.layers import NORMALISERS
+    from kv_memory.evaluation.trial import now
 
     times: dict[str, list[float]] = {name: [] for name in NORMALISERS}
     for turn in range(rounds + 1):
@@ -69,11 +69,11 @@ def main() -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config
 
     from benchmarks.record import environment, save
-    from kv_memory.calibration.trial import now
     from kv_memory.engines.transformers import TransformersEngine
     from kv_memory.erasers import ERASERS, POCKET, get_eraser
-    from kv_memory.erasers.files import open_eraser
+    from kv_memory.evaluation.trial import now
     from kv_memory.pocket import model_path
+    from kv_memory.trained.files import open_eraser
 
     cuda = torch.cuda.is_available()
     torch.manual_seed(args.seed)

@@ -19,8 +19,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kv_memory.engines.llama.context import Context
     from kv_memory.engines.llama_cpp import LlamaCppEngine
+    from kv_memory.engines.llama_cpp.context import Context
 
 SPAN, READ, WRITTEN = 100, 64, 32
 LONG = 20.0
@@ -45,7 +45,7 @@ class Own:
     """llama.cpp by itself: one sequence in a context of its own, with the cells of the engine's."""
 
     def __init__(self, engine: LlamaCppEngine, seq: int, cells: int) -> None:
-        from kv_memory.engines.llama.library import library
+        from kv_memory.engines.llama_cpp.library import library
 
         self._home = 3
         self._library = library()
@@ -194,7 +194,7 @@ def _answer(engine: LlamaCppEngine, seq: int, ids: list[int]) -> None:
 
 def _bare(engine: LlamaCppEngine, cells: int) -> Context:
     """A context of the engine's model as llama.cpp makes it, which nothing watches."""
-    from kv_memory.engines.llama.context import Context
+    from kv_memory.engines.llama_cpp.context import Context
 
     return Context(engine._model, cells=cells, threads=_threads(), kv_type=1, flash_attention=True, watch=None)
 

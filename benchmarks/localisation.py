@@ -35,7 +35,7 @@ def start(model: str | None, longest: int) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
-    from kv_memory.chat import ChatFormat
+    from kv_memory.conversation.chat_format import ChatFormat
     from kv_memory.engines.transformers import TransformersEngine
     from kv_memory.pocket import model_path
 
@@ -49,10 +49,10 @@ def cases(messages: list[dict[str, Any]], seed: int, texts: Sequence[str] = ()) 
 
     `texts`: of the results with one of these in them, if there are any.
     """
-    from kv_memory.calibration.cases import TEXT, Case, again
+    from kv_memory.conversation.ledger import Ledger
+    from kv_memory.conversation.messages import parse_messages
+    from kv_memory.evaluation.cases import TEXT, Case, again
     from kv_memory.evaluation.leakage.injections import as_written
-    from kv_memory.ledger import Ledger
-    from kv_memory.messages import parse_messages
 
     parsed = parse_messages(messages)
     ledger, at, turns = Ledger(), 0, []
@@ -84,8 +84,8 @@ def cases(messages: list[dict[str, Any]], seed: int, texts: Sequence[str] = ()) 
 
 def measure(job: tuple[str, int, list[dict[str, Any]]]) -> dict[str, Any] | None:
     """One transcript."""
-    from kv_memory.calibration.oracle import deviations, top_share
-    from kv_memory.calibration.trial import trial
+    from kv_memory.evaluation.oracle import deviations, top_share
+    from kv_memory.evaluation.trial import trial
 
     source, seed, messages = job
     found = cases(messages, seed)

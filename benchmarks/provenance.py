@@ -24,7 +24,7 @@ from typing import Any
 from benchmarks.record import environment, save
 from kv_memory import Memory
 from kv_memory.calibration.estimates import wilson
-from kv_memory.pocket.worlds import World, make_world, reply
+from kv_memory.synthetic.worlds import World, make_world, reply
 
 ERASERS = ("recompute", "drop", "shift", "influence", "shift+influence")
 FIRST = 9_000_000

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from kv_memory.calibration.machine import hardware
+from kv_memory.evaluation.machine import hardware
 
 RESULTS = Path(__file__).parent / "results"
 

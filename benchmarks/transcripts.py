@@ -37,7 +37,7 @@ BEFORE = 4
 
 def start(model: str | None, longest: int, eraser: str | None) -> None:
     """Make this worker's engine."""
-    from kv_memory.erasers.files import open_eraser
+    from kv_memory.trained.files import open_eraser
 
     localisation.start(model, longest)
     if eraser is not None:
@@ -46,7 +46,7 @@ def start(model: str | None, longest: int, eraser: str | None) -> None:
 
 def measure(job: tuple[str, int, Any]) -> dict[str, dict[str, float]] | None:
     """KL of one transcript, by what is scored and eraser; None where nothing of it is long enough."""
-    from kv_memory.calibration.trial import trial
+    from kv_memory.evaluation.trial import trial
 
     source, seed, record = job
     found = babi(record) if source.startswith("bAbI") else localisation.cases(record["messages"], seed, record["texts"])
@@ -71,8 +71,8 @@ def erasers(engine: Any) -> dict[str, Any]:
 
 def babi(stories: list[list[tuple[str, str, list[int]]]]) -> dict[str, Any]:
     """The last story's first question, with the first sentence that it rests on as the span."""
-    from kv_memory.calibration.cases import TEXT, Case, cells_of, ledger_of
-    from kv_memory.messages import Message, parse_messages
+    from kv_memory.conversation.messages import Message, parse_messages
+    from kv_memory.evaluation.cases import TEXT, Case, cells_of, ledger_of
 
     form = localisation._state["form"]
     messages: list[dict[str, Any]] = []

@@ -8,27 +8,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kv_memory.audit import AuditLog
-    from kv_memory.memory import Memory
+    from kv_memory.conversation.spans import CharRange, Span, SpanKind, SpanStatus
     from kv_memory.policy import Policy, Reason
-    from kv_memory.reply import Reply
-    from kv_memory.report import RetractionReport
-    from kv_memory.session import Session
-    from kv_memory.spans import CharRange, Span, SpanKind, SpanStatus
+    from kv_memory.sessions.memory import Memory
+    from kv_memory.sessions.reply import Reply
+    from kv_memory.sessions.report import RetractionReport
+    from kv_memory.sessions.session import Session
 
 __version__ = "0.1.0"
 
 _HOME = {
     "AuditLog": "audit",
-    "CharRange": "spans",
-    "Memory": "memory",
+    "CharRange": "conversation.spans",
+    "Memory": "sessions.memory",
     "Policy": "policy",
     "Reason": "policy",
-    "Reply": "reply",
-    "RetractionReport": "report",
-    "Session": "session",
-    "Span": "spans",
-    "SpanKind": "spans",
-    "SpanStatus": "spans",
+    "Reply": "sessions.reply",
+    "RetractionReport": "sessions.report",
+    "Session": "sessions.session",
+    "Span": "conversation.spans",
+    "SpanKind": "conversation.spans",
+    "SpanStatus": "conversation.spans",
 }
 
 __all__ = [

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kv_memory.chat import ChatFormat, Piece
-from kv_memory.engines.hf_tokenizer import HFTokenizer
+from kv_memory.conversation.chat_format import ChatFormat, Piece
+from kv_memory.conversation.messages import Cuts, parse_messages
+from kv_memory.engines.transformers.tokenizer import HFTokenizer
 from kv_memory.errors import ConversationError, ModelError
-from kv_memory.messages import Cuts, parse_messages
 from tests.tiny import CHATML, SPECIAL, STRICT, STRUCTURE, THINKING, tiny_tokenizer
 
 TOKENIZERS = {"chatml": HFTokenizer(tiny_tokenizer(CHATML)), "strict": HFTokenizer(tiny_tokenizer(STRICT))}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kv_memory.cli import main
+from kv_memory.cli.app import main
 from tests.lora import save_lora
 from tests.test_session import CONVERSATION
 from tests.tiny import tiny_model, tiny_tokenizer

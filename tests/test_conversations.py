@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kv_memory.conversations import load_conversation
+from kv_memory.conversation.files import load_conversation
 from kv_memory.errors import ConversationError
 
 HELLO = [{"role": "user", "content": "hello"}]

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from kv_memory import CharRange, Memory, Policy, Session
-from kv_memory.branch import Branch
-from kv_memory.dependence import log_probabilities, turns_after
+from kv_memory.conversation.ledger import Selection
 from kv_memory.errors import PolicyError, TargetError, UnknownTargetError
-from kv_memory.ledger import Selection
+from kv_memory.sessions.branch import Branch
+from kv_memory.sessions.dependence import log_probabilities, turns_after
 from tests.test_session import CONVERSATION, SECRET
 from tests.tiny import tiny_engine
 
@@ -76,7 +76,7 @@ def test_scoring_changes_nothing(session: Session) -> None:
 
 
 def test_what_depended_is_retracted_too(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kv_memory.dependence.DEPENDS", -1e9)  # all that came later
+    monkeypatch.setattr("kv_memory.sessions.dependence.DEPENDS", -1e9)  # all that came later
     report = session.retract("c1", eraser="recompute", cascade="retract")
     assert {span.message_id for span in report.spans} >= {"a1", "a2"}
     left = report.tombstones(TALK)
@@ -96,7 +96,7 @@ def test_the_cost_of_scoring_is_in_the_report(session: Session) -> None:
 def test_a_cascade_takes_nothing_that_the_policy_may_not_retract(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("kv_memory.dependence.DEPENDS", -1e9)
+    monkeypatch.setattr("kv_memory.sessions.dependence.DEPENDS", -1e9)
     policy = Policy.of({"authority": {"policy": ["tool_call"]}})
     memory = Memory(ENGINE, policy=policy, audit=tmp_path / "audit.sqlite", heal="never")
     read = memory.session("s")
@@ -112,7 +112,7 @@ def test_nothing_depends_where_nothing_came_after(session: Session) -> None:
 
 
 def test_turns_that_depended_are_written_anew(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kv_memory.dependence.DEPENDS", -1e9)
+    monkeypatch.setattr("kv_memory.sessions.dependence.DEPENDS", -1e9)
     report = session.retract("c1", eraser="recompute", cascade="regenerate")
     anew = session.regenerate(report, TALK, max_tokens=4, temperature=1.0, seed=3)
     assert [m.get("id") for m in anew] == [m.get("id") for m in TALK[:8]]  # ends where a call was made

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from kv_memory import Memory, RetractionReport, Session
-from kv_memory.heal import Healing
+from kv_memory.sessions.heal import Healing
 from tests.test_session import CONVERSATION
 from tests.tiny import tiny_engine
 

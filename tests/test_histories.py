@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from kv_memory import CharRange, Memory, Session
 from kv_memory.engines.base import STEERED
 from kv_memory.erasers import ERASERS
-from kv_memory.heal import Healing
+from kv_memory.sessions.heal import Healing
 from tests.lora import steering_engine
 
 ENGINE = steering_engine()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from kv_memory import Memory, Session
-from kv_memory.demo import ERASED_ANSWER, MESSAGES, QUESTION, TARGET, TRUE_ANSWER
+from kv_memory.cli.demo import ERASED_ANSWER, MESSAGES, QUESTION, TARGET, TRUE_ANSWER
 from kv_memory.erasers import ERASERS
 
 ASKED = [*MESSAGES, {"role": "user", "content": QUESTION}]

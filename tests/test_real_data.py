@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from kv_memory import Memory
-from kv_memory.conversations import load_conversation
+from kv_memory.conversation.files import load_conversation
+from kv_memory.conversation.messages import parse_messages
 from kv_memory.errors import AmbiguousTargetError
-from kv_memory.messages import parse_messages
 from kv_memory.pocket import model_path
 
 Data = Callable[[str], Path]

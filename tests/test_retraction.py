@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from kv_memory import CharRange, Memory, Session
+from kv_memory.conversation.messages import cut_text, uncut
 from kv_memory.errors import AmbiguousTargetError, UnknownTargetError
-from kv_memory.messages import cut_text, uncut
 from tests.test_session import CONVERSATION, SECRET, in_step
 from tests.tiny import tiny_engine
 

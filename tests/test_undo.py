@@ -83,7 +83,7 @@ def test_rows_that_no_longer_fit_are_not_used(session: Session, then: str, monke
         case "same message":
             session.retract("c1", eraser="drop")
         case "expired":
-            monkeypatch.setattr("kv_memory.undo.SECONDS", -1)
+            monkeypatch.setattr("kv_memory.sessions.undo.SECONDS", -1)
         case "evicted":
             session.forget()
     assert session.undo(report) == "to be read again"
@@ -113,7 +113,7 @@ def test_rows_that_are_kept_put_healing_off() -> None:
 
 
 def test_rows_are_gone_after_their_time_and_healing_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kv_memory.undo.SECONDS", 0.3)
+    monkeypatch.setattr("kv_memory.sessions.undo.SECONDS", 0.3)
     healed = threading.Event()
     memory = Memory(ENGINE, heal="idle", on_heal=lambda _: healed.set())
     session = memory.session("s")

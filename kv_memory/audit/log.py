@@ -18,9 +18,9 @@ from kv_memory.audit.key import Key, Value, beside, make_key, read_key
 from kv_memory.audit.records import AuditRow, Kind, SealedEdit, SpanRecord, TargetRecord, as_json
 from kv_memory.audit.store import Store
 from kv_memory.audit.verify import Problem, problems
-from kv_memory.edits import Edit
-from kv_memory.messages import Message, parse_messages
-from kv_memory.spans import Target, target_name
+from kv_memory.conversation.messages import Message, parse_messages
+from kv_memory.conversation.redactions import Edit
+from kv_memory.conversation.spans import Target, target_name
 
 if TYPE_CHECKING:
     from kv_memory.policy.authority import Spanned

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kv_memory.audit.errors import AuditError
-from kv_memory.edits import Edit
-from kv_memory.spans import SpanKind
+from kv_memory.conversation.redactions import Edit
+from kv_memory.conversation.spans import SpanKind
 
 if TYPE_CHECKING:
     from kv_memory.policy.authority import Spanned

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from kv_memory.errors import UnsupportedOperationError
-from kv_memory.turns import TurnLock
+from kv_memory.locks import TurnLock
 
 if TYPE_CHECKING:
     from torch import Tensor

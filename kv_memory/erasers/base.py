@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from kv_memory.engines.base import STEERED, Cells, Engine, Interval, SequenceId
 from kv_memory.errors import UnsupportedOperationError
-from kv_memory.intervals import moved
+from kv_memory.positions import moved
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from kv_memory.engines.base import Engine, Interval, Normaliser, SequenceId
 from kv_memory.erasers.base import Reread
 from kv_memory.errors import KVMemoryError
-from kv_memory.intervals import merge
+from kv_memory.positions import merge
 
 Combine = Literal["mean", "max"]
 HOPS = 2

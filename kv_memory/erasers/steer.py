@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from kv_memory.engines.base import Engine, Interval, SequenceId
 from kv_memory.erasers.base import Eraser, Erasure, kept_after
-from kv_memory.intervals import moved
+from kv_memory.positions import moved
 
 
 class Steer(Eraser):

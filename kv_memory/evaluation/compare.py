@@ -8,12 +8,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from kv_memory.conversation.spans import Span, Target
 from kv_memory.errors import ConversationError
 from kv_memory.evaluation.metrics import mean_kl
-from kv_memory.memory import Memory
-from kv_memory.report import RetractionReport
-from kv_memory.session import Session
-from kv_memory.spans import Span, Target
+from kv_memory.sessions.memory import Memory
+from kv_memory.sessions.report import RetractionReport
+from kv_memory.sessions.session import Session
 
 MAX_ANSWER_TOKENS = 128
 

@@ -7,8 +7,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from kv_memory.conversation.spans import Span, SpanKind
 from kv_memory.evaluation.compare import Comparison
-from kv_memory.spans import Span, SpanKind
 
 _COLOURS = {
     SpanKind.SYSTEM: "magenta",

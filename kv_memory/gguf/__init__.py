@@ -18,11 +18,11 @@ try:
 except ImportError as error:
     raise KVMemoryError("GGUF files need the extra llama: pip install 'kv-memory[llama]'.") from error
 
-from kv_memory.gguf.adapter import export_adapter
 from kv_memory.gguf.base_model import ERASER_KEY, MODEL_KEY, BaseModel, read_base
 from kv_memory.gguf.cache import pocket_gguf
 from kv_memory.gguf.model import export_model
 from kv_memory.gguf.writer import Dtype
+from kv_memory.trained.export import export_adapter
 
 __all__ = [
     "ERASER_KEY",

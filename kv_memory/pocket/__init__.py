@@ -1,4 +1,4 @@
-"""The embedded default model: its weights, its world generator and its training."""
+"""The embedded default model."""
 
 from __future__ import annotations
 

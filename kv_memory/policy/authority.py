@@ -8,10 +8,10 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from kv_memory.edits import Edit, selections
+from kv_memory.conversation.ledger import KINDS, Ledger, Selection
+from kv_memory.conversation.redactions import Edit, selections
+from kv_memory.conversation.spans import SpanKind
 from kv_memory.errors import RefusedError
-from kv_memory.ledger import KINDS, Ledger, Selection
-from kv_memory.spans import SpanKind
 
 OWNER = "owner"
 """Whoever calls the library directly."""

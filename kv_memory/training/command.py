@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from kv_memory.calibration.cases import context_head
-from kv_memory.chat import ChatFormat
+from kv_memory.conversation.chat_format import ChatFormat
 from kv_memory.engines.adapter_check import check_adapter, read_adapter
-from kv_memory.engines.fingerprint import revision_of
-from kv_memory.engines.loading import load_model
 from kv_memory.engines.transformers import TransformersEngine
-from kv_memory.erasers.files import EraserRecord, TrainedEraser, open_eraser
+from kv_memory.engines.transformers.fingerprint import revision_of
+from kv_memory.engines.transformers.loading import load_model
 from kv_memory.errors import KVMemoryError
+from kv_memory.evaluation.cases import context_head
 from kv_memory.pocket import model_path
+from kv_memory.trained.files import EraserRecord, TrainedEraser, open_eraser
 from kv_memory.training.corpus import TextExamples, read_texts
 from kv_memory.training.plan import Batches, Plan
 from kv_memory.training.tasks import WorldExamples

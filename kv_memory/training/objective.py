@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
-from kv_memory.engines.attention import recorded
 from kv_memory.engines.base import default_probe_layer
-from kv_memory.engines.rotary import Rotation
+from kv_memory.engines.transformers.attention import recorded
+from kv_memory.engines.transformers.rotary import Rotation
 from kv_memory.erasers.influence import HOPS, shares
 from kv_memory.training.batch import Batch, Segment
 from kv_memory.training.checkpointing import checkpointed

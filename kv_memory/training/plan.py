@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from kv_memory.engines.base import Steering
 from kv_memory.errors import KVMemoryError
-from kv_memory.pocket.drafts import Kind
+from kv_memory.synthetic.drafts import Kind
 from kv_memory.training.batch import Batch, Example, collate
 from kv_memory.training.corpus import TextExamples
 from kv_memory.training.tasks import WorldExamples

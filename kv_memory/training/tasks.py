@@ -1,7 +1,7 @@
 """Stage 2, fine-tuning on tasks: questions on generated conversations whose span is erased.
 
 Each conversation has superseded facts, facts of the span alone, text that refers back to it, injected orders and facts
-that it does not touch (kv_memory.pocket.worlds); long ones are haystacks of other records and prose. The answer that
+that it does not touch (kv_memory.synthetic.worlds); long ones are haystacks of other records and prose. The answer that
 the queries end in is what is right without the span; the loss still compares with never-saw, so that a model which
 answers otherwise is not taught to.
 """
@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from random import Random
 from typing import Any
 
-from kv_memory.calibration.cases import Case, world_cases
-from kv_memory.chat import ChatFormat
-from kv_memory.messages import parse_messages
-from kv_memory.pocket.drafts import Kind
-from kv_memory.pocket.values import Split
-from kv_memory.pocket.worlds import Probe, World, make_world, reply
+from kv_memory.conversation.chat_format import ChatFormat
+from kv_memory.conversation.messages import parse_messages
+from kv_memory.evaluation.cases import Case, world_cases
+from kv_memory.synthetic.drafts import Kind
+from kv_memory.synthetic.values import Split
+from kv_memory.synthetic.worlds import Probe, World, make_world, reply
 from kv_memory.training.batch import Example, Query
 
 ASKED = 0.1

@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from kv_memory.engines.rotary import Rotation
+from kv_memory.engines.transformers.rotary import Rotation
 from kv_memory.errors import KVMemoryError
 from kv_memory.training.adapter import Adapter
 from kv_memory.training.batch import Batch

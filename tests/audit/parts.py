@@ -9,8 +9,8 @@ from typing import Any
 
 from kv_memory.audit import AuditLog, Outcome
 from kv_memory.audit.schema import intended
-from kv_memory.edits import Edit
-from kv_memory.messages import parse_messages
+from kv_memory.conversation.messages import parse_messages
+from kv_memory.conversation.redactions import Edit
 
 KEY = hashlib.sha256(b"a key for tests").digest()
 PIN = "4711"

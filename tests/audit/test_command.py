@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kv_memory.audit import AuditLog
-from kv_memory.cli import main
+from kv_memory.cli.app import main
 from tests.audit.parts import KEY, retract, story, tamper
 
 Run = Callable[..., tuple[int, str, str]]

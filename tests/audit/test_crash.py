@@ -14,7 +14,7 @@ import pytest
 
 import kv_memory.audit
 from kv_memory.audit import AuditLog, Outcome
-from kv_memory.messages import parse_messages
+from kv_memory.conversation.messages import parse_messages
 from tests.audit.parts import MESSAGES, edit, ended, in_child, retract
 
 KILLED = -signal.SIGKILL

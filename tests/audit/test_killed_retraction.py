@@ -59,7 +59,7 @@ def killed(file: Path, number: int) -> int:
 
 
 def test_killed_at_any_line_it_is_found_and_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kv_memory.dependence.DEPENDS", -1e9)  # the cascade takes the answer along
+    monkeypatch.setattr("kv_memory.sessions.dependence.DEPENDS", -1e9)  # the cascade takes the answer along
     assert killed(tmp_path / "whole.sqlite", 0) == 0
     total = int((tmp_path / "whole.lines").read_text())
     ways = set[tuple[str, ...]]()

@@ -13,9 +13,9 @@ import pytest
 
 from kv_memory import CharRange, Span, SpanKind
 from kv_memory.audit import AuditLog, Outcome, SealedEdit
-from kv_memory.edits import Edit, cuts_for
-from kv_memory.messages import parse_messages
-from kv_memory.spans import Target
+from kv_memory.conversation.messages import parse_messages
+from kv_memory.conversation.redactions import Edit, cuts_for
+from kv_memory.conversation.spans import Target
 from tests.audit.parts import KEY, MESSAGES, PIN, edit, retract
 
 

@@ -14,7 +14,7 @@ from kv_memory import AuditLog, Memory
 from kv_memory.audit import AuditError
 from kv_memory.calibration.decide import candidates
 from kv_memory.errors import RefusedError
-from kv_memory.retraction import Carrying
+from kv_memory.sessions.retraction_run import Carrying
 from tests.audit.parts import ended, in_child
 from tests.policy import figures
 from tests.test_session import CONVERSATION, SECRET
@@ -135,7 +135,7 @@ def test_healing_and_undoing_are_written_down(file: Path) -> None:
 
 
 def test_a_cascade_is_written_down_before_it_is_made(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kv_memory.dependence.DEPENDS", -1e9)
+    monkeypatch.setattr("kv_memory.sessions.dependence.DEPENDS", -1e9)
     found = memory(file)
     session = found.session("s")
     session.prefill(MORE)

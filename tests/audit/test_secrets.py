@@ -14,7 +14,7 @@ import pytest
 from kv_memory import CharRange, Memory
 from kv_memory.audit import AuditLog, Outcome
 from kv_memory.audit.key import read_key
-from kv_memory.messages import Message, parse_messages
+from kv_memory.conversation.messages import Message, parse_messages
 from tests.audit.parts import MESSAGES, PIN, edit, retract, story
 from tests.tiny import tiny_engine
 

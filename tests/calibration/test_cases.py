@@ -8,10 +8,10 @@ from random import Random
 import pytest
 
 from kv_memory import Memory
-from kv_memory.calibration.cases import Case, again, message_cases, text_cases, world_cases, world_text
-from kv_memory.chat import ChatFormat
+from kv_memory.conversation.chat_format import ChatFormat
 from kv_memory.errors import ConversationError
-from kv_memory.pocket.worlds import Probe, make_world
+from kv_memory.evaluation.cases import Case, again, message_cases, text_cases, world_cases, world_text
+from kv_memory.synthetic.worlds import Probe, make_world
 from tests.tiny import tiny_engine
 
 IDS = list(range(1000))

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from kv_memory import Memory
-from kv_memory.calibration.calibrate import LAYER_CASES, Plan, calibrate
 from kv_memory.calibration.record import FILE, load
-from kv_memory.erasers import ERASERS, files
-from kv_memory.erasers.files import open_eraser
+from kv_memory.erasers import ERASERS
 from kv_memory.errors import KVMemoryError
+from kv_memory.evaluation.calibrate.calibrate import LAYER_CASES, Plan, calibrate
+from kv_memory.trained import files
+from kv_memory.trained.files import open_eraser
 from tests.lora import save_eraser, save_lora
 from tests.test_cli import model, run
 from tests.tiny import tiny_engine, tiny_model, tiny_tokenizer

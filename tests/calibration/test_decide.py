@@ -6,13 +6,13 @@ from random import Random
 
 import pytest
 
-from kv_memory.calibration.cases import text_cases
 from kv_memory.calibration.decide import candidates, defaults
 from kv_memory.calibration.estimates import Estimate, ratio, wilson
-from kv_memory.calibration.layers import NORMALISERS, Setting, choose, choose_layers
 from kv_memory.calibration.record import Agreement, Fidelity, InfluenceSettings, Latency
 from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.erasers import ERASERS
+from kv_memory.evaluation.calibrate.layers import NORMALISERS, Setting, choose, choose_layers
+from kv_memory.evaluation.cases import text_cases
 from tests.tiny import tiny_model, tiny_tokenizer
 
 MILLISECONDS = {"recompute": 100.0, "drop": 1.0, "shift": 5.0, "influence 32": 30.0, "shift+influence 32": 40.0}

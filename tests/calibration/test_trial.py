@@ -7,12 +7,12 @@ from random import Random
 import pytest
 import torch
 
-from kv_memory.calibration.cases import Case, text_cases
-from kv_memory.calibration.oracle import deviations, top_share
-from kv_memory.calibration.trial import trial
 from kv_memory.erasers.drop import Drop
 from kv_memory.erasers.recompute import Recompute
 from kv_memory.erasers.shift_influence import ShiftInfluence
+from kv_memory.evaluation.cases import Case, text_cases
+from kv_memory.evaluation.oracle import deviations, top_share
+from kv_memory.evaluation.trial import trial
 from tests.tiny import tiny_engine
 
 CASE = next(text_cases([i * i % 250 for i in range(400)], [], 12, 60, Random(0)))

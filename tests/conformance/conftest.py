@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from kv_memory.engines.base import Cells, Engine, SequenceId
 from kv_memory.engines.transformers import TransformersEngine
-from kv_memory.erasers.files import open_eraser
+from kv_memory.trained.files import open_eraser
 from tests.conformance.models import CONFIGS, save_model
 from tests.conformance.reference import assert_close, assert_same_cells
 from tests.lora import save_lora

@@ -22,7 +22,7 @@ from kv_memory.erasers.steer import Steer
 from kv_memory.erasers.steer_influence import SteerInfluence
 from kv_memory.erasers.steer_repair import SteerRepair
 from kv_memory.errors import KVMemoryError
-from kv_memory.intervals import merge
+from kv_memory.positions import merge
 from tests.conformance.conftest import Case
 from tests.conformance.reference import (
     all_cells,

@@ -22,7 +22,7 @@ from kv_memory.erasers.shift import Shift
 from kv_memory.erasers.steer import Steer
 from kv_memory.erasers.steer_influence import SteerInfluence
 from kv_memory.erasers.steer_repair import SteerRepair
-from kv_memory.intervals import moved
+from kv_memory.positions import moved
 from tests.conformance.conftest import Case
 from tests.conformance.reference import (
     all_cells,

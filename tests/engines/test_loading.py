@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, BertConfig, MistralConfig
 
-from kv_memory.engines.loading import SMALL
 from kv_memory.engines.transformers import TransformersEngine
+from kv_memory.engines.transformers.loading import SMALL
 from kv_memory.errors import ModelError, UnsupportedModelError
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -48,7 +48,7 @@ def test_a_small_model_computes_in_float32_on_the_cpu(saved: Path) -> None:
 
 def test_a_large_one_keeps_its_own_dtype_there(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert SMALL == 1_000_000_000
-    monkeypatch.setattr("kv_memory.engines.loading.SMALL", 1000)
+    monkeypatch.setattr("kv_memory.engines.transformers.loading.SMALL", 1000)
     assert TransformersEngine.load(saved, device="cpu").capabilities.kv_dtype == "bfloat16"
 
 

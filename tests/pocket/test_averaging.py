@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from kv_memory.pocket.train import mean_weights
+from pocket_training.train import mean_weights
 
 
 def test_the_mean_of_two_sets_of_weights() -> None:

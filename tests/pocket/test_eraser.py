@@ -10,12 +10,12 @@ import torch
 
 from kv_memory import Memory
 from kv_memory.calibration.record import FILE, load
-from kv_memory.demo import MESSAGES, QUESTION, TARGET
+from kv_memory.cli.demo import MESSAGES, QUESTION, TARGET
 from kv_memory.erasers import POCKET
-from kv_memory.erasers.files import BESIDE, open_eraser
 from kv_memory.evaluation.compare import compare
 from kv_memory.gguf import export_adapter
 from kv_memory.pocket import model_path
+from kv_memory.trained.files import BESIDE, open_eraser
 
 LIMIT = 10_000_000
 """Bytes that the eraser may take in the package."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kv_memory.pocket.facts import UNKNOWN, Claim, Effect, Fact, Focus, Listing, Order, Question, Refer, Wish, replay
+from kv_memory.synthetic.facts import UNKNOWN, Claim, Effect, Fact, Focus, Listing, Order, Question, Refer, Wish, replay
 
 STATUS = ("status",)
 STORY: list[tuple[Effect, ...]] = [

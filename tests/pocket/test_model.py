@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from kv_memory.pocket import evaluate, model_path
-from kv_memory.pocket.evaluate import Case, answer_cases, encode, scores
-from kv_memory.pocket.pieces import pieces
-from kv_memory.pocket.tokenizer import PieceEncoder
+from kv_memory.pocket import model_path
+from pocket_training import evaluate
+from pocket_training.evaluate import Case, answer_cases, encode, scores
+from pocket_training.pieces import pieces
+from pocket_training.tokenizer import PieceEncoder
 
 
 @cache

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from kv_memory.pocket import model_path
-from kv_memory.pocket.pieces import Piece, pieces
-from kv_memory.pocket.tokenizer import END, START, STOP, STRUCTURE, VOCABULARY, PieceEncoder
-from kv_memory.pocket.worlds import make_world
+from kv_memory.synthetic.worlds import make_world
+from pocket_training.pieces import Piece, pieces
+from pocket_training.tokenizer import END, START, STOP, STRUCTURE, VOCABULARY, PieceEncoder
 
 
 @cache

@@ -10,14 +10,14 @@ from random import Random
 
 import pytest
 
-from kv_memory.pocket import reading
-from kv_memory.pocket.corpus import BABI, NQ, SQUAD, RealText
-from kv_memory.pocket.drafts import CHARACTERS_PER_TOKEN, TOKENS_PER_MESSAGE
-from kv_memory.pocket.facts import UNKNOWN
-from kv_memory.pocket.reading import reading_sample
-from kv_memory.pocket.reading_cases import reading_cases
-from kv_memory.pocket.samples import Sample
-from kv_memory.pocket.stories import PRONOUNS, Asked, Whereabouts, parse
+from kv_memory.synthetic.drafts import CHARACTERS_PER_TOKEN, TOKENS_PER_MESSAGE
+from kv_memory.synthetic.facts import UNKNOWN
+from pocket_training import reading
+from pocket_training.corpus import BABI, NQ, SQUAD, RealText
+from pocket_training.reading import reading_sample
+from pocket_training.reading_cases import reading_cases
+from pocket_training.samples import Sample
+from pocket_training.stories import PRONOUNS, Asked, Whereabouts, parse
 
 Texts = tuple[RealText, RealText]
 

@@ -8,11 +8,11 @@ from random import Random
 
 import pytest
 
-from kv_memory.pocket.corpus import BABI, RealText
-from kv_memory.pocket.facts import UNKNOWN
-from kv_memory.pocket.stories import Asked, Line, Whereabouts, parse
-from kv_memory.pocket.storyteller import invent
-from kv_memory.pocket.values import Values
+from kv_memory.synthetic.facts import UNKNOWN
+from kv_memory.synthetic.values import Values
+from pocket_training.corpus import BABI, RealText
+from pocket_training.stories import Asked, Line, Whereabouts, parse
+from pocket_training.storyteller import invent
 
 
 def replayed(text: str) -> Whereabouts:

@@ -11,19 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kv_memory.pocket.facts import Fact
-from kv_memory.pocket.records import facts, make_record, make_schema
-from kv_memory.pocket.tool_bank import Lines
-from kv_memory.pocket.tool_phrases import ToolPhrases, slip, tool_phrases
-from kv_memory.pocket.tool_schemas import Leaf, Parameter
-from kv_memory.pocket.tool_spelling import Spelling
-from kv_memory.pocket.tool_talk import NO_TOOL, remarks
-from kv_memory.pocket.tool_words import FLAGS, KNOWN, TEST_FLAGS, TEST_KNOWN, TEST_VERBS, VERBS, synonyms
-from kv_memory.pocket.toolbox import Toolbox
-from kv_memory.pocket.tools import lookup_tool, make_tool, update_tool
-from kv_memory.pocket.values import Split, Values
-from kv_memory.pocket.vocabulary import ENGLISH
-from kv_memory.reply import read_message
+from kv_memory.sessions.reply import read_message
+from kv_memory.synthetic.facts import Fact
+from kv_memory.synthetic.records import facts, make_record, make_schema
+from kv_memory.synthetic.tools.bank import Lines
+from kv_memory.synthetic.tools.make import lookup_tool, make_tool, update_tool
+from kv_memory.synthetic.tools.phrases import ToolPhrases, slip, tool_phrases
+from kv_memory.synthetic.tools.schemas import Leaf, Parameter
+from kv_memory.synthetic.tools.spelling import Spelling
+from kv_memory.synthetic.tools.talk import NO_TOOL, remarks
+from kv_memory.synthetic.tools.toolbox import Toolbox
+from kv_memory.synthetic.tools.words import FLAGS, KNOWN, TEST_FLAGS, TEST_KNOWN, TEST_VERBS, VERBS, synonyms
+from kv_memory.synthetic.values import Split, Values
+from kv_memory.synthetic.vocabulary import ENGLISH
 
 TYPES: dict[str, type] = {
     "string": str, "integer": int, "number": (int, float), "boolean": bool, "array": list, "object": dict

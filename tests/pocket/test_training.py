@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from kv_memory.pocket.batches import ANSWER, NOTHING, Batches, Stage, encode_sample, positions
-from kv_memory.pocket.corpus import RealText
-from kv_memory.pocket.drills import call_sample, spelling_sample
-from kv_memory.pocket.samples import Sample, make_sample
-from kv_memory.pocket.train import Training, architecture, rate_at
+from pocket_training.batches import ANSWER, NOTHING, Batches, Stage, encode_sample, positions
+from pocket_training.corpus import RealText
+from pocket_training.drills import call_sample, spelling_sample
+from pocket_training.samples import Sample, make_sample
+from pocket_training.train import Training, architecture, rate_at
 
 STAGES = (Stage(20, {256: 1.0}, 512), Stage(10, {256: 0.5, 512: 0.5}, 512))
 CYCLES = (STAGES[:1], STAGES[1:])

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kv_memory.pocket.drafts import KINDS
-from kv_memory.pocket.facts import UNKNOWN
-from kv_memory.pocket.phrases import Phrases
-from kv_memory.pocket.vocabulary import ENGLISH, HEADS, NOUNS, TEST_HEADS, TEST_NOUNS
-from kv_memory.pocket.worlds import World, make_world
+from kv_memory.synthetic.drafts import KINDS
+from kv_memory.synthetic.facts import UNKNOWN
+from kv_memory.synthetic.phrases import Phrases
+from kv_memory.synthetic.vocabulary import ENGLISH, HEADS, NOUNS, TEST_HEADS, TEST_NOUNS
+from kv_memory.synthetic.worlds import World, make_world
 
 seeds = st.integers(0, 10**9)
 sizes = st.sampled_from([200, 400, 800, 1600])
@@ -34,7 +34,7 @@ def readable(world: World, without: str | None = None) -> str:
 
 def test_the_same_world_in_another_process() -> None:
     code = (
-        "import json; from kv_memory.pocket.worlds import make_world; "
+        "import json; from kv_memory.synthetic.worlds import make_world; "
         "w = make_world(7, 600, 'test'); print(json.dumps([w.messages, w.tools, [p.question for p in w.probes]]))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kv_memory import CharRange, Memory, Session, SpanKind
+from kv_memory.conversation.resolve import resolve
+from kv_memory.conversation.spans import Target
 from kv_memory.errors import RefusedError
 from kv_memory.policy import Authority, Claim, Policy, claims
-from kv_memory.resolve import resolve
-from kv_memory.spans import Target
 from tests.tiny import tiny_engine
 
 CONVERSATION: list[dict[str, Any]] = [

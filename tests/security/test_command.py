@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kv_memory.cli import main
+from kv_memory.cli.app import main
 from kv_memory.evaluation.leakage import measure
 from kv_memory.evaluation.leakage.canaries import Leakage, Seen, summarise
 from kv_memory.evaluation.leakage.echoes import CASCADES, Echoed
@@ -18,7 +18,7 @@ from kv_memory.evaluation.leakage.plan import Plan
 from kv_memory.evaluation.leakage.record import Result
 from kv_memory.evaluation.leakage.targets import judge
 from kv_memory.evaluation.leakage.work import here
-from kv_memory.memory import Memory
+from kv_memory.sessions.memory import Memory
 from tests.tiny import save_tiny, tiny_engine
 
 HOWS = ("no erase", "drop", "healed", "never-saw")

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from kv_memory.evaluation.leakage.work import processes
-from kv_memory.memory import Memory
+from kv_memory.sessions.memory import Memory
 from tests.tiny import save_tiny
 
 

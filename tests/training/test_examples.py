@@ -8,10 +8,10 @@ from random import Random
 
 import pytest
 
-from kv_memory.chat import ChatFormat
-from kv_memory.engines.hf_tokenizer import HFTokenizer
+from kv_memory.conversation.chat_format import ChatFormat
+from kv_memory.engines.transformers.tokenizer import HFTokenizer
 from kv_memory.errors import KVMemoryError
-from kv_memory.pocket.worlds import make_world
+from kv_memory.synthetic.worlds import make_world
 from kv_memory.training.corpus import NEIGHBOURS, TextExamples, read_texts
 from kv_memory.training.tasks import WorldExamples
 from tests.tiny import tiny_tokenizer

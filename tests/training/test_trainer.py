@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from kv_memory.chat import ChatFormat
-from kv_memory.engines.hf_tokenizer import HFTokenizer
+from kv_memory.conversation.chat_format import ChatFormat
+from kv_memory.engines.transformers.tokenizer import HFTokenizer
 from kv_memory.errors import KVMemoryError
 from kv_memory.training.corpus import TextExamples
 from kv_memory.training.plan import Batches, Plan

@@ -13,8 +13,8 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGenerationChunk
 
 from kv_memory import Reply
-from kv_memory.answering import ReplyStream
-from kv_memory.reply import call_id
+from kv_memory.sessions.reply import call_id
+from kv_memory.sessions.turn import ReplyStream
 from langchain_kv_memory.call_stream import CallStream
 from langchain_kv_memory.constrain import CLOSE, OPEN
 

@@ -17,8 +17,8 @@ Part = str | ToolCallChunk
 class CallStream:
     """Feed it with the text; it gives the words, and each call's name and then its arguments as they grow.
 
-    White space before a call, and whatever stands between calls, is not given: `kv_memory.reply.read_message` leaves it
-    out of the message too.
+    White space before a call, and whatever stands between calls, is not given:
+    `kv_memory.sessions.reply.read_message` leaves it out of the message too.
     """
 
     def __init__(self, call_id: Callable[[int], str]) -> None:

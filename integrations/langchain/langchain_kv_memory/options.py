@@ -8,8 +8,8 @@ from typing import Any
 
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
-from kv_memory.answering import SamplingOptions
 from kv_memory.engines.base import LogitsMask, Sampling
+from kv_memory.sessions.turn import SamplingOptions
 from langchain_kv_memory.constrain import Grammars
 
 _SAMPLING = ("temperature", "top_p", "max_tokens", "seed")

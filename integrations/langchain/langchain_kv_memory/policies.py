@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 from langchain_core.messages import BaseMessage, ToolCall, ToolMessage
 
-from kv_memory.messages import ROLES
-from kv_memory.messages import ToolCall as CoreCall
+from kv_memory.conversation.messages import ROLES
+from kv_memory.conversation.messages import ToolCall as CoreCall
 from kv_memory.policy import Rule, rules
 from langchain_kv_memory.changes import DocumentChanges
 from langchain_kv_memory.convert import to_openai

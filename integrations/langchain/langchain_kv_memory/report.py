@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from kv_memory import RetractionReport as SessionReport
 from kv_memory import Span
-from kv_memory.report import RetractionStatus
+from kv_memory.sessions.report import RetractionStatus
 from langchain_kv_memory.tombstones import tombstones
 
 _WEIGHT: tuple[RetractionStatus, ...] = ("nothing to erase", "exact", "planned", "approximate", "queued")

@@ -11,13 +11,13 @@ from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage
 
 from kv_memory import Memory, Span, SpanKind
+from kv_memory.conversation.spans import Target as CoreTarget
+from kv_memory.conversation.spans import target_name
 from kv_memory.erasers import get_eraser
 from kv_memory.errors import KVMemoryError, UnknownTargetError
 from kv_memory.policy import Cascade, Reason
 from kv_memory.policy.authority import OWNER
-from kv_memory.session import Session
-from kv_memory.spans import Target as CoreTarget
-from kv_memory.spans import target_name
+from kv_memory.sessions.session import Session
 from langchain_kv_memory.convert import to_openai
 from langchain_kv_memory.report import RetractionReport
 from langchain_kv_memory.targets import Missing, Scope, Target, check_choice, core_target

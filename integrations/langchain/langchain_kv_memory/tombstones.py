@@ -8,8 +8,8 @@ from typing import Any
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
-from kv_memory.edits import Edit, cuts_for
-from kv_memory.messages import Cuts, cut_text, parse_messages
+from kv_memory.conversation.messages import Cuts, cut_text, parse_messages
+from kv_memory.conversation.redactions import Edit, cuts_for
 from langchain_kv_memory.convert import text_of, to_openai
 from langchain_kv_memory.documents import document_id, documents_of, places
 

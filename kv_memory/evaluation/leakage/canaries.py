@@ -13,8 +13,8 @@ from kv_memory.evaluation.leakage.scenes import Canary, Scene, attacks
 from kv_memory.evaluation.leakage.scores import auc, exposure, threshold
 from kv_memory.evaluation.leakage.treatments import NEVER_SAW, NO_ERASE, erased, holding
 from kv_memory.evaluation.leakage.views import answers, asking
-from kv_memory.memory import Memory
-from kv_memory.session import Session
+from kv_memory.sessions.memory import Memory
+from kv_memory.sessions.session import Session
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 from kv_memory.evaluation.leakage.canaries import Seen, look
 from kv_memory.evaluation.leakage.scenes import Canary, Messages, Scene
 from kv_memory.evaluation.leakage.treatments import NEVER_SAW, NO_ERASE, erased, holding
-from kv_memory.memory import Memory
+from kv_memory.sessions.memory import Memory
 
 KINDS = ("assistant turn", "tool arguments", "summary")
 CASCADES = ("no cascade", "cascade")

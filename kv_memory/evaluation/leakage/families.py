@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from kv_memory.engines.hf_tokenizer import HFTokenizer
+from kv_memory.engines.transformers.tokenizer import HFTokenizer
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 InjecAgent (Zhan et al., arXiv 2403.02691) and AgentDojo (Debenedetti et al., arXiv 2406.13352): the injected text
 within a tool result is erased. Residual influence is measured as a calibration does
-(kv_memory.calibration.cases.again).
+(kv_memory.evaluation.cases.again).
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kv_memory.calibration.cases import TEXT, Case, again, cells_of, ledger_of
-from kv_memory.calibration.trial import trial
-from kv_memory.chat import ChatFormat
+from kv_memory.conversation.chat_format import ChatFormat
+from kv_memory.conversation.messages import parse_messages
+from kv_memory.conversation.spans import CharRange
 from kv_memory.erasers import ERASERS
+from kv_memory.evaluation.cases import TEXT, Case, again, cells_of, ledger_of
 from kv_memory.evaluation.leakage.scenes import TOKENS, Messages
 from kv_memory.evaluation.leakage.treatments import HEALED, NEVER_SAW, NO_ERASE, erased, holding
 from kv_memory.evaluation.leakage.views import answers
-from kv_memory.memory import Memory
-from kv_memory.messages import parse_messages
-from kv_memory.pocket.worlds import make_world
-from kv_memory.spans import CharRange
+from kv_memory.evaluation.trial import trial
+from kv_memory.sessions.memory import Memory
+from kv_memory.synthetic.worlds import make_world
 
 FILES = {
     "InjecAgent": "injecagent_direct_harm.jsonl.gz",

@@ -20,7 +20,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.evaluation.leakage.families import FAMILIES, VOCABULARY, tokenizer
 from kv_memory.evaluation.leakage.scenes import Messages
-from kv_memory.memory import Memory
+from kv_memory.sessions.memory import Memory
 
 SESSIONS = ("a", "b")
 TOLERANCE = 1e-4

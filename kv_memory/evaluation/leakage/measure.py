@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count, islice
 
-from kv_memory.calibration.cases import Case
 from kv_memory.calibration.estimates import ratio, wilson
-from kv_memory.chat import ChatFormat
+from kv_memory.conversation.chat_format import ChatFormat
+from kv_memory.evaluation.cases import Case
 from kv_memory.evaluation.leakage import echoes, injections, isolation, spoofing, successive
 from kv_memory.evaluation.leakage.canaries import Seen, look_each, summarise
 from kv_memory.evaluation.leakage.echoes import CASCADES, KINDS, Echoed
@@ -31,7 +31,7 @@ from kv_memory.evaluation.leakage.scenes import make_scene
 from kv_memory.evaluation.leakage.targets import judge
 from kv_memory.evaluation.leakage.treatments import NEVER_SAW, NO_ERASE
 from kv_memory.evaluation.leakage.work import Found, Job, Work
-from kv_memory.memory import Memory
+from kv_memory.sessions.memory import Memory
 
 Progress = Callable[[str, int, int], None]
 """Hears what is being done, how many are done, and how many there are."""

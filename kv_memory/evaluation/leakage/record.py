@@ -8,8 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pydantic import BaseModel, ConfigDict
 
 from kv_memory.calibration.estimates import Estimate
-from kv_memory.calibration.machine import hardware
 from kv_memory.evaluation.leakage.canaries import Leakage
+from kv_memory.evaluation.machine import hardware
 
 ByEraser = dict[str, Leakage]
 

@@ -12,8 +12,8 @@ from itertools import count
 from random import Random
 from typing import Any
 
-from kv_memory.pocket.values import Values
-from kv_memory.pocket.worlds import World, make_world
+from kv_memory.synthetic.values import Values
+from kv_memory.synthetic.worlds import World, make_world
 
 Messages = list[dict[str, Any]]
 Tools = list[dict[str, Any]] | None

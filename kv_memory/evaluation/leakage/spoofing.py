@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from kv_memory.chat import ChatFormat, Piece
-from kv_memory.edits import cuts_for, edits_of, tombstones
+from kv_memory.conversation.chat_format import ChatFormat, Piece
+from kv_memory.conversation.ledger import Ledger
+from kv_memory.conversation.messages import parse_messages
+from kv_memory.conversation.redactions import cuts_for, edits_of, tombstones
+from kv_memory.conversation.spans import SpanStatus
+from kv_memory.conversation.targets import find
 from kv_memory.evaluation.leakage.families import FAMILIES, STRUCTURE, tokenizer
 from kv_memory.evaluation.leakage.scenes import Messages
-from kv_memory.ledger import Ledger
-from kv_memory.messages import parse_messages
-from kv_memory.spans import SpanStatus
-from kv_memory.targets import find
 
 BYTES = 256
 """Ids below are text; those from here on carry structure."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from kv_memory.evaluation.leakage.canaries import Seen, look
 from kv_memory.evaluation.leakage.scenes import Scene
 from kv_memory.evaluation.leakage.treatments import NEVER_SAW, NO_ERASE, erase, erased, holding
-from kv_memory.memory import Memory
+from kv_memory.sessions.memory import Memory
 
 COUNTS = (1, 5, 20)
 

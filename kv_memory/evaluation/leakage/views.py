@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import torch
 
+from kv_memory.conversation.messages import parse_messages
 from kv_memory.engines.base import Engine, Sampling, SequenceId
 from kv_memory.evaluation.leakage.scenes import Messages, Tools
-from kv_memory.memory import Memory
-from kv_memory.messages import parse_messages
-from kv_memory.session import Session
+from kv_memory.sessions.memory import Memory
+from kv_memory.sessions.session import Session
 
 ANSWER_TOKENS = 16
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from kv_memory.erasers.steer import Steer
 from kv_memory.errors import UnsupportedOperationError
-from kv_memory.memory import Memory
+from kv_memory.sessions.memory import Memory
 
 Job = TypeVar("Job")
 Found = TypeVar("Found")

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
+from kv_memory.conversation.spans import Target
 from kv_memory.policy.reasons import Category
-from kv_memory.spans import Target
 
 
 @dataclass(frozen=True)

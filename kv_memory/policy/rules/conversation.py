@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kv_memory.messages import ToolCall, parse_messages
+from kv_memory.conversation.messages import ToolCall, parse_messages
+from kv_memory.conversation.spans import CharRange, Target
 from kv_memory.policy.reasons import Category
 from kv_memory.policy.rules.base import Decision
-from kv_memory.spans import CharRange, Target
 
 
 @dataclass(frozen=True)

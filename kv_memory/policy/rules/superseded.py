@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from kv_memory.messages import ToolCall
+from kv_memory.conversation.messages import ToolCall
 from kv_memory.policy.reasons import Category
 from kv_memory.policy.rules.base import Decision
 from kv_memory.policy.rules.conversation import Conversation

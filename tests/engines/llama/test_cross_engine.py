@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from kv_memory import Memory
-from kv_memory.demo import MESSAGES, QUESTION, TARGET
+from kv_memory.cli.demo import MESSAGES, QUESTION, TARGET
 from kv_memory.engines.llama_cpp import LlamaCppEngine
 from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.erasers import ERASERS
-from kv_memory.erasers.files import open_eraser
 from kv_memory.gguf import export_adapter, pocket_gguf
 from kv_memory.pocket import model_path
+from kv_memory.trained.files import open_eraser
 from tests.lora import save_eraser
 
 ASKED = [{"role": "user", "content": QUESTION}]

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from kv_memory.engines.llama_cpp import LlamaCppEngine
 from kv_memory.erasers import ERASERS, get_eraser
-from kv_memory.erasers.files import open_eraser
 from kv_memory.gguf import export_model
+from kv_memory.trained.files import open_eraser
 from tests.conformance.reference import all_cells, assert_same_cells, without
 from tests.lora import save_lora
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from kv_memory import Memory, Session
-from kv_memory.engines.llama.library import library
 from kv_memory.engines.llama_cpp import LlamaCppEngine
+from kv_memory.engines.llama_cpp.library import library
 from kv_memory.erasers import ERASERS
 from kv_memory.errors import KVMemoryError
 from kv_memory.gguf import export_adapter

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from kv_memory.engines.base import Cells
-from kv_memory.engines.llama.library import library
 from kv_memory.engines.llama_cpp import LlamaCppEngine
+from kv_memory.engines.llama_cpp.library import library
 from kv_memory.erasers.shift import Shift
 from kv_memory.errors import ContextLengthError
 from tests.conformance.reference import all_cells, assert_close, assert_same_cells

@@ -11,12 +11,12 @@ import pytest
 from transformers import AutoTokenizer
 
 from kv_memory import Memory
-from kv_memory.chat import ChatFormat
-from kv_memory.engines.hf_tokenizer import HFTokenizer
-from kv_memory.engines.llama.model import Model
-from kv_memory.engines.llama.vocabulary import HUGGING_FACE, Vocabulary, tokenizer_of
+from kv_memory.conversation.chat_format import ChatFormat
+from kv_memory.conversation.messages import parse_messages
+from kv_memory.engines.llama_cpp.model import Model
+from kv_memory.engines.llama_cpp.vocabulary import HUGGING_FACE, Vocabulary, tokenizer_of
+from kv_memory.engines.transformers.tokenizer import HFTokenizer
 from kv_memory.errors import ConversationError, ModelError
-from kv_memory.messages import parse_messages
 from tests.tiny import SPECIAL, STRUCTURE
 
 MESSAGES = [

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessageChunk
 
-from kv_memory.reply import call_id, read_message
+from kv_memory.sessions.reply import call_id, read_message
 from langchain_kv_memory.call_stream import CallStream
 
 ARGS = {"a": 'quote " and brace } and \\', "b": [1, {"c": "</tool>"}], "d": {}}

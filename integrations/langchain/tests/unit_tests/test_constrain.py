@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from kv_memory.engines.hf_tokenizer import HFTokenizer
+from kv_memory.engines.transformers.tokenizer import HFTokenizer
 from kv_memory.errors import UnsupportedOperationError
 from kv_memory.pocket import model_path
 from langchain_kv_memory.constrain import Grammars
@@ -59,7 +59,7 @@ def test_an_answer_keeps_to_its_schema_however_few_the_tokens(engine: Any, seed:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_forced_call_is_of_one_of_the_tools(engine: Any, seed: int) -> None:
-    from kv_memory.reply import read_message
+    from kv_memory.sessions.reply import read_message
 
     said = read_message(say(engine, Grammars(engine).answer(TOOLS, None, 200), seed, 200))
     (call,) = said["tool_calls"]

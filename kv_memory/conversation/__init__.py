@@ -1,0 +1,1 @@
+"""Conversations: text to cells and back. No module here calls an engine."""

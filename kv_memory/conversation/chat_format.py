@@ -1,0 +1,178 @@
+"""Messages to tokens, without trusting the text.
+
+Scaffolding (roles, tool wrappers) is what the model's own chat template says around the contents; each content is
+tokenized apart with special tokens disabled. To tell the two apart the template is rendered over *marks* that stand for
+the contents; the marks then say which message each stretch of the rendered text belongs to. Spans come from these
+pieces, never from searching text. This module knows nothing of cells.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+from kv_memory.conversation.messages import Cuts, Message
+from kv_memory.conversation.sentinels import Marks
+from kv_memory.conversation.template import TemplateTraits, adapt
+from kv_memory.engines.base import Tokenizer
+from kv_memory.errors import ConversationError
+
+Interval = tuple[int, int]
+PieceKind = Literal["scaffold", "content", "call"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of tokens of one message that were tokenized together."""
+
+    kind: PieceKind
+    ids: tuple[int, ...]
+    chars: tuple[Interval, ...] | None = None
+    """For content: the characters of the message's content that each token stands for."""
+    call: int | None = None
+    """For calls: which of the message's tool calls."""
+
+
+class ChatFormat:
+    """One model's way of writing a conversation."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._nonce = secrets.token_hex(4)
+        self._traits = TemplateTraits.probe(tokenizer)
+        self._splits: dict[tuple[str, str, str], int] = {}
+        self._scaffold: dict[str, tuple[int, ...]] = {}
+
+    def encode(
+        self,
+        messages: Sequence[Message],
+        tools: list[dict[str, Any]] | None = None,
+        *,
+        start: int = 0,
+        cuts: Mapping[int, Cuts] | None = None,
+    ) -> list[list[Piece]]:
+        """The pieces of `messages[start:]`, one list a message; their ids in order are what to prefill.
+
+        `cuts` leaves parts of messages out, as if they had never been written, by message index. Raises
+        ConversationError where the template cannot say the conversation.
+        """
+        marks, text = self._render(messages, tools, generate=False)
+        bounds = self._bounds(marks, text, messages, tools)
+        cuts = cuts or {}
+        return [
+            list(self._pieces(marks, text[bounds[i] : bounds[i + 1]], messages[i], cuts.get(i, Cuts())))
+            for i in range(start, len(messages))
+        ]
+
+    def generation_prompt(self, messages: Sequence[Message], tools: list[dict[str, Any]] | None = None) -> Piece:
+        """What the template writes after the last message to have the assistant speak."""
+        marks, with_head = self._render(messages, tools, generate=True)
+        _, without = self._render(messages, tools, generate=False)
+        if not with_head.startswith(without):
+            end = marks.extents(with_head)[len(messages) - 1][1]
+            tail = without[marks.extents(without)[len(messages) - 1][1] :]
+            return self._scaffold_piece(with_head[end + _common_prefix(with_head[end:], tail) :])
+        return self._scaffold_piece(with_head[len(without) :])
+
+    def closing(self, messages: Sequence[Message], tools: list[dict[str, Any]] | None = None) -> Piece:
+        """What the template writes after the text of the last message, which is an assistant's."""
+        last = Message("assistant", "x")  # a mark must stand for the text even where the message has none
+        marks, text = self._render([*messages[:-1], last], tools, generate=False)
+        return self._scaffold_piece(text[marks.extents(text)[len(messages) - 1][1] :])
+
+    def tokens_in(self, message: Message, cuts: Cuts) -> int:
+        """How many tokens these parts of a message are, about."""
+        parts = [message.content[start:end] for start, end in cuts.chars]
+        parts += [f"{message.tool_calls[i].name}{message.tool_calls[i].arguments}" for i in cuts.calls]
+        return sum(len(self._tokenizer.encode(part, special=False)[0]) for part in parts)
+
+    def _render(
+        self, messages: Sequence[Message], tools: list[dict[str, Any]] | None, *, generate: bool
+    ) -> tuple[Marks, str]:
+        marks = Marks(self._nonce)
+        rendered, shown_tools = adapt(messages, tools, marks, self._traits)
+        return marks, self._tokenizer.render(rendered, shown_tools, generate)
+
+    def _bounds(
+        self, marks: Marks, text: str, messages: Sequence[Message], tools: list[dict[str, Any]] | None
+    ) -> list[int]:
+        """Where in the rendered text each message begins; one more entry for the end of the last."""
+        extents = marks.extents(text)
+        for i, message in enumerate(messages):
+            if i not in extents:
+                raise ConversationError(f"The model's chat template leaves message {i} ({message.role}) out.")
+        bounds = [0]
+        for i in range(len(messages) - 1):
+            end = extents[i][1]
+            gap = text[end : extents[i + 1][0]]
+            key = (gap, messages[i].role, messages[i + 1].role)
+            if key not in self._splits:
+                self._splits[key] = self._tail_length(gap, messages[: i + 1], tools)
+            bounds.append(end + self._splits[key])
+        return [*bounds, len(text)]
+
+    def _tail_length(self, gap: str, messages: Sequence[Message], tools: list[dict[str, Any]] | None) -> int:
+        """How much of the text between two contents closes the first: what the template also writes with no second."""
+        marks, alone = self._render(messages, tools, generate=False)
+        return _common_prefix(gap, alone[marks.extents(alone)[len(messages) - 1][1] :])
+
+    def _pieces(self, marks: Marks, text: str, message: Message, cuts: Cuts) -> Iterator[Piece]:
+        call: int | None = None
+        said = ""  # of the tool call that is being read: one piece, tokenized as the model would have written it
+        for between, mark in marks.split(text):
+            literal, next_call = between, mark.call if mark else None
+            if call is not None and call == next_call:
+                said, literal = said + literal, ""
+            elif call is not None:
+                said, literal = said + _until(literal, "\n<"), literal[len(_until(literal, "\n<")) :]
+                if call not in cuts.calls:
+                    yield Piece("call", tuple(self._tokenizer.encode(said, special=False)[0]), call=call)
+            if next_call is not None and call != next_call:
+                said = _until(literal[::-1], "\n>")[::-1]
+                literal = literal[: len(literal) - len(said)]
+            if literal:
+                yield self._scaffold_piece(literal)
+            call = next_call
+            if mark is None:
+                return
+            if call is not None:
+                said += mark.written
+            elif mark.kind == "content":
+                yield from self._content(message, cuts)
+            elif mark.text:
+                yield Piece("scaffold", tuple(self._tokenizer.encode(mark.written, special=False)[0]))
+
+    def _content(self, message: Message, cuts: Cuts) -> Iterator[Piece]:
+        text = message.content
+        start, end = 0, len(text)
+        if self._traits.trims:
+            start, end = len(text) - len(text.lstrip()), max(len(text.rstrip()), len(text) - len(text.lstrip()))
+        edges = {start, end} | {c for cut in cuts.chars for c in cut}
+        edges |= {edge for document in message.documents for edge in (document.start, document.end)}
+        for a, b in pairwise(sorted(edge for edge in edges if start <= edge <= end)):
+            if any(cut_start <= a and b <= cut_end for cut_start, cut_end in cuts.chars):
+                continue
+            ids, offsets = self._tokenizer.encode(text[a:b], special=False)
+            yield Piece("content", tuple(ids), tuple((a + x, a + y) for x, y in offsets))
+
+    def _scaffold_piece(self, text: str) -> Piece:
+        if text not in self._scaffold:
+            self._scaffold[text] = tuple(self._tokenizer.encode(text, special=True)[0])
+        return Piece("scaffold", self._scaffold[text])
+
+
+def _until(text: str, stops: str) -> str:
+    """The start of `text` that has none of these characters."""
+    return text[: next((i for i, c in enumerate(text) if c in stops), len(text))]
+
+
+def _common_prefix(a: str, b: str) -> int:
+    n = 0
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            break
+        n += 1
+    return n

@@ -1,0 +1,387 @@
+"""The ledger: all spans of one cached conversation, which cells they occupy, and what has become of them.
+
+It keeps positions and token ids in step with one engine sequence, but calls no engine. The text of a message is kept
+until it is retracted, then what was retracted of it is overwritten.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from kv_memory.conversation.chat_format import Piece
+from kv_memory.conversation.messages import Cuts, Message
+from kv_memory.conversation.spans import Span, SpanKind, SpanStatus
+from kv_memory.engines.base import STEERED, Interval
+from kv_memory.positions import merge, moved
+
+
+@dataclass(frozen=True)
+class Run:
+    """A piece at its place: its tokens stand at `start`, `start + 1`, ..."""
+
+    piece: Piece
+    start: int
+
+    @property
+    def end(self) -> int:
+        """One past the position of its last token."""
+        return self.start + len(self.piece.ids)
+
+
+@dataclass(frozen=True)
+class Erased:
+    """Tokens of a message that are no longer in the cache.
+
+    [start, end) is where they stood: a hole, or steering states (`Ledger.steered`), if it is not empty.
+    """
+
+    start: int
+    end: int
+    chars: Interval | None
+    call: int | None
+    status: SpanStatus
+    part_of: str
+
+
+@dataclass(eq=False)
+class Entry:
+    """One message of the conversation and the cells that it occupies. Equal to itself alone."""
+
+    serial: int
+    message: Message
+    digest: str
+    """Of the message as it was read, before anything of it was retracted."""
+    runs: list[Run]
+    tail: tuple[int, ...] = ()
+    """The ids of the scaffolding that closes it."""
+    generated: bool = False
+    erased: list[Erased] = field(default_factory=list)
+    cuts: Cuts = field(default_factory=Cuts)
+
+    @property
+    def span_id(self) -> str:
+        """The span id of the whole message."""
+        return f"s{self.serial}"
+
+    @property
+    def start(self) -> int:
+        """Position of its first cell."""
+        return self.runs[0].start
+
+    @property
+    def intervals(self) -> list[Interval]:
+        """All its cells, scaffolding too."""
+        return merge((run.start, run.end) for run in self.runs)
+
+    def everything(self) -> Cuts:
+        """Cuts that leave only the scaffolding."""
+        return Cuts(((0, len(self.message.content)),), frozenset(range(len(self.message.tool_calls))))
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Part of one message that a target names."""
+
+    entry: Entry
+    span_id: str
+    cuts: Cuts
+
+    def tokens(self) -> Iterator[tuple[Run, list[int]]]:
+        """The runs of the message that the cuts touch, and which of their tokens."""
+        for run in self.entry.runs:
+            if run.piece.kind == "call" and run.piece.call in self.cuts.calls:
+                yield run, list(range(len(run.piece.ids)))
+            elif run.piece.chars is not None:
+                chosen = _overlapping(run.piece.chars, self.cuts.chars)
+                if chosen:
+                    yield run, chosen
+
+    def chars(self) -> tuple[Interval, ...]:
+        """The characters that are cut, widened to those of whole tokens."""
+        touched = [run.piece.chars[i] for run, chosen in self.tokens() if run.piece.chars for i in chosen]
+        return tuple(merge([*self.cuts.chars, *touched]))
+
+    def intervals(self) -> list[Interval]:
+        """The positions of those tokens."""
+        return merge((run.start + i, run.start + i + 1) for run, chosen in self.tokens() for i in chosen)
+
+
+def selection(entry: Entry, cuts: Cuts) -> Selection:
+    """These parts of a message, under the id of the span that they are: the message, a call, a document, or a range."""
+    whole = entry.everything()
+    if len(cuts.calls) == 1 and not cuts.chars:
+        return Selection(entry, f"{entry.span_id}.call{min(cuts.calls)}", cuts)
+    if set(cuts.chars) >= set(whole.chars) or cuts.calls:
+        return Selection(entry, entry.span_id, cuts)
+    for i, document in enumerate(entry.message.documents):
+        if cuts.chars == ((document.start, document.end),):
+            return Selection(entry, f"{entry.span_id}.doc{i}", cuts)
+    ranges = {e.part_of for e in entry.erased if e.part_of.startswith(f"{entry.span_id}.range")}
+    return Selection(entry, f"{entry.span_id}.range{len(ranges)}", cuts)
+
+
+class Ledger:
+    """The entries of one cached conversation, in order."""
+
+    def __init__(self, serials: Iterator[int] | None = None) -> None:
+        """`serials` number the messages; the branches of a session share them, so that a span id means one message."""
+        self.entries: list[Entry] = []
+        self.approximate_from: int | None = None
+        """The first position that an approximate erasure may have left its mark on."""
+        self.steered: list[Interval] = []
+        """Cells that hold steering states in place of erased tokens, ascending and disjoint; none before
+        `approximate_from`, none after the last token."""
+        self._serials = serials or itertools.count()
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def append(
+        self,
+        message: Message,
+        pieces: Sequence[Piece],
+        start: int,
+        *,
+        generated: bool = False,
+        cuts: Cuts | None = None,
+    ) -> Entry:
+        """Enter a message whose pieces stand at `start` and on; `cuts` is what they leave out of it."""
+        runs, at = [], start
+        for piece in pieces:
+            if piece.ids:
+                runs.append(Run(piece, at))
+                at += len(piece.ids)
+        last = pieces[-1] if pieces and pieces[-1].kind == "scaffold" else None
+        tail = last.ids if last else ()
+        entry = Entry(next(self._serials), message, message.digest(), runs, tail, generated)
+        if cuts:
+            hole = runs[0].end if runs else start
+            for chars, call in [*((c, None) for c in cuts.chars), *((None, c) for c in sorted(cuts.calls))]:
+                entry.erased.append(Erased(hole, hole, chars, call, SpanStatus.EXACT, selection(entry, cuts).span_id))
+            entry.cuts, entry.message = cuts, _overwritten(message, cuts)
+        self.entries.append(entry)
+        return entry
+
+    def copy(self, entries: int | None = None) -> Ledger:
+        """A copy of the first `entries` messages, for a fork."""
+        other = copy.copy(self)
+        other.entries = [
+            replace(e, runs=list(e.runs), erased=list(e.erased))
+            for e in self.entries[: len(self) if entries is None else entries]
+        ]
+        other.settle()
+        return other
+
+    def truncate(self, entries: int) -> None:
+        """Forget all messages but the first `entries`."""
+        del self.entries[entries:]
+        self.settle()
+
+    def erase(
+        self,
+        selections: Sequence[Selection],
+        moves: Sequence[tuple[int, int]],
+        *,
+        exact: bool,
+        steered: Sequence[Interval] = (),
+    ) -> None:
+        """Enter that the tokens of these selections are gone, and where the others stand now.
+
+        `exact`: everything from the first erased position on, or from `approximate_from`, was computed anew. `steered`:
+        which of the erased cells now hold steering states; nothing moves then.
+        """
+        starts = [start for selection in selections for start, _ in selection.intervals()]
+        for selection in selections:
+            self._take_out(selection)
+        if exact:
+            self._set_status(SpanStatus.EXACT, 0)
+            self.approximate_from = None
+            self.steered = []
+        else:
+            self._mark_approximate(starts)
+        for entry in self.entries:
+            entry.runs = [replace(run, start=moved(run.start, moves)) for run in entry.runs]
+            entry.erased = [replace(e, start=moved(e.start, moves), end=moved(e.end, moves)) for e in entry.erased]
+        kept = [(moved(start, moves), moved(end - 1, moves) + 1) for start, end in self.steered]
+        self.steered = merge([*kept, *steered])
+        self.settle()
+
+    def remove(
+        self,
+        entries: Sequence[Entry],
+        moves: Sequence[tuple[int, int]],
+        *,
+        exact: bool,
+        steered: Sequence[Interval] = (),
+    ) -> None:
+        """Enter that these messages are gone with their scaffolding."""
+        starts = [entry.start for entry in entries]
+        self.entries = [entry for entry in self.entries if entry not in entries]
+        self.erase([], moves, exact=exact, steered=steered)
+        if not exact:
+            self._mark_approximate(starts)
+            self.settle()
+
+    def settle(self) -> None:
+        """An erasure after which nothing stands is exact, however it was done, and needs no steering states."""
+        last = self.end
+        self.steered = [(start, end) for start, end in self.steered if start < last]
+        if self.approximate_from is not None and self.approximate_from >= last:
+            self.approximate_from = None
+        self._set_status(SpanStatus.EXACT, last if self.approximate_from is not None else 0)
+
+    @property
+    def end(self) -> int:
+        """One past the position of the last token; 0 when empty."""
+        return max((run.end for run in self._runs()), default=0)
+
+    def token_ids(self) -> list[int]:
+        """The ids of all cells, in the order of their positions; STEERED for a steering state."""
+        runs: list[tuple[int, Sequence[int]]] = [(run.start, run.piece.ids) for run in self._runs()]
+        runs += [(start, [STEERED] * (end - start)) for start, end in self.steered]
+        return [i for _, ids in sorted(runs, key=lambda run: run[0]) for i in ids]
+
+    def positions(self) -> list[int]:
+        """The positions of all cells, ascending."""
+        cells = [*((run.start, run.end) for run in self._runs()), *self.steered]
+        return sorted(p for start, end in cells for p in range(start, end))
+
+    def spans(self) -> list[Span]:
+        """All spans: a message's content, then its documents, tool calls and erased ranges."""
+        return [span for index, entry in enumerate(self.entries) for span in _entry_spans(entry, index)]
+
+    def cells_from(self, start: int) -> int:
+        """How many tokens stand at or after this position."""
+        return sum(max(0, run.end - max(run.start, start)) for run in self._runs())
+
+    def _mark_approximate(self, starts: Sequence[int]) -> None:
+        marks = [*starts, *(() if self.approximate_from is None else (self.approximate_from,))]
+        self.approximate_from = min(marks, default=None)
+
+    def _runs(self) -> Iterator[Run]:
+        return (run for entry in self.entries for run in entry.runs)
+
+    def _set_status(self, status: SpanStatus, start: int) -> None:
+        for entry in self.entries:
+            entry.erased = [replace(e, status=status) if e.start >= start else e for e in entry.erased]
+
+    def _take_out(self, selection: Selection) -> None:
+        entry = selection.entry
+        chosen = {id(run): set(tokens) for run, tokens in selection.tokens()}
+        chars: list[Interval] = []
+        kept: list[Run] = []
+        for run in entry.runs:
+            gone = chosen.get(id(run), set())
+            for alive, start, end in _stretches(len(run.piece.ids), gone):
+                part = _slice(run, start, end)
+                if alive:
+                    kept.append(part)
+                    continue
+                widened = None
+                if part.piece.chars is not None:
+                    widened = (part.piece.chars[0][0], part.piece.chars[-1][1])
+                    chars.append(widened)
+                entry.erased.append(
+                    Erased(part.start, part.end, widened, run.piece.call, SpanStatus.APPROXIMATE, selection.span_id)
+                )
+        entry.runs = kept
+        entry.cuts |= Cuts(tuple(merge([*chars, *selection.cuts.chars])), selection.cuts.calls)
+        entry.message = _overwritten(entry.message, entry.cuts)
+
+
+def _overlapping(tokens: Sequence[Interval], cuts: Sequence[Interval]) -> list[int]:
+    """The tokens that share a character with the cuts, and those that share a character with these."""
+    if not cuts:
+        return []
+    widened = list(cuts)
+    while True:
+        chosen = [i for i, t in enumerate(tokens) if any(_touches(t, cut) for cut in widened)]
+        covered = [tokens[i] for i in chosen]
+        if merge([*widened, *covered]) == merge(widened):
+            return chosen
+        widened = merge([*widened, *covered])
+
+
+def _touches(token: Interval, cut: Interval) -> bool:
+    return token[0] < cut[1] and (token[1] > cut[0] or token[0] == token[1] == cut[0])
+
+
+def _stretches(length: int, gone: set[int]) -> Iterator[tuple[bool, int, int]]:
+    """[0, length) as (still there, start, end) stretches."""
+    start = 0
+    for i in range(1, length + 1):
+        if i == length or (i in gone) != (start in gone):
+            yield start not in gone, start, i
+            start = i
+
+
+def _slice(run: Run, start: int, end: int) -> Run:
+    chars = None if run.piece.chars is None else run.piece.chars[start:end]
+    return Run(replace(run.piece, ids=run.piece.ids[start:end], chars=chars), run.start + start)
+
+
+def _overwritten(message: Message, cuts: Cuts) -> Message:
+    """The message with what was cut replaced by as many NUL characters, so that character offsets stay true."""
+    content = message.content
+    for start, end in cuts.chars:
+        content = content[:start] + "\0" * (end - start) + content[end:]
+    calls = tuple(
+        replace(call, name="", arguments={}) if i in cuts.calls else call for i, call in enumerate(message.tool_calls)
+    )
+    return replace(message, content=content, tool_calls=calls)
+
+
+KINDS = {
+    "system": SpanKind.SYSTEM,
+    "user": SpanKind.USER,
+    "assistant": SpanKind.ASSISTANT,
+    "tool": SpanKind.TOOL_RESULT,
+}
+"""The kind of a message's text, by its role."""
+
+
+def _entry_spans(entry: Entry, index: int) -> Iterator[Span]:
+    message = entry.message
+
+    def span(span_id: str, kind: SpanKind, cuts: Cuts, **more: object) -> Span:
+        live = Selection(entry, span_id, cuts).intervals()
+        gone = [e for e in entry.erased if _within(e, cuts)]
+        places = [*live, *((e.start, e.end) for e in gone)]
+        status = SpanStatus.LIVE
+        if gone and not live:
+            approximate = any(e.status is SpanStatus.APPROXIMATE for e in gone)
+            status = SpanStatus.APPROXIMATE if approximate else SpanStatus.EXACT
+        fields = {
+            "id": span_id,
+            "kind": kind,
+            "start": min((p[0] for p in places), default=entry.start),
+            "end": max((p[1] for p in places), default=entry.start),
+            "tokens": sum(end - start for start, end in live),
+            "message": index,
+            "message_id": message.id,
+            "tool_call_id": message.tool_call_id,
+            "name": message.name,
+            "status": status,
+        }
+        return Span.model_validate({**fields, **more})
+
+    yield span(entry.span_id, KINDS[message.role], entry.everything())
+    for i, document in enumerate(message.documents):
+        chars = (document.start, document.end)
+        span_id = f"{entry.span_id}.doc{i}"
+        yield span(span_id, SpanKind.DOCUMENT, Cuts((chars,)), document_id=document.id, chars=chars)
+    for i, call in enumerate(message.tool_calls):
+        cuts, name = Cuts(calls=frozenset([i])), call.name or None
+        yield span(f"{entry.span_id}.call{i}", SpanKind.TOOL_CALL, cuts, tool_call_id=call.id, name=name)
+    ranges = [e for e in entry.erased if e.chars and e.part_of.startswith(f"{entry.span_id}.range")]
+    for e in ranges:
+        yield span(e.part_of, SpanKind.RANGE, Cuts((e.chars,) if e.chars else ()), chars=e.chars)
+
+
+def _within(erased: Erased, cuts: Cuts) -> bool:
+    if erased.chars is not None:
+        return any(start <= erased.chars[0] and erased.chars[1] <= end for start, end in cuts.chars)
+    return erased.call in cuts.calls

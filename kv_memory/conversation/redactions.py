@@ -1,0 +1,122 @@
+"""Edits: what was retracted of which message, without its text; and how to find that message again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from kv_memory.conversation.ledger import Entry, Ledger, Selection, selection
+from kv_memory.conversation.messages import Cuts, Message, cut_text, ids_differ, parse_messages, recut
+
+
+class Edit(BaseModel):
+    """Which part of one message was retracted. Holds a digest of the message, not its text."""
+
+    model_config = ConfigDict(frozen=True)
+
+    role: str
+    message_id: str | None
+    tool_call_id: str | None
+    digest: str
+    occurrence: int
+    """How many messages before it said the same under the same ids; tells apart messages without ids."""
+    chars: tuple[tuple[int, int], ...]
+    calls: frozenset[int]
+
+    @property
+    def cuts(self) -> Cuts:
+        """What is to be left out of the message."""
+        return Cuts(self.chars, self.calls)
+
+    def concerns(self, messages: Sequence[tuple[Message, str]]) -> int | None:
+        """Which of these messages, each with the digest that it was read with, was retracted; None when none.
+
+        It has the same text and no id that says otherwise. Of several alike the one that was meant; when there are
+        fewer of them than there were, the last: better to leave out too much than to bring retracted text back.
+        """
+        alike = [
+            i
+            for i, (message, digest) in enumerate(messages)
+            if digest == self.digest
+            and message.role == self.role
+            and not ids_differ(self.message_id, message.id)
+            and not ids_differ(self.tool_call_id, message.tool_call_id)
+        ]
+        return alike[min(self.occurrence, len(alike) - 1)] if alike else None
+
+
+def edits_of(ledger: Ledger, chosen: Selection) -> tuple[Edit, ...]:
+    """The edits that a selection in this ledger is: of the message as it was read and, where something of it had been
+    retracted before, of what that left of it, which may be what the caller's history holds by now.
+    """
+    entry, cuts = chosen.entry, Cuts(chosen.chars(), chosen.cuts.calls)
+    as_read = _edit(ledger, entry, cuts, lambda e: e.digest)
+    if not entry.cuts:
+        return (as_read,)
+    kept = [i for i in range(len(entry.message.tool_calls)) if i not in entry.cuts.calls]
+    left = Cuts(
+        tuple(recut(interval, entry.cuts.chars) for interval in cuts.chars),
+        frozenset(number for number, i in enumerate(kept) if i in cuts.calls),
+    )
+    return as_read, _edit(ledger, entry, left, lambda e: e.message.digest(e.cuts))
+
+
+def _edit(ledger: Ledger, entry: Entry, cuts: Cuts, digest: Callable[[Entry], str]) -> Edit:
+    def said(e: Entry) -> tuple[str, str | None, str | None, str]:
+        return e.message.role, e.message.id, e.message.tool_call_id, digest(e)
+
+    before = ledger.entries[: ledger.entries.index(entry)]
+    return Edit(
+        role=entry.message.role,
+        message_id=entry.message.id,
+        tool_call_id=entry.message.tool_call_id,
+        digest=digest(entry),
+        occurrence=sum(said(e) == said(entry) for e in before),
+        chars=cuts.chars,
+        calls=cuts.calls,
+    )
+
+
+def selections(ledger: Ledger, edits: Sequence[Edit]) -> list[Selection]:
+    """What these edits concern in another ledger."""
+    read = [(entry.message, entry.digest) for entry in ledger.entries]
+    found = [(edit, edit.concerns(read)) for edit in edits]
+    return [selection(ledger.entries[i], edit.cuts) for edit, i in found if i is not None]
+
+
+def cuts_for(messages: Sequence[Message], edits: Sequence[Edit]) -> dict[int, Cuts]:
+    """What these edits leave out of an incoming conversation, by message index."""
+    said = [(message, message.digest()) for message in messages]
+    result: dict[int, Cuts] = {}
+    for edit in edits:
+        i = edit.concerns(said)
+        if i is not None:
+            result[i] = result.get(i, Cuts()) | edit.cuts
+    return result
+
+
+def tombstones(messages: Sequence[Mapping[str, Any]], edits: Sequence[Edit]) -> list[dict[str, Any]]:
+    """The messages with what was retracted cut out of them; ids and order stay."""
+    cuts = cuts_for(parse_messages(messages), edits)
+    return [_cut(message, cuts.get(i, Cuts())) for i, message in enumerate(messages)]
+
+
+def _cut(message: Mapping[str, Any], cuts: Cuts) -> dict[str, Any]:
+    result = dict(message)
+    content = message.get("content")
+    if isinstance(content, str):
+        result["content"] = cut_text(content, cuts.chars)
+    elif isinstance(content, (list, tuple)):
+        parts, at = [], 0
+        for given in content:
+            part = {"type": "text", "text": given} if isinstance(given, str) else dict(given)
+            end = at + len(part["text"])
+            inside = [(max(a, at) - at, min(b, end) - at) for a, b in cuts.chars if a < end and b > at]
+            parts.append({**part, "text": cut_text(part["text"], inside)})
+            at = end
+        result["content"] = parts
+    if cuts.calls:
+        result["tool_calls"] = [call for i, call in enumerate(message["tool_calls"]) if i not in cuts.calls]
+    return result

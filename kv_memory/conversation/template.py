@@ -1,0 +1,136 @@
+"""What a chat template can say, and how to put to it what it cannot.
+
+Some templates refuse a system message, two turns of one role in a row, or tools. What a template refuses is merged or
+written as text, the same way for every conversation of that model, so that what is cached stays valid.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kv_memory.conversation.messages import Message, ToolCall
+from kv_memory.conversation.sentinels import Marks
+from kv_memory.engines.base import Tokenizer
+from kv_memory.errors import ConversationError
+
+Rendered = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class TemplateTraits:
+    """What one template was found to do."""
+
+    system: bool
+    """Has a system role."""
+    late_system: bool
+    """Takes a system message after the first one."""
+    repeats: bool
+    """Takes several messages of one role in a row."""
+    tools: bool
+    """Writes tool calls and tool results."""
+    trims: bool
+    """Strips white space around contents."""
+
+    @classmethod
+    def probe(cls, tokenizer: Tokenizer) -> TemplateTraits:
+        """Try the template on small conversations; raises ModelError where the model has none."""
+
+        def says(*parts: str, messages: Rendered) -> bool:
+            try:
+                text = tokenizer.render(messages, None, False)
+            except ConversationError:
+                return False
+            return all(part in text for part in parts)
+
+        def say(role: str, content: str) -> dict[str, Any]:
+            return {"role": role, "content": content}
+
+        call = {"type": "function", "id": "call_kvm0", "function": {"name": "kvmname", "arguments": {"a": "kvmarg"}}}
+        turn = {"role": "assistant", "content": "", "tool_calls": [call]}
+        result = {"role": "tool", "tool_call_id": "call_kvm0", "name": "kvmname", "content": "kvmresult"}
+        return cls(
+            system=says("kvma", "kvmb", messages=[say("system", "kvma"), say("user", "kvmb")]),
+            late_system=says("kvma", messages=[say("system", "kvm"), say("user", "kvm"), say("system", "kvma")]),
+            repeats=says("kvma", "kvmb", messages=[say("user", "kvma"), say("user", "kvmb")])
+            and says("kvma", messages=[say("user", "kvm"), say("assistant", "kvm"), say("assistant", "kvma")]),
+            tools=says("kvmname", "kvmarg", "kvmresult", messages=[say("user", "kvm"), turn, result]),
+            trims=not says(" kvma ", messages=[say("user", " kvma ")]),
+        )
+
+
+def adapt(
+    messages: Sequence[Message], tools: list[dict[str, Any]] | None, marks: Marks, traits: TemplateTraits
+) -> tuple[Rendered, list[dict[str, Any]] | None]:
+    """The messages with marks for their contents, in a form that the template takes; and the tools likewise."""
+    # the tools' marks come first, so that a message's marks have the same numbers whatever follows it
+    shown_tools = [_mark_descriptions(tool, marks) for tool in tools] if tools else None
+    rendered = [_marked(message, i, marks, traits) for i, message in enumerate(messages)]
+    if shown_tools and not traits.tools:
+        listing = "Tools:\n" + "\n".join(json.dumps(tool) for tool in shown_tools)
+        rendered.insert(0, {"role": "system", "content": listing})
+        shown_tools = None
+    merged: Rendered = []
+    for i, said in enumerate(rendered):
+        as_user = said["role"] == "system" and not (traits.system if i == 0 else traits.late_system)
+        message = {**said, "role": "user"} if as_user else said
+        if merged and not traits.repeats and message["role"] == merged[-1]["role"] != "tool":
+            before = merged[-1]
+            merged[-1] = {**before, **message, "content": f"{before['content']}\n\n{message['content']}"}
+        else:
+            merged.append(message)
+    return merged, shown_tools
+
+
+def _marked(message: Message, index: int, marks: Marks, traits: TemplateTraits) -> dict[str, Any]:
+    content = marks.add("content", index, message.content) if message.content or not message.tool_calls else ""
+    rendered: dict[str, Any] = {"role": message.role, "content": content}
+    if message.role == "tool" and not traits.tools:
+        return {"role": "user", "content": f"<tool_response>\n{content}\n</tool_response>"}
+    if message.role == "tool":
+        rendered["tool_call_id"] = _plain_id(message.tool_call_id)
+        rendered["name"] = marks.add("string", index, message.name or "")
+    if not message.tool_calls:
+        return rendered
+    calls = [_marked_call(call, index, number, marks) for number, call in enumerate(message.tool_calls)]
+    if traits.tools:
+        rendered["tool_calls"] = [
+            {"id": _plain_id(call.id), "type": "function", "function": function}
+            for call, function in zip(message.tool_calls, calls, strict=True)
+        ]
+        return rendered
+    written = [f"<tool_call>\n{json.dumps(function)}\n</tool_call>" for function in calls]
+    return {**rendered, "content": "\n".join([content, *written] if content else written)}
+
+
+def _marked_call(call: ToolCall, index: int, number: int, marks: Marks) -> dict[str, Any]:
+    def mark(value: Any) -> Any:
+        if isinstance(value, str):
+            return marks.add("string", index, value, number)
+        if isinstance(value, Mapping):
+            return {mark(str(key)): mark(item) for key, item in value.items()}
+        return [mark(item) for item in value] if isinstance(value, list) else value
+
+    return {"name": mark(call.name), "arguments": mark(call.arguments)}
+
+
+def _plain_id(given: str | None) -> str:
+    """An id as a template may write it among its scaffolding: no character of which a special token could be made."""
+    return re.sub(r"[^\w.:-]", "", given or "")
+
+
+def _mark_descriptions(tool: Any, marks: Marks) -> Any:
+    """Descriptions may come from a server that nobody checked; names and types a template may want to compare."""
+    if isinstance(tool, list):
+        return [_mark_descriptions(item, marks) for item in tool]
+    if not isinstance(tool, Mapping):
+        return tool
+    return {
+        key: marks.add("tool", -1, value)
+        if key == "description" and isinstance(value, str)
+        else _mark_descriptions(value, marks)
+        for key, value in tool.items()
+    }

@@ -1,0 +1,100 @@
+"""Rows of cells in and out of a context, in Hugging Face's order of numbers; and moved to other positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kv_memory.engines.base import Cells, Interval
+from kv_memory.engines.llama_cpp.context import Context
+from kv_memory.engines.llama_cpp.passes import runs_of
+from kv_memory.engines.llama_cpp.rotation import Heads, Rotation
+from kv_memory.engines.llama_cpp.rows import Layout, State
+
+
+class CellRows:
+    """Reads and writes the cells of a context. A write that fails leaves the cells as they were."""
+
+    def __init__(self, context: Context, layout: Layout, heads: Heads) -> None:
+        self._context = context
+        self._layout = layout
+        self._heads = heads
+        self.layers = layout.layers
+
+    def read(self, home: int, intervals: Sequence[Interval]) -> tuple[Tensor, Tensor]:
+        """K and V, each [layers, kv_heads, cells, head_dim], of the cells at these positions, in their order."""
+        state = self._layout.blank(())
+        if intervals:
+            state = State.parse(self._context.read_part(home, intervals))
+        keys = [self._heads.unpack(_in_order(state, "keys", layer)) for layer in range(len(state.keys))]
+        values = [_in_order(state, "values", layer) for layer in range(len(state.values))]
+        return self._stacked(keys), self._stacked([v.view(len(v), -1, self._heads.head_dim) for v in values])
+
+    def check(self, cells: Cells, queries: tuple[int, ...] | None) -> None:
+        """Raise ValueError for the cells of another model; `queries`: the shape of the kept ones."""
+        count = len(cells.positions)
+        shape = (self.layers, self._layout.width // self._heads.head_dim, count, self._heads.head_dim)
+        found = None if cells.queries is None else tuple(cells.queries.shape)
+        if (tuple(cells.keys.shape), tuple(cells.values.shape), found) != (shape, shape, queries):
+            raise ValueError(f"cells of shape {list(cells.keys.shape)} are not this model's {list(shape)}")
+
+    def write(self, home: int, cells: Cells, there: Sequence[int]) -> None:
+        """Put cells where they belong, bit-identical; `there`: those of their positions that hold a cell now."""
+        written = self._layout.blank(cells.positions)
+        for layer in range(self.layers):
+            written.keys[layer][:] = self._heads.pack(cells.keys[layer].transpose(0, 1))
+            written.values[layer][:] = cells.values[layer].transpose(0, 1).flatten(1)
+        self._replace(home, [(run.start, run.end) for run in runs_of(there, there)], written.data)
+
+    def move(self, home: int, interval: Interval, delta: int, rotation: Rotation) -> None:
+        """Give the cells of an interval positions `delta` further, and turn their keys. Forks keep theirs."""
+        before = self._context.read_part(home, [interval])
+        moved = State.parse(before.copy())
+        for rows in moved.keys:
+            rows[:] = self._heads.pack(rotation.turn(self._heads.unpack(rows), delta))
+        moved.positions += delta
+        self._replace(home, [interval], moved.data, before)
+
+    def distance(self, old: NDArray[np.uint8], new: NDArray[np.uint8], layer: int) -> Tensor:
+        """[cells]: how far K and V together of two states are apart in a layer, by position."""
+        states = State.parse(old), State.parse(new)
+        kinds: tuple[Literal["keys"], Literal["values"]] = ("keys", "values")
+        before, after = (torch.cat([_in_order(state, kind, layer).float() for kind in kinds], -1) for state in states)
+        return (after - before).square().sum(-1).sqrt()
+
+    def _replace(
+        self,
+        home: int,
+        intervals: Sequence[Interval],
+        data: NDArray[np.uint8],
+        before: NDArray[np.uint8] | None = None,
+    ) -> None:
+        """Take the cells of these intervals out and put those of a state in."""
+        if before is None and intervals:
+            before = self._context.read_part(home, intervals)
+        for interval in intervals:
+            self._context.remove(home, *interval)
+        try:
+            self._context.add(home, data)
+        except BaseException:
+            if before is not None:
+                self._context.add(home, before)
+            raise
+
+    def _stacked(self, rows: list[Tensor]) -> Tensor:
+        """[layers, heads, cells, head_dim] of a list of [cells, heads, head_dim]."""
+        if not rows:
+            empty = self._layout.blank((0,)).keys[0][:0]
+            return self._stacked([self._heads.unpack(empty)] * self.layers)
+        return torch.stack(rows).transpose(1, 2).contiguous()
+
+
+def _in_order(state: State, kind: Literal["keys", "values"], layer: int) -> Tensor:
+    """[cells, row] by position: a copy."""
+    rows: Tensor = (state.keys if kind == "keys" else state.values)[layer]
+    return rows[torch.from_numpy(np.argsort(state.positions))]

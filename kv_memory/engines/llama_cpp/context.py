@@ -1,0 +1,234 @@
+"""One llama.cpp context: cells that sequences share, and the few calls that read and change them.
+
+The context is unified: a cell belongs to any number of sequences, so that a copy of a sequence copies no rows. A
+sequence here is a small number, its *home*; the first three are the context's own, for work in progress. This module
+knows positions and homes, not tokens that stand for something, and holds nothing that outlives a call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kv_memory.engines.llama_cpp.library import forget_errors, last_error, library
+from kv_memory.engines.llama_cpp.model import Model
+from kv_memory.errors import ContextLengthError, KVMemoryError, ModelError
+
+WORK, HELD, BRIDGE = range(3)
+"""The context's own homes: what is being made; a cell that must outlive a change; a cell under another position."""
+HOMES = 32
+"""Sequences that cells are in the context for at a time. Each costs a row of logits in memory."""
+CHUNK = 512
+"""Tokens in one call of the library."""
+
+
+class CacheFullError(ContextLengthError):
+    """There are not enough free cells, and nothing that can be moved out of the context."""
+
+
+class Context:
+    """A llama.cpp context with `cells` cells. Not safe for threads: its engine sees to one call at a time."""
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        cells: int,
+        threads: int,
+        kv_type: int,
+        flash_attention: bool,
+        watch: Callable[[int, bool], bool] | None,
+    ) -> None:
+        """`watch` is called for each tensor that is computed; see watch.py. Raises ModelError."""
+        lib = library()
+        self.model = model
+        self.chunk = min(CHUNK, cells)
+        parameters = lib.llama_context_default_params()
+        parameters.n_ctx = cells
+        parameters.n_batch = parameters.n_ubatch = self.chunk
+        parameters.n_seq_max = HOMES
+        parameters.kv_unified = parameters.swa_full = True
+        parameters.n_threads = parameters.n_threads_batch = threads
+        parameters.type_k = parameters.type_v = kv_type
+        parameters.flash_attn_type = int(flash_attention)
+        parameters.no_perf = True
+        self._raised: list[BaseException] = []
+        self._callback = lib.llama_cpp.ggml_backend_sched_eval_callback(_guarded(watch, self._raised) if watch else 0)
+        parameters.cb_eval = self._callback
+        forget_errors()
+        pointer = lib.llama_init_from_model(model.pointer, parameters)
+        if not pointer:
+            raise ModelError(f"llama.cpp cannot make a context of {cells:,} cells ({last_error()}); use fewer.")
+        self.pointer = pointer
+        self.memory = lib.llama_get_memory(pointer)
+        self._batch = _Batch(self.chunk)
+        # The model is held by this too: it must not be freed before its context.
+        self.close = weakref.finalize(self, _free, pointer, self._batch, self._callback, model)
+        self.make_room: Callable[[], bool] = lambda: False
+        """Moves something out of the context; False where nothing can be."""
+
+    def copy(self, source: int, target: int, start: int = 0, end: int = -1) -> None:
+        """Have `target` share the cells of `source` at positions [start, end); -1: to the last."""
+        if start != end:
+            library().llama_memory_seq_cp(self.memory, source, target, start, end)
+
+    def remove(self, home: int, start: int = 0, end: int = -1) -> None:
+        """Take positions [start, end) from a sequence; cells that no sequence has any more are free."""
+        if start != end:
+            library().llama_memory_seq_rm(self.memory, home, start, end)
+
+    def last(self, home: int) -> int:
+        """The last position of a sequence; -1 when empty."""
+        position: int = library().llama_memory_seq_pos_max(self.memory, home)
+        return position
+
+    def read(self, home: int) -> NDArray[np.uint8]:
+        """The state of a sequence, as rows.py takes it apart."""
+        lib = library()
+        size = lib.llama_state_seq_get_size_ext(self.pointer, home, 0)
+        data = np.empty(size, np.uint8)
+        got = lib.llama_state_seq_get_data_ext(self.pointer, _bytes(data), size, home, 0)
+        if got != size:
+            raise KVMemoryError(f"llama.cpp did not give the cells of a sequence ({last_error()}).")
+        return data
+
+    def read_part(self, home: int, intervals: Sequence[tuple[int, int]]) -> NDArray[np.uint8]:
+        """The state of those positions of a sequence."""
+        with self.cleared(HELD):
+            for start, end in intervals:
+                self.copy(home, HELD, start, end)
+            return self.read(HELD)
+
+    def write(self, home: int, data: NDArray[np.uint8]) -> None:
+        """Make a sequence, which is empty now, of a state. Raises CacheFullError, with the sequence still empty."""
+        lib = library()
+        while not lib.llama_state_seq_set_data_ext(self.pointer, _bytes(data), len(data), home, 0):
+            if not self.make_room():
+                forget_errors()
+                raise CacheFullError("The cells do not fit in the context; give it more cells.")
+
+    def add(self, home: int, data: NDArray[np.uint8]) -> None:
+        """Give a sequence the cells of a state besides its own, at other positions."""
+        with self.cleared(BRIDGE):
+            self.write(BRIDGE, data)
+            self.copy(BRIDGE, home)
+
+    def decode(
+        self,
+        home: int,
+        ids: Sequence[int],
+        start: int,
+        keep: int | None = None,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> Tensor:
+        """Append tokens at positions from `start` on, right after the last cell; logits [kept tokens, vocabulary].
+
+        `keep`: how many of the last tokens to give logits of, all with None. `progress` is called with the number of
+        tokens done after each call of the library. Raises CacheFullError; what was appended until then stays, as it
+        does when `progress` raises.
+        """
+        first_kept = 0 if keep is None else len(ids) - keep
+        kept = [torch.empty(0, self.model.vocabulary_size)]
+        for at in range(0, len(ids), self.chunk):
+            part = ids[at : at + self.chunk]
+            outputs = max(0, at + len(part) - max(first_kept, at))
+            self._run(self._batch.filled(home, part, start + at, outputs))
+            if outputs:
+                kept.append(self._logits(outputs))
+            progress(at + len(part))
+        return torch.cat(kept)
+
+    @contextmanager
+    def cleared(self, home: int) -> Iterator[None]:
+        """Leave one of the context's own homes empty after the block."""
+        try:
+            yield
+        finally:
+            self.remove(home)
+
+    @contextmanager
+    def adapted(self, adapter: Any) -> Iterator[None]:
+        """This LoRA on, for the time of the block; None: no other than always, none."""
+        lib = library()
+        if adapter is None:
+            yield
+            return
+        chosen = (lib.llama_cpp.llama_adapter_lora_p_ctypes * 1)(adapter)
+        try:
+            if lib.llama_set_adapters_lora(self.pointer, chosen, 1, (ctypes.c_float * 1)(1.0)):
+                raise ModelError(f"llama.cpp cannot switch the adapter on ({last_error()}).")
+            yield
+        finally:
+            lib.llama_set_adapters_lora(self.pointer, None, 0, None)
+
+    def _run(self, batch: Any) -> None:
+        while outcome := library().llama_decode(self.pointer, batch):
+            if outcome != 1:
+                raise KVMemoryError(f"llama.cpp could not run the tokens ({last_error(f'outcome {outcome}')}).")
+            if not self.make_room():
+                raise CacheFullError("The tokens do not fit in the cells that are free; give the context more cells.")
+        if self._raised:
+            error = self._raised[0]
+            self._raised.clear()
+            raise error
+
+    def _logits(self, rows: int) -> Tensor:
+        width = self.model.vocabulary_size
+        found = np.ctypeslib.as_array(library().llama_get_logits(self.pointer), (rows * width,))
+        return torch.from_numpy(found.copy()).view(rows, width)
+
+
+class _Batch:
+    """The arguments of llama_decode, made once."""
+
+    def __init__(self, size: int) -> None:
+        self.raw = library().llama_batch_init(size, 0, 1)
+        arrays = (self.raw.token, self.raw.pos, self.raw.n_seq_id, self.raw.logits)
+        self._tokens, self._positions, counts, self._outputs = (np.ctypeslib.as_array(a, (size,)) for a in arrays)
+        counts[:] = 1
+        self._size = size
+
+    def filled(self, home: int, ids: Sequence[int], start: int, outputs: int) -> Any:
+        """These tokens at positions from `start` on, with logits of the last `outputs`."""
+        count = len(ids)
+        self.raw.n_tokens = count
+        self._tokens[:count] = ids
+        self._positions[:count] = np.arange(start, start + count)
+        self._outputs[:count] = 0
+        self._outputs[count - outputs : count] = 1
+        for i in range(count):
+            self.raw.seq_id[i][0] = home
+        return self.raw
+
+
+def _guarded(watch: Callable[[int, bool], bool], raised: list[BaseException]) -> Callable[[int, bool, Any], bool]:
+    """Keeps what `watch` raises, such as an interruption from the keyboard, for when the library has returned.
+
+    Through the library nothing can be raised: ctypes would print it and go on, with a pass that ended early.
+    """
+
+    def call(tensor: int, asks: bool, _: Any) -> bool:
+        try:
+            return watch(tensor, asks)
+        except BaseException as error:
+            raised.append(error)
+            return not asks
+
+    return call
+
+
+def _free(pointer: Any, batch: _Batch, *kept: Any) -> None:
+    library().llama_free(pointer)
+    library().llama_batch_free(batch.raw)
+
+
+def _bytes(data: NDArray[np.uint8]) -> Any:
+    return data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))

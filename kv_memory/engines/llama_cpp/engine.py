@@ -1,0 +1,433 @@
+"""The engine over llama.cpp: GGUF models on a CPU, quantised or not, with the same cache edits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from collections.abc import Sequence as Items
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kv_memory.engines.attention_mass import attention_score
+from kv_memory.engines.base import (
+    STEERED,
+    Capabilities,
+    Cells,
+    Engine,
+    Interval,
+    Normaliser,
+    Sampling,
+    SequenceId,
+    Token,
+)
+from kv_memory.engines.cells import CellLayout, Slots, compact
+from kv_memory.engines.checks import asked_about, check_appended, check_fits, check_move, check_tokens, integers
+from kv_memory.engines.generation import generate
+from kv_memory.engines.llama_cpp.adapter import Adapter
+from kv_memory.engines.llama_cpp.cell_rows import CellRows
+from kv_memory.engines.llama_cpp.context import WORK, Context
+from kv_memory.engines.llama_cpp.exclusive import exclusive
+from kv_memory.engines.llama_cpp.model import Model
+from kv_memory.engines.llama_cpp.options import chosen_layers, kv_type
+from kv_memory.engines.llama_cpp.passes import Run, after_last, append, rerun, runs_of
+from kv_memory.engines.llama_cpp.probe import probe
+from kv_memory.engines.llama_cpp.rows import TYPES
+from kv_memory.engines.llama_cpp.sequences import Sequence, Sequences
+from kv_memory.engines.llama_cpp.vocabulary import tokenizer_of
+from kv_memory.engines.llama_cpp.watch import Watch
+from kv_memory.errors import UnsupportedOperationError
+
+DEFAULT_POSITIONS = 16_384
+"""Of one sequence, where nothing is said: the cells of a context are all in memory from the start."""
+SPARE = 32
+"""Cells beyond those asked for, so that a full sequence can still be continued from, scored and edited."""
+
+
+class LlamaCppEngine(Engine):
+    """A GGUF model whose layers all have full attention, in one llama.cpp context that all sequences share.
+
+    Where the context is full, or has no place for another sequence, the one used least recently is kept outside of it
+    until it is used again. Removed cells are no longer seen by any token; their rows stay in the context's memory
+    until others are written there.
+
+    `probe_layers`: as TransformersEngine's; their post-RoPE queries and keys are kept a second time outside the
+    context, as llama.cpp computes them.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        name: str | None = None,
+        positions: int | None = None,
+        cells: int | None = None,
+        dtype: str | None = None,
+        flash_attention: bool | None = None,
+        threads: int | None = None,
+        probe_layers: tuple[int, ...] | None = None,
+    ) -> None:
+        """`positions`: longest sequence, by default what the model was trained for, at most DEFAULT_POSITIONS.
+        `cells`: of all sequences that are in the context at a time, by default as many as `positions`. `dtype`: of K
+        and V, float16 or float32. `flash_attention`: by default with float16, where llama.cpp does not round more.
+        `threads`: by default torch's.
+
+        Raises UnsupportedModelError for recurrent and hybrid models, for sliding windows shorter than `positions` and
+        for positions of several axes; ModelError for a K and V type that is quantised.
+        """
+        super().__init__()
+        limit = min(positions or DEFAULT_POSITIONS, model.trained_context)
+        model.check(limit)
+        kind = kv_type(dtype or "float16")
+        self._model = model
+        self._watch = Watch()
+        self._context = Context(
+            model,
+            cells=max(cells or limit, limit) + SPARE,
+            threads=threads or torch.get_num_threads(),
+            kv_type=kind,
+            flash_attention=TYPES[kind] != torch.float32 if flash_attention is None else flash_attention,
+            watch=self._watch,
+        )
+        found = probe(self._context, self._watch, limit)
+        self._heads, self._rotation, self._attention = found.heads, found.rotation, found.attention
+        self._cells = CellRows(self._context, found.layout, found.heads)
+        self._adapters: dict[str, Adapter] = {}
+        self._probed = chosen_layers(probe_layers, found.layout.layers) if found.attention else ()
+        self._watch.want({layer: self._attention[layer] for layer in self._probed})
+        layout = CellLayout(
+            kv_heads=model.kv_heads,
+            head_dim=self._heads.head_dim,
+            heads=model.heads,
+            dtype=TYPES[found.layout.kind],
+            devices=(torch.device("cpu"),) * len(self._probed),
+            probe_layers=tuple(range(len(self._probed))),
+            valued=False,
+        )
+        self._sequences = Sequences(self._context, layout, limit)
+
+        self.tokenizer = tokenizer_of(model)
+        self.name = name or str(model.known.get("model") or model.path)
+        self.config = model.config()
+        self.capabilities = Capabilities(
+            max_positions=limit,
+            kv_dtype=str(TYPES[found.layout.kind]).removeprefix("torch."),
+            shift=self._rotation is not None,
+            influence=bool(self._probed),
+            deviation=bool(self._attention),
+            ahead=False,
+        )
+
+    @classmethod
+    def load(
+        cls, path: str | Path, check: Callable[[dict[str, Any]], object] = lambda config: None, **settings: Any
+    ) -> LlamaCppEngine:
+        """An engine of a .gguf file, with the settings of the class.
+
+        Raises as the class, ModelError where the file is not a whole model that llama.cpp knows, and what `check`
+        raises, which is given the model's configuration.
+        """
+        model = Model.load(Path(path).expanduser())
+        check(model.config())
+        return cls(model, **settings)
+
+    @classmethod
+    def over(cls, llama: Any, **settings: Any) -> LlamaCppEngine:
+        """An engine over a loaded `llama_cpp.Llama`: it shares the weights, and leaves that object's context alone.
+
+        Raises as the class. Positions are those that the object was made for.
+        """
+        return cls(Model.of(llama), **{"positions": llama.n_ctx(), **settings})
+
+    @exclusive
+    def load_adapter(self, path: str, name: str) -> None:
+        """Load a GGUF LoRA, or a directory saved by PEFT, which is converted first. Raises ModelError."""
+        if Path(path).is_file():
+            self._adapters[name] = Adapter(self._model, Path(path))
+            return
+        from kv_memory.gguf import export_adapter
+
+        with TemporaryDirectory() as folder:
+            converted = Path(folder) / "adapter.gguf"
+            export_adapter(path, self._model.path, converted)
+            self._adapters[name] = Adapter(self._model, converted)
+
+    def weights_digest(self) -> str | None:
+        """See Engine.weights_digest: known of models that kv_memory converted, of the weights before."""
+        return self._model.known.get("weights")
+
+    @exclusive
+    def create(self) -> SequenceId:
+        """A new empty sequence."""
+        return self._sequences.create()
+
+    @exclusive
+    def free(self, seq: SequenceId) -> None:
+        """Forget a sequence and give its cells back."""
+        self._sequences.free(seq)
+
+    @exclusive
+    def fork(self, seq: SequenceId, end: int | None = None) -> SequenceId:
+        """A copy of the cells at positions below `end` (all without it); it shares them until one side is edited."""
+        return self._sequences.fork(seq, self.next_position(seq) if end is None else end)
+
+    def positions(self, seq: SequenceId) -> list[int]:
+        """The positions of the visible cells, ascending."""
+        return integers(self._sequences.get(seq).store.order()[0])
+
+    def tokens(self, seq: SequenceId) -> list[int]:
+        """The token ids of the visible cells, in the order of their positions; STEERED for a steering state."""
+        store = self._sequences.get(seq).store
+        return integers(store.token[store.order()[1]])
+
+    def next_position(self, seq: SequenceId) -> int:
+        """One past the last cell; 0 when empty."""
+        return self._sequences.get(seq).store.next_position
+
+    @exclusive
+    def prefill(
+        self,
+        seq: SequenceId,
+        ids: Items[int],
+        positions: Items[int] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        """Append tokens, in chunks. Raises ValueError for ids or positions that cannot be appended."""
+        if not ids:
+            return
+        state = self._sequences.get(seq)
+        start = state.store.next_position
+        at = list(range(start, start + len(ids)) if positions is None else positions)
+        self._check_appended(ids, at, start)
+        home = self._sequences.home(state)
+        self._watch.take()
+        logits = append(self._context, home, runs_of(ids, at), progress or (lambda done: None))
+        self._note(state, state.store.allocate(torch.tensor(at), torch.tensor(ids)), len(ids))
+        state.logits = logits
+
+    def generate(
+        self, seq: SequenceId, sampling: Sampling, cancelled: Callable[[], bool] = lambda: False
+    ) -> Generator[Token]:
+        """Continue the sequence. Raises ValueError for an empty one, and for settings that are out of range."""
+        self.next_logits(seq)
+        return generate(self, seq, self.next_logits, sampling, cancelled)
+
+    @exclusive
+    def next_logits(self, seq: SequenceId) -> Tensor:
+        """[vocabulary] after the last cell. After an edit the last token is run again, its cell left as it is."""
+        state = self._sequences.get(seq)
+        if state.logits is None:
+            slots = state.store.order()[1][-1:]
+            if not len(slots):
+                raise ValueError("an empty sequence has no next token; prefill it first")
+            check_tokens(state.store, slots)
+            home = self._sequences.home(state)
+            state.logits = after_last(self._context, home, int(state.store.token[slots[0]]))
+        return state.logits
+
+    @exclusive
+    def score(self, seq: SequenceId, ids: Items[int]) -> Tensor:
+        """Log-probabilities [len(ids), vocabulary] before each of `ids`, float32."""
+        state = self._sequences.get(seq)
+        first, end = self.next_logits(seq), state.store.next_position
+        seen = list(ids[:-1])  # nothing is asked about what follows the last
+        self._check_appended(seen, range(end, end + len(seen)), end)
+        home = self._sequences.home(state)
+        with self._context.cleared(WORK):
+            self._context.copy(home, WORK)
+            rest = self._context.decode(WORK, seen, end)
+        return torch.cat([first[None], rest]).log_softmax(-1)[: len(ids)]
+
+    @exclusive
+    def truncate(self, seq: SequenceId, start: int) -> None:
+        """Remove the cells at positions from `start` on."""
+        state = self._sequences.get(seq)
+        self._remove(state, state.store.between(start))
+
+    @exclusive
+    def drop(self, seq: SequenceId, start: int, end: int) -> None:
+        """Remove the cells at positions [start, end): no token sees them any more."""
+        state = self._sequences.get(seq)
+        self._remove(state, state.store.find(range(start, end)))
+
+    @exclusive
+    def shift(self, seq: SequenceId, start: int, delta: int) -> None:
+        """Move the cells from `start` on by `delta`, re-rotating their keys and kept queries.
+
+        Raises ValueError where they would run into the cells before `start`, ContextLengthError beyond the context.
+        """
+        rotation = self._rotation
+        if rotation is None:
+            raise UnsupportedOperationError(f"The keys of {self.name} cannot be moved: it has no plain rotation.")
+        state = self._sequences.get(seq)
+        store, slots = state.store, state.store.between(start)
+        if not len(slots) or delta == 0:
+            return
+        check_move(store, start, delta)
+        self._check_fits(store.next_position + delta)
+        home = self._sequences.home(state)
+        self._cells.move(home, (start, store.next_position), delta, rotation)
+        where = compact(slots)
+        for kept in (*store.keys, *store.queries):
+            kept[:, :, where] = rotation.turn(kept[:, :, where], delta)
+        store.move(slots, delta)
+        state.logits = None
+
+    @exclusive
+    def reencode(
+        self, seq: SequenceId, positions: Items[int], adapter: str | None = None, *, ahead: bool = False
+    ) -> None:
+        """Run the tokens of these cells again and overwrite their rows."""
+        if ahead:
+            raise UnsupportedOperationError("llama.cpp shows a token nothing that comes after it.")
+        state = self._sequences.get(seq)
+        slots = state.store.find(sorted(set(positions)))
+        if not len(slots):
+            return
+        check_tokens(state.store, slots)
+        lora = self._adapter(adapter)
+        at_end = int(state.store.position[slots[-1]]) == state.store.next_position - 1
+        keep = int(at_end and adapter is None)
+        home = self._sequences.home(state)
+        self._watch.take()
+        with rerun(self._context, home, self._runs(state, slots), lora and lora.pointer, keep=keep) as result:
+            result.commit()
+        self._note(state, slots, len(slots))
+        state.logits = result.logits[0] if keep else None
+        if adapter is not None:
+            state.store.token[slots] = STEERED
+
+    @exclusive
+    def influence(
+        self,
+        seq: SequenceId,
+        spans: Items[Interval],
+        *,
+        layers: Items[int] | None = None,
+        normaliser: Normaliser = "softmax",
+    ) -> tuple[list[int], Tensor]:
+        """How much the later cells attended to the spans' cells. Raises ValueError for a layer without queries."""
+        if not self._probed:
+            raise UnsupportedOperationError("This engine keeps no queries; construct it with probe_layers.")
+        chosen = self._probed if layers is None else tuple(layers)
+        if not chosen or not set(chosen) <= set(self._probed):
+            raise ValueError(f"queries are kept of layers {list(self._probed)}, not of {list(chosen)}")
+        store = self._sequences.get(seq).store
+        later, erased = asked_about(store, spans)
+        scores = [
+            attention_score(
+                store,
+                self._probed.index(layer),
+                later,
+                erased,
+                scaling=self._attention[layer].scaling,
+                normaliser=normaliser,
+            )
+            for layer in chosen
+        ]
+        return integers(store.position[later]), torch.stack(scores)
+
+    @exclusive
+    def deviation(self, seq: SequenceId, positions: Items[int], layer: int = 1) -> Tensor:
+        """How far K and V together, at `layer`, are from what re-encoding would write: float32 [positions]."""
+        if not 0 <= layer < self._cells.layers:
+            raise ValueError(f"layer {layer} is not one of the model's {self._cells.layers}")
+        if not self._attention:
+            raise UnsupportedOperationError(f"What {self.name} computes cannot be stopped at a layer.")
+        state = self._sequences.get(seq)
+        wanted, inverse = torch.unique(torch.tensor(list(positions), dtype=torch.int64), return_inverse=True)
+        slots = state.store.find(integers(wanted))
+        if not len(slots):
+            return torch.zeros(0)
+        check_tokens(state.store, slots)
+        home = self._sequences.home(state)
+        with (
+            self._watch.stopping(self._attention[layer]),
+            rerun(self._context, home, self._runs(state, slots)) as result,
+        ):
+            distance = self._cells.distance(result.old(), result.new(), layer)
+        return distance[inverse]
+
+    @exclusive
+    def read_cells(self, seq: SequenceId, positions: Items[int]) -> Cells:
+        """A copy of these cells, in position order."""
+        state = self._sequences.get(seq)
+        slots = state.store.find(sorted(set(positions)))
+        intervals = [(run.start, run.end) for run in self._runs(state, slots)]
+        keys, values = self._cells.read(self._sequences.home(state), intervals)
+        queries = state.store.read(compact(slots)).queries
+        return Cells(
+            positions=tuple(integers(state.store.position[slots])),
+            token_ids=tuple(integers(state.store.token[slots])),
+            keys=keys,
+            values=values,
+            queries=torch.cat(queries) if queries else None,
+        )
+
+    @exclusive
+    def write_cells(self, seq: SequenceId, cells: Cells) -> None:
+        """Put cells back. Raises ValueError for another model's cells, ContextLengthError beyond the context."""
+        state = self._sequences.get(seq)
+        store, count = state.store, len(cells.positions)
+        self._check_fits(max(cells.positions, default=-1) + 1)
+        queries = (len(self._probed), self._model.heads, count, self._heads.head_dim) if self._probed else None
+        self._cells.check(cells, queries)
+        if not count:
+            return
+        positions, ids = torch.tensor(cells.positions), torch.tensor(cells.token_ids)
+        there = torch.isin(positions, store.order()[0])
+        self._cells.write(self._sequences.home(state), cells, integers(positions[there]))
+        if not bool(there.all()):
+            store.allocate(positions[~there], ids[~there])
+        slots = store.find(cells.positions)
+        store.token[slots] = ids
+        keys = cells.keys[list(self._probed)]
+        self._put(state, slots, keys, cells.queries)
+        state.logits = None
+
+    def _remove(self, state: Sequence, slots: Tensor) -> None:
+        if not len(slots):
+            return
+        home = self._sequences.home(state)
+        for run in self._runs(state, slots):
+            self._context.remove(home, run.start, run.end)
+        state.store.release(slots)
+        state.logits = None
+
+    def _runs(self, state: Sequence, slots: Tensor) -> list[Run]:
+        return runs_of(integers(state.store.token[slots]), integers(state.store.position[slots]))
+
+    def _note(self, state: Sequence, slots: Slots, count: int) -> None:
+        """Keep what the pass of these cells showed of the probe layers."""
+        seen = self._watch.take()
+        if self._probed:
+            # the last ones: an attempt for which there was no room came before
+            keys, queries = (
+                torch.stack([self._heads.unpack(seen[kind, layer][-count:].flatten(1)) for layer in self._probed])
+                for kind in ("keys", "queries")
+            )
+            kept = state.store.layout.dtype  # as llama.cpp rounds what it keeps
+            self._put(state, slots, keys.transpose(1, 2).to(kept), queries.transpose(1, 2).to(kept))
+
+    def _put(self, state: Sequence, slots: Slots, keys: Tensor, queries: Tensor | None) -> None:
+        """Both [probe layers, heads, cells, head_dim]."""
+        where = slots if isinstance(slots, slice) else compact(slots)
+        for index in range(len(self._probed)):
+            state.store.put_keys(index, where, keys[index][None])
+            if queries is not None:
+                state.store.put_queries(index, where, queries[index][None])
+
+    def _adapter(self, name: str | None) -> Adapter | None:
+        if name is not None and name not in self._adapters:
+            loaded = ", ".join(sorted(self._adapters)) or "none"
+            raise ValueError(f"no adapter {name!r} is loaded; loaded: {loaded}")
+        return None if name is None else self._adapters[name]
+
+    def _check_appended(self, ids: Items[int], positions: Items[int], start: int) -> None:
+        check_appended(ids, positions, start, self._model.vocabulary_size)
+        self._check_fits(max(positions, default=start - 1) + 1)
+
+    def _check_fits(self, end: int) -> None:
+        check_fits(self.name, self.capabilities.max_positions, end)

@@ -1,0 +1,138 @@
+"""A GGUF model file, loaded: what it says of itself, and which models are refused."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import struct
+import weakref
+from pathlib import Path
+from typing import Any
+
+from kv_memory.engines.llama_cpp.library import forget_errors, last_error, library
+from kv_memory.errors import ModelError, UnsupportedModelError
+
+MODEL_KEY = "kv_memory.model"
+"""Metadata of models that kv_memory wrote: which model it is (kv_memory/gguf/base_model.py)."""
+INSTEAD = "use a model with full attention in every layer, such as Qwen3, Qwen2.5 or Llama 3"
+_MAGIC = b"GGUF"
+
+
+class Model:
+    """A loaded model. Adapters and contexts of it are freed before it is."""
+
+    def __init__(self, pointer: Any, path: Path, *, owned: bool) -> None:
+        """`owned`: free it when this object goes."""
+        self.pointer = pointer
+        self.path = path
+        lib = library()
+        self.vocabulary = lib.llama_model_get_vocab(pointer)
+        self.vocabulary_size: int = lib.llama_vocab_n_tokens(self.vocabulary)
+        self.trained_context: int = lib.llama_model_n_ctx_train(pointer)
+        self.heads: int = lib.llama_model_n_head(pointer)
+        self.kv_heads: int = lib.llama_model_n_head_kv(pointer)
+        self.rope_type: int = lib.llama_model_rope_type(pointer)
+        self.window: int = lib.llama_model_n_swa(pointer)
+        """Tokens that a sliding window sees; 0 where no layer has one."""
+        self._owner: Any = None
+        self.close = weakref.finalize(self, lib.llama_model_free, pointer) if owned else lambda: None
+
+    @classmethod
+    def load(cls, path: Path, *, gpu_layers: int = 0) -> Model:
+        """Read a file. Raises ModelError where it is not a whole GGUF model that this llama.cpp knows."""
+        check_is_gguf(path)
+        lib = library()
+        parameters = lib.llama_model_default_params()
+        parameters.n_gpu_layers = gpu_layers
+        forget_errors()
+        pointer = lib.llama_model_load_from_file(str(path).encode(), parameters)
+        if not pointer:
+            raise ModelError(
+                f"Cannot load {path} as a model ({last_error()}); copy or convert it again, "
+                "or use a newer llama-cpp-python."
+            )
+        return cls(pointer, path, owned=True)
+
+    @classmethod
+    def of(cls, llama: Any) -> Model:
+        """The model of a `llama_cpp.Llama`, which must not be closed before this one is done with."""
+        model = cls(llama.model, Path(llama.model_path), owned=False)
+        model._owner = llama
+        return model
+
+    def metadata(self, key: str) -> str | None:
+        """A scalar of the file's metadata, as text; None where it has none of this key."""
+        return meta_text(library().llama_model_meta_val_str, self.pointer, key)
+
+    def number(self, key: str, default: int) -> int:
+        """A whole number of the metadata, the key without the architecture before it."""
+        said = self.metadata(f"{self.architecture}.{key}")
+        return int(said) if said else default
+
+    @property
+    def architecture(self) -> str:
+        """llama.cpp's name of it."""
+        return self.metadata("general.architecture") or "unknown"
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """What kv_memory wrote of a model that it converted: name, revision, weights and shape; else empty."""
+        try:
+            said = json.loads(self.metadata(MODEL_KEY) or "{}")
+        except ValueError:
+            return {}
+        return said if isinstance(said, dict) else {}
+
+    def config(self) -> dict[str, Any]:
+        """The sizes in Hugging Face's words."""
+        lib = library()
+        found = {
+            "model_type": self.architecture,
+            "num_hidden_layers": lib.llama_model_n_layer(self.pointer),
+            "hidden_size": lib.llama_model_n_embd(self.pointer),
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "vocab_size": self.vocabulary_size,
+            "max_position_embeddings": self.trained_context,
+        }
+        return found | dict(self.known.get("shape") or {})
+
+    def check(self, positions: int) -> None:
+        """Raise UnsupportedModelError where its cache cannot be edited by the cell over so many positions."""
+        lib, kind = library(), f"This {self.architecture} model"
+        if lib.llama_model_is_recurrent(self.pointer):
+            raise UnsupportedModelError(f"{kind} is recurrent: its state cannot be edited by the cell; {INSTEAD}.")
+        if lib.llama_model_is_hybrid(self.pointer):
+            raise UnsupportedModelError(
+                f"{kind} is hybrid: the state of its recurrent layers cannot be edited by the cell; {INSTEAD}."
+            )
+        if lib.llama_model_has_encoder(self.pointer) or not lib.llama_model_has_decoder(self.pointer):
+            raise UnsupportedModelError(f"{kind} is no causal language model; {INSTEAD}.")
+        if self.rope_type not in (lib.LLAMA_ROPE_TYPE_NONE, lib.LLAMA_ROPE_TYPE_NORM, lib.LLAMA_ROPE_TYPE_NEOX):
+            raise UnsupportedModelError(f"{kind} has positions of several axes (M-RoPE); {INSTEAD}.")
+        if 0 < self.window < positions:
+            raise UnsupportedModelError(
+                f"{kind} has layers with a sliding window of {self.window:,} tokens, whose cells llama.cpp uses again "
+                f"beyond it; {INSTEAD}."
+            )
+
+
+def check_is_gguf(path: Path) -> None:
+    """Raise ModelError where there is no file, or it does not begin as a GGUF file does."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(24)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if len(head) < 24 or head[:4] != _MAGIC or struct.unpack("<I", head[4:8])[0] < 2:
+        raise ModelError(f"{path} is not a whole GGUF file of version 2 or newer; copy or convert it again.")
+
+
+def meta_text(function: Any, pointer: Any, key: str) -> str | None:
+    """What one of llama.cpp's `..._meta_val_str` functions says of a key."""
+    length = function(pointer, key.encode(), None, 0)
+    if length < 0:
+        return None
+    text = ctypes.create_string_buffer(length + 1)
+    function(pointer, key.encode(), text, length + 1)
+    return text.raw[:length].decode("utf-8", "replace")

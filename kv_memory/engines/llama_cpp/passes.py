@@ -1,0 +1,172 @@
+"""Passes over the cells of a sequence that llama.cpp alone does not offer: after a hole, and of cells in its middle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kv_memory.engines.llama_cpp.context import HELD, WORK, CacheFullError, Context
+from kv_memory.engines.llama_cpp.rows import FIRST_POSITION
+
+
+@dataclass(frozen=True)
+class Run:
+    """Tokens at consecutive positions."""
+
+    start: int
+    ids: tuple[int, ...]
+
+    @property
+    def end(self) -> int:
+        """One past the last position."""
+        return self.start + len(self.ids)
+
+
+def runs_of(ids: Sequence[int], positions: Sequence[int]) -> list[Run]:
+    """Tokens at ascending positions, cut where the positions jump."""
+    cuts = [i for i, (a, b) in enumerate(pairwise(positions), start=1) if b != a + 1]
+    bounds = [0, *cuts, len(ids)]
+    return [Run(positions[a], tuple(ids[a:b])) for a, b in pairwise(bounds) if b > a]
+
+
+def append(context: Context, home: int, runs: Sequence[Run], progress: Callable[[int], None]) -> Tensor:
+    """Write tokens after a sequence's last cell; logits [vocabulary] of the last. On an exception none of them stay."""
+    done = 0
+    try:
+        for run in runs:
+            progress_here = _counting(progress, done)
+            if context.last(home) in (-1, run.start - 1):
+                logits = context.decode(home, run.ids, run.start, 1, progress_here)
+            else:
+                with context.cleared(WORK):
+                    context.copy(home, WORK)
+                    with _bridged(context, WORK, run.start):
+                        logits = context.decode(WORK, run.ids, run.start, 1, progress_here)
+                    context.copy(WORK, home, run.start, run.end)
+            done += len(run.ids)
+    except BaseException:
+        context.remove(home, runs[0].start)
+        raise
+    return logits[0]
+
+
+def after_last(context: Context, home: int, token: int) -> Tensor:
+    """Logits [vocabulary] of a sequence's last token run again. Changes nothing."""
+    last = context.last(home)
+    with context.cleared(WORK):
+        context.copy(home, WORK, 0, last)
+        with _bridged(context, WORK, last):
+            return context.decode(WORK, [token], last, 1)[0]
+
+
+@contextmanager
+def rerun(
+    context: Context, home: int, runs: Sequence[Run], adapter: object = None, *, keep: int = 0
+) -> Iterator[Rerun]:
+    """Run cells again over what is visible before each of them, an earlier run as it is now written.
+
+    In the block the new cells are beside the old ones: `commit` puts them in their place; else nothing changes. Where
+    there is not room for both, the old ones are kept outside the context for as long. `keep`: 1 for the logits of the
+    last token.
+    """
+    result = Rerun(context, home, runs, keep)
+    try:
+        with context.adapted(adapter):
+            try:
+                result.run()
+            except CacheFullError:
+                result.make_way()
+                result.run()
+        yield result
+    finally:
+        result.close()
+
+
+class Rerun:
+    """The cells of a pass in progress."""
+
+    def __init__(self, context: Context, home: int, runs: Sequence[Run], keep: int) -> None:
+        self._context = context
+        self._home = home
+        self._runs = runs
+        self._keep = keep
+        self._saved: NDArray[np.uint8] | None = None
+        self.logits = torch.empty(0)
+        """[keep, vocabulary]"""
+
+    def run(self) -> None:
+        """Write the new cells into WORK, over those of the sequence that stay."""
+        covered = 0
+        for run in self._runs:
+            self._context.copy(self._home, WORK, covered, run.start)
+            with _bridged(self._context, WORK, run.start):
+                keep = self._keep if run is self._runs[-1] else 0
+                self.logits = self._context.decode(WORK, run.ids, run.start, keep)
+            covered = run.end
+
+    def make_way(self) -> None:
+        """Keep the old cells outside the context."""
+        self._context.remove(WORK)
+        self._saved = self.old()
+        for run in self._runs:
+            self._context.remove(self._home, run.start, run.end)
+
+    def old(self) -> NDArray[np.uint8]:
+        """The state of the cells before."""
+        return self._part(self._home) if self._saved is None else self._saved
+
+    def new(self) -> NDArray[np.uint8]:
+        """The state of the cells now."""
+        return self._part(WORK)
+
+    def commit(self) -> None:
+        """Put the new cells in the place of the old ones."""
+        self._saved = None
+        for run in self._runs:
+            self._context.remove(self._home, run.start, run.end)
+            self._context.copy(WORK, self._home, run.start, run.end)
+
+    def close(self) -> None:
+        """Leave the sequence as it was, or as `commit` made it."""
+        self._context.remove(WORK)
+        if self._saved is not None:
+            self._context.add(self._home, self._saved)
+
+    def _part(self, home: int) -> NDArray[np.uint8]:
+        return self._context.read_part(home, [(run.start, run.end) for run in self._runs])
+
+
+@contextmanager
+def _bridged(context: Context, home: int, start: int) -> Iterator[None]:
+    """Let `home`, which may end with a hole before `start`, be continued there.
+
+    llama.cpp continues a sequence only right after its last position. So the last cell stands, as a copy with the
+    same rows, at the position before `start` for as long: keys keep the rotation of where they were written, and
+    what a token sees is the same.
+    """
+    last = context.last(home)
+    if last in (-1, start - 1):
+        yield
+        return
+    with context.cleared(HELD):
+        context.copy(home, HELD, last, last + 1)
+        data = context.read(HELD)
+        data[FIRST_POSITION].view("<i4")[:] = start - 1
+        context.remove(home, last, last + 1)
+        try:
+            context.add(home, data)
+            yield
+        finally:
+            context.remove(home, start - 1, start)
+            context.copy(HELD, home, last, last + 1)
+
+
+def _counting(progress: Callable[[int], None], before: int) -> Callable[[int], None]:
+    return lambda done: progress(before + done)

@@ -1,0 +1,306 @@
+"""The engine for Hugging Face causal language models with full attention in every layer, on CPU or CUDA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from kv_memory.engines.attention_mass import attention_score
+from kv_memory.engines.base import (
+    STEERED,
+    Capabilities,
+    Cells,
+    Engine,
+    Interval,
+    Normaliser,
+    Sampling,
+    SequenceId,
+    Token,
+    default_probe_layer,
+)
+from kv_memory.engines.cells import CellStore
+from kv_memory.engines.checks import asked_about, check_appended, check_fits, check_move, check_tokens, integers
+from kv_memory.engines.generation import generate
+from kv_memory.engines.transformers.adapters import Adapters
+from kv_memory.engines.transformers.fingerprint import weights_digest
+from kv_memory.engines.transformers.forward import Forward, restored, restored_on_error
+from kv_memory.engines.transformers.loading import load_model
+from kv_memory.engines.transformers.probe import check_layer_types, context_limit, layout_of, run_probe
+from kv_memory.engines.transformers.rotary import rotation_of
+from kv_memory.engines.transformers.snapshot import read_cells, write_cells
+from kv_memory.engines.transformers.tokenizer import HFTokenizer
+from kv_memory.errors import UnsupportedOperationError
+
+_PROBE_POSITIONS = 3, 29
+"""Where construction runs a lone token to see how keys depend on the position."""
+
+
+@dataclass
+class _Sequence:
+    store: CellStore
+    logits: Tensor | None = None
+    """[vocabulary] after the last cell; None where an edit made them stale."""
+
+
+class TransformersEngine(Engine):
+    """Any causal language model of transformers whose layers all have full attention.
+
+    The model is put in eval mode and the adapters that it has are switched off; its attention implementation is the
+    engine's during a call only. Nobody else may run the model at the same time.
+
+    `probe_layers`: the layers whose post-RoPE queries are kept beside K and V, for `influence`. The default is one
+    layer (`default_probe_layer`). Each adds heads / (2 * layers * kv_heads) to the cache: for a Qwen3-8B shape (36
+    layers, 32 heads, 8 KV heads) 5.6 %. With () none are kept and the engine lacks `influence`.
+
+    Raises UnsupportedModelError where a layer's cache is not one K and one V row for each token, all visible to later
+    ones: sliding window, chunked, linear or latent attention, state space, shared KV.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        name: str | None = None,
+        probe_layers: tuple[int, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        check_layer_types(model.config)
+        self._adapters = Adapters(model)
+        base = self._adapters.base
+        self._forward = Forward(base)
+        near, far = (run_probe(self._forward, position) for position in _PROBE_POSITIONS)
+        depth = len(near.rows)
+        default = (default_probe_layer(depth),)
+        self._layout = layout_of(near, default if probe_layers is None else tuple(sorted(set(probe_layers))))
+        self._scaling = near.scaling
+        self.rotation = rotation_of(base, near, far, _PROBE_POSITIONS[1] - _PROBE_POSITIONS[0])
+        self._sequences: dict[SequenceId, _Sequence] = {}
+        self._created = 0
+
+        ends = getattr(base.generation_config, "eos_token_id", None)
+        self.tokenizer = HFTokenizer(tokenizer, [ends] if isinstance(ends, int) else ends or ())
+        self.name = name or str(getattr(base.config, "_name_or_path", "") or type(base).__name__)
+        self.config = self._forward.config.to_dict()
+        self.capabilities = Capabilities(
+            max_positions=context_limit(base.config),
+            kv_dtype=str(self._layout.dtype).removeprefix("torch."),
+            shift=self.rotation is not None,
+            influence=bool(self._layout.probe_layers),
+        )
+
+    @classmethod
+    def load(
+        cls,
+        name: str | Path,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        probe_layers: tuple[int, ...] | None = None,
+    ) -> TransformersEngine:
+        """An engine for a model directory or hub id; see loading.py for the choice of device and dtype.
+
+        Raises ModelError where it is not a model or cannot be reached, UnsupportedModelError as the class says.
+        """
+        model, tokenizer = load_model(str(name), device, dtype)
+        return cls(model, tokenizer, name=str(name), probe_layers=probe_layers)
+
+    def load_adapter(self, path: str, name: str) -> None:
+        """Load a LoRA saved by PEFT, for `reencode(adapter=name)`; it stays off otherwise. Raises ModelError."""
+        self._adapters.load(path, name)
+
+    def weights_digest(self) -> str | None:
+        """See Engine.weights_digest."""
+        return weights_digest(self._forward.model)
+
+    def create(self) -> SequenceId:
+        """A new empty sequence."""
+        return self._add(_Sequence(CellStore(self._layout, self.capabilities.max_positions)))
+
+    def free(self, seq: SequenceId) -> None:
+        """Forget a sequence and give its memory back."""
+        self._get(seq)
+        del self._sequences[seq]
+
+    def fork(self, seq: SequenceId, end: int | None = None) -> SequenceId:
+        """A copy of the cells at positions below `end` (all without it)."""
+        source = self._get(seq)
+        last = source.store.next_position
+        whole = end is None or end >= last
+        return self._add(_Sequence(source.store.copy(last if end is None else end), source.logits if whole else None))
+
+    def positions(self, seq: SequenceId) -> list[int]:
+        """The positions of the visible cells, ascending."""
+        return integers(self._get(seq).store.order()[0])
+
+    def tokens(self, seq: SequenceId) -> list[int]:
+        """The token ids of the visible cells, in the order of their positions; STEERED for a steering state."""
+        store = self._get(seq).store
+        return integers(store.token[store.order()[1]])
+
+    def next_position(self, seq: SequenceId) -> int:
+        """One past the last cell; 0 when empty."""
+        return self._get(seq).store.next_position
+
+    def prefill(
+        self,
+        seq: SequenceId,
+        ids: Sequence[int],
+        positions: Sequence[int] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        """Append tokens, in chunks. Raises ValueError for ids or positions that cannot be appended."""
+        if not ids:
+            return
+        state = self._get(seq)
+        start = state.store.next_position
+        at = range(start, start + len(ids)) if positions is None else positions
+        self._check_appended(ids, at, start)
+        state.logits = self._forward.append(state.store, ids, at, progress=progress)[-1][-1]
+
+    def generate(
+        self, seq: SequenceId, sampling: Sampling, cancelled: Callable[[], bool] = lambda: False
+    ) -> Generator[Token]:
+        """Continue the sequence. Raises ValueError for an empty one, and for settings that are out of range."""
+        self.next_logits(seq)
+        return generate(self, seq, self.next_logits, sampling, cancelled)
+
+    def next_logits(self, seq: SequenceId) -> Tensor:
+        """[vocabulary] after the last cell. After an edit the last token is run again, its cell left as it is."""
+        state = self._get(seq)
+        if state.logits is None:
+            slots = state.store.order()[1][-1:]
+            if not len(slots):
+                raise ValueError("an empty sequence has no next token; prefill it first")
+            check_tokens(state.store, slots)
+            with restored(state.store, slots):
+                state.logits = self._forward.rerun(state.store, slots)
+        return state.logits
+
+    def score(self, seq: SequenceId, ids: Sequence[int]) -> Tensor:
+        """Log-probabilities [len(ids), vocabulary] before each of `ids`, float32."""
+        store = self._get(seq).store
+        first, end = self.next_logits(seq), store.next_position
+        seen = ids[:-1]  # nothing is asked about what follows the last
+        at = range(end, end + len(seen))
+        self._check_appended(seen, at, end)
+        try:
+            rest = self._forward.append(store, seen, at, keep=0)
+        finally:
+            store.release(store.between(end))
+        return torch.cat([first[None], *rest]).float().log_softmax(-1)[: len(ids)]
+
+    def truncate(self, seq: SequenceId, start: int) -> None:
+        """Remove the cells at positions from `start` on."""
+        self._remove(self._get(seq), self._get(seq).store.between(start))
+
+    def drop(self, seq: SequenceId, start: int, end: int) -> None:
+        """Remove the cells at positions [start, end) and wipe their rows, kept queries included."""
+        self._remove(self._get(seq), self._get(seq).store.find(range(start, end)))
+
+    def shift(self, seq: SequenceId, start: int, delta: int) -> None:
+        """Move the cells from `start` on by `delta`, re-rotating their keys and kept queries.
+
+        Raises ValueError where they would run into the cells before `start`, ContextLengthError beyond the context.
+        """
+        if self.rotation is None:
+            raise UnsupportedOperationError(f"The keys of {self.name} cannot be moved: it has no rotary embedding.")
+        state = self._get(seq)
+        store, slots = state.store, state.store.between(start)
+        if not len(slots) or delta == 0:
+            return
+        check_move(store, start, delta)
+        self._check_fits(store.next_position + delta)
+        with restored_on_error(store, slots):
+            self.rotation.move(store, slots, delta)
+        store.move(slots, delta)
+        state.logits = None
+
+    def reencode(
+        self, seq: SequenceId, positions: Sequence[int], adapter: str | None = None, *, ahead: bool = False
+    ) -> None:
+        """Run the tokens of these cells again and overwrite their rows."""
+        state = self._get(seq)
+        slots = state.store.find(sorted(set(positions)))
+        if not len(slots):
+            return
+        check_tokens(state.store, slots)
+        with self._adapters.on(adapter) if adapter else nullcontext():
+            logits = self._forward.rerun(state.store, slots, ahead=ahead)
+        at_end = int(state.store.position[slots[-1]]) == state.store.next_position - 1
+        state.logits = logits if at_end and adapter is None else None
+        if adapter is not None:
+            state.store.token[slots] = STEERED
+
+    def influence(
+        self,
+        seq: SequenceId,
+        spans: Sequence[Interval],
+        *,
+        layers: Sequence[int] | None = None,
+        normaliser: Normaliser = "softmax",
+    ) -> tuple[list[int], Tensor]:
+        """How much the later cells attended to the spans' cells. Raises ValueError for a layer without queries."""
+        kept = self._layout.probe_layers
+        if not kept:
+            raise UnsupportedOperationError("This engine keeps no queries; construct it with probe_layers.")
+        chosen = kept if layers is None else tuple(layers)
+        if not chosen or not set(chosen) <= set(kept):
+            raise ValueError(f"queries are kept of layers {list(kept)}, not of {list(chosen)}")
+        store = self._get(seq).store
+        later, erased = asked_about(store, spans)
+        scores = [
+            attention_score(store, i, later, erased, scaling=self._scaling[i], normaliser=normaliser) for i in chosen
+        ]
+        return integers(store.position[later]), torch.stack([score.to(self._layout.devices[0]) for score in scores])
+
+    def deviation(self, seq: SequenceId, positions: Sequence[int], layer: int = 1) -> Tensor:
+        """How far K and V together, at `layer`, are from what re-encoding would write: float32 [positions]."""
+        if not 0 <= layer < self._layout.layers:
+            raise ValueError(f"layer {layer} is not one of the model's {self._layout.layers}")
+        store = self._get(seq).store
+        wanted, inverse = torch.unique(torch.tensor(list(positions), dtype=torch.int64), return_inverse=True)
+        if not len(wanted):
+            return torch.zeros(0)
+        slots = store.find(integers(wanted))
+        check_tokens(store, slots)
+        norms = self._forward.deviation(store, slots, layer)
+        return norms[inverse.to(norms.device)]
+
+    def read_cells(self, seq: SequenceId, positions: Sequence[int]) -> Cells:
+        """A copy of these cells, in position order."""
+        return read_cells(self._get(seq).store, positions)
+
+    def write_cells(self, seq: SequenceId, cells: Cells) -> None:
+        """Put cells back. Raises ValueError for another model's cells, ContextLengthError beyond the context."""
+        state = self._get(seq)
+        self._check_fits(max(cells.positions, default=-1) + 1)
+        write_cells(state.store, cells)
+        state.logits = None
+
+    def _add(self, state: _Sequence) -> SequenceId:
+        self._created += 1
+        self._sequences[self._created] = state
+        return self._created
+
+    def _get(self, seq: SequenceId) -> _Sequence:
+        if seq not in self._sequences:
+            raise ValueError(f"there is no sequence {seq}")
+        return self._sequences[seq]
+
+    def _remove(self, state: _Sequence, slots: Tensor) -> None:
+        if len(slots):
+            state.store.release(slots)
+            state.logits = None
+
+    def _check_appended(self, ids: Sequence[int], positions: Sequence[int], start: int) -> None:
+        check_appended(ids, positions, start, self._forward.vocabulary)
+        self._check_fits(max(positions, default=start - 1) + 1)
+
+    def _check_fits(self, end: int) -> None:
+        check_fits(self.name, self.capabilities.max_positions, end)

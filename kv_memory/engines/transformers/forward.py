@@ -1,0 +1,193 @@
+"""One forward pass of a transformers model over given cells: explicit positions, a mask by position, rows in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, PreTrainedModel
+
+from kv_memory.engines.cells import EMPTY, CellStore, Slots, compact, on_device
+from kv_memory.engines.transformers.attention import recorded
+
+
+class PassCache(Cache):  # type: ignore[misc]  # transformers is untyped
+    """What the model takes for its cache during one pass: new rows go to given slots, all slots in use come back."""
+
+    def __init__(self, store: CellStore, slots: Slots, stop_at: int | None = None) -> None:
+        super().__init__(layers=[])
+        self.store = store
+        self.slots = slots
+        self.stop_at = stop_at
+        """Layer at which the pass ends, its rows kept in `stopped_with` and not written; no queries are kept then."""
+        self.stopped_with: tuple[Tensor, Tensor] | None = None
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Called by the model's attention with K and V [1, kv_heads, tokens, head_dim]."""
+        if layer_idx == self.stop_at:
+            self.stopped_with = key_states, value_states
+            raise PassStopped
+        return self.store.put(layer_idx, self.slots, key_states, value_states)
+
+    def distance(self) -> Tensor:
+        """[tokens]: how far the rows of the layer where the pass stopped are from those in the store."""
+        assert self.stop_at is not None and self.stopped_with is not None
+        where = on_device(self.slots, self.stopped_with[0].device)
+        pairs = zip(self.stopped_with, (self.store.keys, self.store.values), strict=True)
+        parts = [(new - rows[self.stop_at][:, :, where]).float() for new, rows in pairs]
+        return torch.cat(parts, dim=-1).square().sum((0, 1, 3)).sqrt()
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Slots in use."""
+        return self.store.used
+
+    def record(self, module: nn.Module, query: Tensor, options: dict[str, Any]) -> None:
+        """Keep the query of a probe layer."""
+        layer = layer_of(module)
+        if layer in self.store.layout.probe_layers and self.stop_at is None:
+            self.store.put_queries(layer, self.slots, query)
+
+
+def layer_of(attention: nn.Module) -> int:
+    """The index of the layer that this attention module is in."""
+    layer: Any = attention.layer_idx
+    return int(layer)
+
+
+class PassStopped(Exception):  # noqa: N818  # not an error: it ends a pass early, on purpose
+    """The pass reached the layer at which it was to stop."""
+
+
+class Forward:
+    """Runs a model. Between passes the model attends as its owner set it; no gradients, eval mode."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model.eval()
+        self.config = model.config.get_text_config(decoder=True)
+        self.device: torch.device = model.get_input_embeddings().weight.device
+        self.vocabulary: int = model.get_input_embeddings().num_embeddings
+        self.chunk = 2048 if self.device.type == "cuda" else 512
+        """Tokens in one pass. The mask has a row for each: short passes keep it small."""
+
+    @torch.inference_mode()
+    def __call__(self, cache: Any, tokens: Tensor, positions: Tensor, mask: Tensor | None, keep: int) -> Tensor:
+        """Logits [keep or all with 0, vocabulary] of these tokens (int64 [tokens])."""
+        with recorded(self.config, cache):
+            output = self.model(
+                input_ids=tokens[None].to(self.device),
+                position_ids=positions[None].to(self.device),
+                attention_mask=mask,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=keep,
+            )
+        logits: Tensor = output.logits[0]
+        return logits
+
+    def over(self, cache: PassCache, keep: int = 1, ahead_of: Tensor | None = None) -> Tensor:
+        """Run the tokens of the cache's slots at their positions, ascending, over the cells visible to each.
+
+        `ahead_of`: slots; cells in other ones are visible to all tokens.
+        """
+        store, slots = cache.store, cache.slots
+        positions = store.position[slots]
+        mask = _mask(store, slots, positions, self.device, ahead_of)
+        return self(cache, store.token[slots], positions, mask, keep)
+
+    def append(
+        self,
+        store: CellStore,
+        ids: Sequence[int],
+        positions: Sequence[int],
+        keep: int = 1,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Tensor]:
+        """Write new cells after the last one, in passes; the logits of each. On an exception none of them stay."""
+        end = store.next_position
+        new_positions, new_ids = torch.tensor(positions), torch.tensor(ids)
+        logits = []
+        try:
+            store.reserve(len(ids))
+            for start in range(0, len(ids), self.chunk):
+                part = slice(start, start + self.chunk)
+                slots = store.allocate(new_positions[part], new_ids[part])
+                logits.append(self.over(PassCache(store, slots), keep))
+                if progress is not None:
+                    progress(min(start + self.chunk, len(ids)))
+        except BaseException:
+            store.release(store.between(end))
+            raise
+        return logits
+
+    def rerun(self, store: CellStore, slots: Tensor, *, ahead: bool = False) -> Tensor:
+        """Overwrite the rows of cells (slots in position order) by new ones; logits [vocabulary] after the last.
+
+        In passes, which is the same as one: a token sees only earlier ones of them. With `ahead` it sees all other
+        cells. On an exception all rows are as before.
+        """
+        with restored_on_error(store, slots):
+            for part in torch.split(slots, self.chunk):
+                logits = self.over(PassCache(store, compact(part)), ahead_of=slots if ahead else None)
+        return logits[-1]
+
+    def deviation(self, store: CellStore, slots: Tensor, layer: int) -> Tensor:
+        """[cells]: the Euclidean norm of what `rerun` would change in K and V at `layer`. Changes nothing."""
+        norms = []
+        with restored(store, slots, below=layer):
+            for part in torch.split(slots, self.chunk):
+                cache = PassCache(store, compact(part), stop_at=layer)
+                with suppress(PassStopped):
+                    self.over(cache)
+                norms.append(cache.distance())
+        return torch.cat(norms)
+
+
+@contextmanager
+def restored(store: CellStore, slots: Tensor, below: int | None = None) -> Iterator[None]:
+    """Put the rows of these slots back after the block; with `below`, those of the layers before it."""
+    where = compact(slots)
+    before = store.read(where, below)
+    try:
+        yield
+    finally:
+        store.write(where, before)
+
+
+@contextmanager
+def restored_on_error(store: CellStore, slots: Tensor) -> Iterator[None]:
+    """Put the rows of these slots back if the block raises."""
+    where = compact(slots)
+    before = store.read(where)
+    try:
+        yield
+    except BaseException:
+        store.write(where, before)
+        raise
+
+
+def _mask(
+    store: CellStore, slots: Slots, positions: Tensor, device: torch.device, ahead_of: Tensor | None = None
+) -> Tensor | None:
+    """Additive [1, 1, tokens, slots in use]: a token sees the cells at positions up to its own; with `ahead_of`, those
+    in all other slots as well.
+
+    None where SDPA's own choice is the same and quicker: nothing to hide from a single token, or all cells in this
+    pass, in order, so that its causal kernel applies.
+    """
+    held = store.position[: store.used]
+    if isinstance(slots, slice) and len(positions) == len(held):
+        return None
+    if len(positions) == 1 and bool(held.max() <= positions[0]):
+        return None
+    hidden = held.to(device)[None, :] > positions.to(device)[:, None]
+    if ahead_of is not None:
+        among = held == EMPTY
+        among[ahead_of] = True
+        hidden &= among.to(device)
+    mask = torch.zeros(hidden.shape, dtype=store.layout.dtype, device=device)
+    return mask.masked_fill_(hidden, float("-inf"))[None, None]

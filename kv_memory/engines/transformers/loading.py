@@ -1,0 +1,128 @@
+"""A causal language model and its tokenizer, from a directory or the hub, with errors that say what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from kv_memory.engines.base import Engine
+from kv_memory.engines.transformers.probe import check_layer_types
+from kv_memory.errors import ModelError
+
+SMALL = 1_000_000_000
+"""Parameters below which float32 on a CPU is worth its memory: most CPUs compute bfloat16 several times slower."""
+
+# What transformers and torch raise for a model that they cannot read, or not in this way: no such file or repository,
+# unknown architecture, broken JSON or weights, a device that is not there, a dtype that is none.
+_READ_ERRORS = (
+    AssertionError,
+    AttributeError,
+    ImportError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+)
+
+
+def load_model(
+    name: str,
+    device: str | torch.device | None,
+    dtype: str | torch.dtype | None,
+    check: Callable[[dict[str, Any]], object] = lambda config: None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model on its device, and its tokenizer.
+
+    `device`: CUDA where there is one, else the CPU. `dtype`: on CUDA the checkpoint's if that has 16 bits, else
+    bfloat16; on the CPU float32 for a model of less than a thousand million parameters, else the checkpoint's.
+    Raises ModelError, UnsupportedModelError for layers that cannot be edited, and what `check` raises, which is given
+    the text model's configuration, before the weights are read.
+    """
+    name = _checked(name)
+    with reading(name):
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        config = AutoConfig.from_pretrained(name)
+        check_layer_types(config)
+        check(config.get_text_config(decoder=True).to_dict())
+        tokenizer = load_tokenizer(name)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype or _choose_dtype(config, place)).to(place)
+    return model, tokenizer
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a directory or hub id. Raises ModelError where it has none, and what transformers raises."""
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    # Where its files are missing, transformers makes some models a tokenizer that knows its special tokens only.
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise ModelError(f"{name} has no tokenizer; save the model's tokenizer into it with save_pretrained.")
+    return tokenizer
+
+
+def is_gguf(name: str | Path) -> bool:
+    """Whether this names a GGUF file: by its ending, or by how an existing file begins."""
+    path = Path(name).expanduser()
+    if path.suffix.lower() == ".gguf":
+        return True
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"
+
+
+def load_gguf(
+    path: Path,
+    device: str | None,
+    dtype: str | None,
+    check: Callable[[dict[str, Any]], object] = lambda config: None,
+    probe_layers: tuple[int, ...] | None = None,
+) -> Engine:
+    """The llama.cpp engine of a file; `dtype` is of K and V. Raises ModelError, and as LlamaCppEngine.load does."""
+    from kv_memory.engines.llama_cpp import LlamaCppEngine
+
+    if device not in (None, "cpu"):
+        raise ModelError(f"GGUF models run on the CPU here, not on {device}; leave device out.")
+    return LlamaCppEngine.load(path, check, dtype=dtype, probe_layers=probe_layers)
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """What transformers and torch raise in the block for a model that they cannot read, as a ModelError."""
+    try:
+        yield
+    except _READ_ERRORS as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ModelError(
+            f"Cannot load {name!r} as a causal language model ({reason}); give a directory saved with save_pretrained, "
+            "or the id of a model on the Hugging Face hub that this machine can reach."
+        ) from error
+
+
+def _checked(name: str) -> str:
+    """The directory, or the hub id; tells a missing or empty directory from an id before the hub is asked for it."""
+    path = Path(name).expanduser()
+    if path.exists():
+        if not (path / "config.json").is_file():
+            raise ModelError(
+                f"{name} is not a model: it has no config.json; give a directory saved with save_pretrained."
+            )
+        return str(path)
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise ModelError(f"{name} does not exist; give a directory saved with save_pretrained, or a hub id.")
+    return name
+
+
+def _choose_dtype(config: Any, device: torch.device) -> torch.dtype:
+    stored = getattr(config, "dtype", None) or torch.float32
+    if device.type == "cuda":
+        return stored if stored.itemsize == 2 else torch.bfloat16
+    with torch.device("meta"):
+        size = AutoModelForCausalLM.from_config(config).num_parameters()
+    return torch.float32 if size < SMALL else stored

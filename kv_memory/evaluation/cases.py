@@ -1,0 +1,161 @@
+"""What a calibration erases: spans of given length with given text after them, and questions with known answers.
+
+A case is token ids and nothing else, so that an engine runs it directly. Text cases need no labels and serve any model;
+world cases are questions on generated conversations (kv_memory.synthetic.worlds), which most chat models can answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from random import Random
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from kv_memory.conversation.chat_format import ChatFormat
+from kv_memory.conversation.ledger import Ledger
+from kv_memory.conversation.messages import Message, parse_messages
+from kv_memory.conversation.spans import Target
+from kv_memory.conversation.targets import find
+from kv_memory.engines.base import Interval
+from kv_memory.errors import ConversationError
+from kv_memory.positions import merge
+from kv_memory.sessions.reply import read_message
+from kv_memory.synthetic.worlds import Probe, World, make_world
+
+TEXT = "text"
+NEAR, INSIDE = 8, 16
+"""What a text case reads again: so many tokens on each side of the span, and so many of its first ones."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A context, what is erased from it, and what comes then."""
+
+    kind: str
+    """`TEXT`, or the class of the question."""
+    ids: tuple[int, ...]
+    spans: tuple[Interval, ...]
+    """Ascending and disjoint."""
+    tail: tuple[int, ...]
+    """Text: tokens over which divergence is the mean. A question: its tokens, up to where the assistant speaks."""
+    answer: str | None = None
+    """What is right had the spans never been read; None for text."""
+    call: str | None = None
+    """The tool that has to be called, `answer` being its arguments as JSON."""
+
+    def right(self, said: str) -> bool:
+        """Whether an answer is exactly what is right."""
+        calls = read_message(said).get("tool_calls")
+        if self.answer is None or self.call is None:
+            return self.answer is not None and said.strip() == self.answer
+        wanted = [(self.call, json.loads(self.answer))]
+        made = [(call["function"]["name"], json.loads(call["function"]["arguments"])) for call in calls or ()]
+        return made == wanted
+
+    @property
+    def kept(self) -> list[int]:
+        """The ids without the spans."""
+        gone = {position for start, end in self.spans for position in range(start, end)}
+        return [token for position, token in enumerate(self.ids) if position not in gone]
+
+    @property
+    def erased(self) -> int:
+        """How many tokens the spans are."""
+        return sum(end - start for start, end in self.spans)
+
+    @property
+    def following(self) -> int:
+        """Kept tokens after the first span's start."""
+        return len(self.ids) - self.spans[0][0] - self.erased
+
+
+def text_cases(ids: Sequence[int], head: Sequence[int], span: int, following: int, rng: Random) -> Iterator[Case]:
+    """Spans of this many tokens at random places of a text, without end. `head`: what every context begins with.
+
+    Before the span stand as many tokens of text as the span and a tenth of what follows it. The tail is `again`: what
+    really follows seldom depends on the span. Raises ConversationError for a text that is too short.
+    """
+    before = max(NEAR, span + following // 10)
+    length = before + span + following
+    if len(ids) < length:
+        raise ConversationError(
+            f"The text has {len(ids):,} tokens; {length:,} are needed for a span of {span} with {following:,} after "
+            "it: give a longer text, or shorter lengths."
+        )
+    start = len(head) + before
+
+    def case(at: int) -> Case:
+        context, where = (*head, *ids[at : at + length]), (start, start + span)
+        return Case(TEXT, context, (where,), again(context, where))
+
+    return (case(rng.randint(0, len(ids) - length)) for _ in count())
+
+
+def context_head(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The token that the model's contexts begin with, if there is one: much attention may rest on it."""
+    ids: Any = tokenizer("a")["input_ids"]
+    return [ids[0]] if ids and ids[0] == tokenizer.bos_token_id else []
+
+
+def again(ids: tuple[int, ...], span: Interval) -> tuple[int, ...]:
+    """What stands around a span and its beginning, to be read once more: before it, in it, after it.
+
+    A model that still knows the span expects it there; one that never saw it does not. It needs no labels, and no model
+    that answers questions.
+    """
+    start, end = span
+    return ids[max(0, start - NEAR) : min(start + INSIDE, end)] + ids[end : end + NEAR]
+
+
+def world_text(form: ChatFormat, tokens: int, seed: int) -> list[int]:
+    """At least this many tokens of generated conversations, as this model's chat template writes them."""
+    ids: list[int] = []
+    while len(ids) < tokens:
+        world = make_world(seed, 1024, "test")
+        ids += [i for pieces in form.encode(parse_messages(world.messages), world.tools) for p in pieces for i in p.ids]
+        seed += 1
+    return ids
+
+
+def message_cases(form: ChatFormat, tokens: int, seed: int) -> Iterator[Case]:
+    """Messages of generated conversations of about `tokens` tokens, those that questions are about, without end.
+
+    Later text refers to them, as it does to what is really retracted; it seldom does to a span at a random place.
+    """
+    for world_seed in count(seed):
+        world = make_world(world_seed, tokens, "test")
+        targets = {probe.target: probe for probe in world.probes}
+        yield from world_cases(form, world, list(targets.values()))
+
+
+def ledger_of(form: ChatFormat, messages: Sequence[Message], tools: list[dict[str, Any]] | None = None) -> Ledger:
+    """Which cells these messages occupy, read as one conversation from the first cell on."""
+    ledger, at = Ledger(), 0
+    for message, pieces in zip(messages, form.encode(messages, tools), strict=True):
+        ledger.append(message, pieces, at)
+        at += sum(len(piece.ids) for piece in pieces)
+    return ledger
+
+
+def cells_of(ledger: Ledger, target: Target) -> tuple[Interval, ...]:
+    """The cells that the target means, as a case's spans. Raises as `targets.find`."""
+    return tuple(merge(i for chosen in find(ledger, target) for i in chosen.intervals()))
+
+
+def world_cases(form: ChatFormat, world: World, probes: Sequence[Probe]) -> Iterator[Case]:
+    """One case a probe: the conversation, the cells of what the probe names, and the question."""
+    if not probes:
+        return
+    messages = parse_messages(world.messages)
+    ledger = ledger_of(form, messages, world.tools)
+    ids = tuple(ledger.token_ids())
+    spans = {target: cells_of(ledger, target) for target in {probe.target for probe in probes}}
+    head = form.generation_prompt([*messages, Message("user", probes[0].question)], world.tools).ids  # all the same
+    for probe in probes:
+        asked = [*messages, Message("user", probe.question)]
+        question = [i for piece in form.encode(asked, world.tools, start=len(messages))[0] for i in piece.ids]
+        yield Case(probe.kind, ids, spans[probe.target], (*question, *head), probe.without, probe.call)

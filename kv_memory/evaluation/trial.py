@@ -1,0 +1,116 @@
+"""One case before and after an eraser, beside never-saw: divergence, agreement and time.
+
+Agreement is read off one forward pass: greedy decoding gives never-saw's answer exactly if each of its tokens is the
+most likely one after those before it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kv_memory.engines.base import Engine, Sampling, SequenceId
+from kv_memory.erasers.base import Eraser
+from kv_memory.evaluation.cases import Case
+from kv_memory.evaluation.metrics import mean_kl
+
+ANSWER_TOKENS = 128
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one eraser did to one case."""
+
+    kl: float
+    """Mean KL from never-saw over the tokens that follow, or over never-saw's answer; in nats."""
+    agrees: bool
+    """Greedy decoding gives never-saw's tokens."""
+    seconds: float
+    recomputed: int
+
+
+class Trial:
+    """A case, read with and without its spans."""
+
+    def __init__(self, engine: Engine, case: Case, read: SequenceId, never: SequenceId) -> None:
+        self.engine = engine
+        self.case = case
+        self.read = read
+        answer = [] if case.answer is None else self._greedy(never)
+        self.answer = engine.tokenizer.decode(answer).strip()
+        """Never-saw's; empty for text."""
+        # What comes after the answer is scored as well, its end as a rule; the last token is not read, so any will do.
+        self._asked = [*case.tail, *answer] if case.answer is None else [*case.tail, *answer, 0]
+        self._scored = slice(0 if case.answer is None else len(case.tail), None)
+        self._reference = self._score(never)
+
+    @property
+    def answered(self) -> bool:
+        """Whether never-saw's answer says what is right, perhaps with words around it."""
+        right = self.case.answer
+        return right is not None and (self.case.right(self.answer) or (self.case.call is None and right in self.answer))
+
+    def run(self, eraser: Eraser | None) -> Outcome:
+        """Erase from a copy and score it; nothing is erased with None."""
+        with self.erased(eraser) as (seq, seconds, recomputed):
+            scores = self._score(seq)
+        return Outcome(
+            kl=mean_kl(self._reference, scores),
+            agrees=bool((scores.argmax(-1) == self._reference.argmax(-1)).all()),
+            seconds=seconds,
+            recomputed=recomputed,
+        )
+
+    def answer_after(self, eraser: Eraser | None) -> str:
+        """The greedy answer after erasing."""
+        with self.erased(eraser) as (seq, _, _):
+            return self.engine.tokenizer.decode(self._greedy(seq)).strip()
+
+    @contextmanager
+    def erased(self, eraser: Eraser | None) -> Iterator[tuple[SequenceId, float, int]]:
+        """A copy with the spans erased, the seconds that took, and the tokens that were recomputed."""
+        seq = self.engine.fork(self.read)
+        try:
+            started = now()
+            done = eraser.erase(self.engine, seq, self.case.spans) if eraser else None
+            yield seq, now() - started, done.recomputed if done else 0
+        finally:
+            self.engine.free(seq)
+
+    def _score(self, seq: SequenceId) -> Tensor:
+        return self.engine.score(seq, self._asked)[self._scored]
+
+    def _greedy(self, seq: SequenceId) -> list[int]:
+        """The answer's tokens. Leaves the sequence as it was."""
+        start = self.engine.next_position(seq)
+        try:
+            self.engine.prefill(seq, self.case.tail)
+            answer = self.engine.generate(seq, Sampling(max_tokens=ANSWER_TOKENS))
+            return [token.id for token in answer if token.id >= 0]
+        finally:
+            self.engine.truncate(seq, start)
+
+
+@contextmanager
+def trial(engine: Engine, case: Case) -> Iterator[Trial]:
+    """Read a case; its cells are given back after the block."""
+    read, never = engine.create(), engine.create()
+    try:
+        engine.prefill(read, case.ids)
+        engine.prefill(never, case.kept)
+        yield Trial(engine, case, read, never)
+    finally:
+        engine.free(read)
+        engine.free(never)
+
+
+def now() -> float:
+    """Seconds, once the GPU is done with what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -1,0 +1,233 @@
+"""Memory: many sessions over one engine; the object that users hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from kv_memory.audit import AuditLog
+from kv_memory.calibration.record import FILE, Calibration, load
+from kv_memory.conversation.chat_format import ChatFormat
+from kv_memory.conversation.messages import parse_messages
+from kv_memory.conversation.spans import Target, target_name
+from kv_memory.conversation.targets import find
+from kv_memory.engines.base import Engine
+from kv_memory.erasers import get_eraser, is_files
+from kv_memory.erasers.base import Eraser
+from kv_memory.erasers.steer import Steer
+from kv_memory.errors import ContextLengthError, ConversationError, TargetError, UnknownTargetError
+from kv_memory.policy.config import Heal, Policy
+from kv_memory.sessions.branch import Branch
+from kv_memory.sessions.heal import Healer
+from kv_memory.sessions.report import RetractionReport
+from kv_memory.sessions.session import Session
+from kv_memory.sessions.state import SessionState
+from kv_memory.trained.files import BESIDE, TrainedEraser, open_eraser
+
+
+class Memory:
+    """A model and the conversations that it has in mind.
+
+    ```python
+    memory = Memory()  # the embedded pocket model; or a path, a hub id, a .gguf file, a ready engine
+    session = memory.session("thread-1")
+    reply = session.chat(messages)
+    report = session.retract("call_1", reason="the API returned a wrong price")
+    ```
+
+    Sessions share the engine: one forward pass at a time. When their cells exceed `max_tokens`, the conversations used
+    least recently lose theirs and are read again when they are needed; what was retracted from them stays retracted.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Engine | None = None,
+        *,
+        eraser: str | Path | Eraser | None = None,
+        calibration: Calibration | str | Path | None = None,
+        max_tokens: int | None = None,
+        policy: Policy | str | Path | None = None,
+        audit: AuditLog | str | Path | None = None,
+        heal: Heal | None = None,
+        on_heal: Callable[[RetractionReport], object] | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+    ) -> None:
+        """`eraser`: how to erase where a call does not say; by default as `default_eraser` chooses. A trained eraser,
+        by its directory, .gguf file or hub id, is loaded into the engine; then its calibration chooses, or `steer` is
+        the default where it has none. One in the folder `eraser` of the model's directory, as the pocket model has it,
+        is loaded when `steer` is first asked for by name.
+
+        `calibration`: of this model, or its file; by default the trained eraser's, or the calibration.json in the
+        model's directory, if there is one. A ready engine keeps the probe layers that it has.
+
+        `max_tokens`: cells of all sessions together; by default four times the model's context.
+
+        `policy`: how retractions are made and who may ask for them; a Policy, or its .toml or .yaml file.
+
+        `audit`: the log in which each retraction is written down, or its file. What it says was retracted in a session
+        stays retracted in this process too. A retraction that cannot be written down is not made.
+
+        `heal`: when what an approximate eraser left is read again exactly: in idle time, in chunks that stand back for
+        calls, where `max_tokens` has room for a copy; now, before the call that erased returns; or never; by default
+        as the policy says. `on_heal` hears, in the healing thread, of each retraction that was made exact so.
+
+        Raises ModelError (a path that is not a model, or an eraser that is not this model's), UnsupportedModelError
+        (its cache cannot be edited), UnsupportedOperationError (the engine lacks what the eraser needs), KVMemoryError
+        (a calibration that cannot be read, or of a model of another shape), PolicyError, AuditError.
+        """
+        trained = open_eraser(eraser) if isinstance(eraser, (str, Path)) and is_files(eraser) else None
+        if calibration is None and trained is not None:
+            calibration = trained.calibration
+        if calibration is None and not isinstance(model, Engine):
+            beside = _path(model) / FILE
+            calibration = beside if beside.is_file() else None
+        own = None if isinstance(model, Engine) else _path(model) / BESIDE
+        self._own_eraser = own if own is not None and own.is_dir() else None
+        self.calibration = load(Path(calibration)) if isinstance(calibration, (str, Path)) else calibration
+        self.engine = model if isinstance(model, Engine) else _load(model, self.calibration, trained, device, dtype)
+        self.format = ChatFormat(self.engine.tokenizer)
+        self.eraser: Eraser | None = None
+        if trained is not None:
+            trained.load(self.engine)
+            self.eraser = None if trained.calibration else Steer()
+        elif eraser is not None:
+            self.eraser = self.equip(eraser if isinstance(eraser, Eraser) else str(eraser))
+        self.max_tokens = max_tokens or 4 * self.engine.capabilities.max_positions
+        self.policy = Policy.load(policy) if isinstance(policy, (str, Path)) else policy or Policy()
+        self.audit = AuditLog(audit) if isinstance(audit, (str, Path)) else audit
+        if self.audit is not None:
+            self.audit.close_unfinished()
+        self.heal = heal
+        self.on_heal = on_heal
+        self.healer = Healer(self.engine.lock, self._to_heal, self._answering, self._healed)
+        self._sessions: dict[str, Session] = {}
+
+    def equip(self, eraser: str | Eraser) -> Eraser:
+        """The eraser of this name, as `get_eraser`, that the engine can run: for the first one that steers, the trained
+        eraser in the model's directory is loaded. Raises UnsupportedOperationError where it cannot run."""
+        found = get_eraser(eraser)
+        if self._own_eraser is not None and "steering" in found.lacking(self.engine):
+            with self.engine.lock:
+                if self.engine.capabilities.steering is None:  # nobody loaded it meanwhile
+                    open_eraser(self._own_eraser).load(self.engine)
+        found.check(self.engine)
+        return found
+
+    def session(self, session_id: str) -> Session:
+        """The session of this id; a new one when there is none."""
+        with self.engine.lock:
+            if session_id not in self._sessions:
+                self._sessions[session_id] = Session(self, session_id)
+            return self._sessions[session_id]
+
+    def new_session(self, session_id: str) -> Session:
+        """A new session; ConversationError when the id is taken."""
+        with self.engine.lock:
+            if session_id in self._sessions:
+                raise ConversationError(f"There is already a session {session_id!r}; choose another id.")
+            return self.session(session_id)
+
+    def get(self, session_id: str) -> Session | None:
+        """The session of this id, if there is one; waits for nothing."""
+        return self._sessions.get(session_id)
+
+    def sessions(self) -> list[str]:
+        """The ids of all sessions."""
+        return list(self._sessions)
+
+    def forget(self, session_id: str) -> None:
+        """Remove a session, its cells and what it knew; no error when there is none."""
+        with self.engine.lock:
+            session = self._sessions.pop(session_id, None)
+            if session is not None:
+                session.forget()
+
+    def count_tokens(self, messages: Any, tools: list[dict[str, Any]] | None = None) -> int:
+        """How many cells a conversation needs."""
+        return sum(len(piece.ids) for pieces in self.format.encode(parse_messages(messages), tools) for piece in pieces)
+
+    def make_room(self, tokens: int, keep: Branch) -> None:
+        """Evict the branches used least recently until `tokens` more cells fit beside those of `keep`."""
+        branches = [branch for session in self._sessions.values() for branch in session.branches if branch.resident]
+        total = sum(branch.cells for branch in {id(b): b for b in [*branches, keep]}.values()) + tokens
+        for branch in sorted(branches, key=lambda b: b.used):
+            if total <= self.max_tokens:
+                return
+            if branch is not keep and not branch.busy:
+                total -= branch.cells
+                branch.evict()
+        if total > self.max_tokens:
+            raise ContextLengthError(
+                f"The conversation needs {total:,} cells and this memory holds at most {self.max_tokens:,}; "
+                "raise max_tokens or shorten the conversation."
+            )
+
+    def _branches(self) -> Iterator[tuple[Session, Branch]]:
+        return ((session, branch) for session in list(self._sessions.values()) for branch in session.branches)
+
+    def _answering(self) -> bool:
+        return any(branch.busy for _, branch in self._branches())
+
+    def _to_heal(self) -> list[Branch]:
+        """The branches that are not exact and have room for a copy, the one that was used last first."""
+        resident = [(session, branch) for session, branch in self._branches() if branch.resident]
+        room = self.max_tokens - sum(branch.cells for _, branch in resident)
+        heal = [
+            branch
+            for session, branch in resident
+            if session.heals and branch.heals and branch.cells <= room and not session.undoable(branch)
+        ]
+        heal = [branch for branch in heal if branch.ledger.approximate_from is not None]
+        return sorted(heal, key=lambda b: -b.used)
+
+    def _healed(self, healed: Branch) -> None:
+        for session, branch in list(self._branches()):
+            if branch is healed:
+                session.note_healed()
+
+    def explain_unknown(self, session: SessionState, target: Target) -> UnknownTargetError:
+        """The error for a target that this session does not hold; says so if another one does."""
+        name = target_name(target)
+        for other in self._sessions.values():
+            for branch in other.branches if other is not session else ():
+                try:
+                    find(branch.ledger, target)
+                except TargetError:
+                    continue
+                return UnknownTargetError(
+                    f"Nothing in session {session.id!r} has the id {name!r}; session {other.id!r} does: retract there."
+                )
+        return UnknownTargetError(f"Nothing in session {session.id!r} has the id {name!r}; spans() lists the ids.")
+
+
+def _path(model: str | Path | None) -> Path:
+    from kv_memory.pocket import model_path
+
+    return model_path() if model is None else Path(model).expanduser()
+
+
+def _load(
+    model: str | Path | None,
+    calibration: Calibration | None,
+    trained: TrainedEraser | None,
+    device: str | None,
+    dtype: str | None,
+) -> Engine:
+    from kv_memory.engines.transformers import TransformersEngine
+    from kv_memory.engines.transformers.loading import is_gguf, load_gguf, load_model
+
+    name = "pocket" if model is None else str(model)
+
+    def check(config: dict[str, Any]) -> None:
+        if calibration is not None:
+            calibration.check(config)
+        if trained is not None:
+            trained.check(name, config)
+
+    layers = calibration.influence.probe_layers if calibration else None
+    if model is not None and is_gguf(model):
+        return load_gguf(Path(model), device, dtype, check, probe_layers=layers)
+    loaded, tokenizer = load_model(str(_path(model) if model is None else model), device, dtype, check)
+    return TransformersEngine(loaded, tokenizer, name=name, probe_layers=layers)

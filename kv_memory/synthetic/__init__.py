@@ -1,0 +1,1 @@
+"""Generated conversations with known answers, for calibration, training and evaluation."""

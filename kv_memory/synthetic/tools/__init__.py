@@ -1,0 +1,1 @@
+"""Generated tools, and requests whose right call is known."""

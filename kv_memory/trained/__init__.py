@@ -1,0 +1,1 @@
+"""Trained erasers as files: PEFT directories with eraser.json, and GGUF adapters."""

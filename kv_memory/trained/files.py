@@ -1,0 +1,208 @@
+"""Trained erasers as files: a directory with a LoRA saved by PEFT and `eraser.json`, which says what it is for.
+
+The published eraser (KVEraser, arXiv 2606.17034) is the LoRA alone, and loads too; so does a .gguf file, into GGUF
+models. Nothing is loaded into an engine before all that the files say fits its model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from kv_memory.calibration.record import Calibration, replacing, shape_of
+from kv_memory.engines.adapter_check import WEIGHTS, read_adapter
+from kv_memory.engines.base import Engine, Steering
+from kv_memory.engines.transformers.fingerprint import revision_of
+from kv_memory.engines.transformers.loading import is_gguf
+from kv_memory.erasers import ERASERS, POCKET
+from kv_memory.errors import ModelError
+from kv_memory.pocket import model_path
+
+FILE = "eraser.json"
+CONFIG = "adapter_config.json"
+BESIDE = "eraser"
+"""Folder in a model's directory with the trained eraser that comes with it."""
+
+
+class EraserRecord(BaseModel):
+    """What eraser.json says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    model: str
+    """Path or hub id of the base model."""
+    revision: str | None = None
+    """Its commit on the hub, where that is known."""
+    weights: str | None = None
+    """As `Engine.weights_digest`: tells models of one shape apart."""
+    shape: dict[str, int | str]
+    """As calibration.record.shape_of."""
+    slots: int | None = Field(default=None, ge=1)
+    """This and the next four: as Steering's."""
+    spread: bool = False
+    sees_suffix: bool = False
+    token: int | None = Field(default=None, ge=0)
+    closes: bool = False
+    recipe: dict[str, Any] = {}
+    """How it was trained."""
+    seed: int | None = None
+    lengths: tuple[int, ...] = ()
+    """Tokens of the contexts that it was trained on."""
+    calibration: Calibration | None = None
+    """What it and the other erasers leave behind and cost on this model."""
+
+    @model_validator(mode="after")
+    def _steering_is_possible(self) -> EraserRecord:
+        if self.token is not None and self.token >= int(self.shape.get("vocab_size", self.token + 1)):
+            raise ValueError(f"the slots' token {self.token} is not in the model's vocabulary")
+        if self.closes and (self.spread or self.slots is None):
+            raise ValueError("a gap is closed behind slots that are a span's first cells")
+        return self
+
+    @classmethod
+    def of(cls, engine: Engine, steering: Steering | None = None, **more: Any) -> EraserRecord:
+        """For an eraser of this engine's model. `more`: other fields, such as recipe, lengths or calibration."""
+        known = {"model": engine.name, "revision": revision_of(engine.name), "weights": engine.weights_digest()}
+        used = (
+            {} if steering is None else {name: value for name, value in asdict(steering).items() if name != "adapter"}
+        )
+        return cls.model_validate({**known, "shape": shape_of(engine.config), **used, **more})
+
+    def steering(self, adapter: str) -> Steering:
+        """How its adapter, loaded under this name, is to be used."""
+        return Steering(adapter, self.slots, self.spread, self.sees_suffix, self.token, self.closes)
+
+    def save(self, folder: Path) -> None:
+        """Write eraser.json beside the adapter. Raises KVMemoryError where it cannot be written."""
+        with replacing(folder / FILE) as draft:
+            draft.write_text(self.model_dump_json(indent=1) + "\n")
+
+
+@dataclass(frozen=True)
+class TrainedEraser:
+    """An eraser directory, read but not loaded."""
+
+    folder: Path
+    """Or its .gguf file."""
+    record: EraserRecord | None
+    """None for a plain LoRA."""
+    base: str | None
+    """The base model's path or hub id, and its commit, as PEFT's config has them."""
+    revision: str | None
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Of its base model with this eraser, if it was calibrated."""
+        return self.record.calibration if self.record else None
+
+    def check(self, name: str, config: Mapping[str, Any]) -> None:
+        """Raise ModelError where the model of this name and configuration is not the one that it was trained for."""
+        if self.record is not None:
+            here, there = shape_of(config), self.record.shape
+            for key in {**there, **here}:
+                if here.get(key) != there.get(key):
+                    raise ModelError(
+                        f"The eraser {self.folder} is for {self.record.model} ({key} {there.get(key)}) and {name} has "
+                        f"{key} {here.get(key)}; use one that was trained for it."
+                    )
+        if (self.record is None or self.record.weights is None) and self.base and not _may_be_same(self.base, name):
+            raise ModelError(f"The eraser {self.folder} is for {self.base}, not for {name}; use one trained for it.")
+
+    def load(self, engine: Engine) -> Steering:
+        """Make it the eraser that `steer` uses in this engine. Raises ModelError, with nothing loaded, as `check`."""
+        self.check(engine.name, engine.config)
+        self.check_revision(engine.name, revision_of(engine.name), engine.weights_digest())
+        name = f"eraser-{uuid4().hex[:8]}"
+        steering = self.record.steering(name) if self.record else Steering(name)
+        if steering.sees_suffix and not engine.capabilities.ahead:
+            raise ModelError(
+                f"The slots of the eraser {self.folder} see what follows the span, which the engine of {engine.name} "
+                "cannot show them; load the model with transformers, or use another eraser."
+            )
+        if steering.closes and not engine.capabilities.shift:
+            raise ModelError(
+                f"The eraser {self.folder} closes the gap behind its slots, and the keys of {engine.name} cannot be "
+                "moved; use another eraser."
+            )
+        engine.load_adapter(str(self.folder), name)
+        engine.steer_with(steering)
+        return steering
+
+    def calibrated(self, calibration: Calibration) -> EraserRecord:
+        """Its record with this calibration of its base model; a new one for a plain LoRA."""
+        plain = EraserRecord(model=self.base or calibration.model, revision=self.revision, shape=calibration.shape)
+        return (self.record or plain).model_copy(update={"calibration": calibration})
+
+    def check_revision(self, name: str, revision: str | None, weights: str | None) -> None:
+        """Raise ModelError where it was trained for other weights; by digest where both are known, else by commit."""
+        digests = (self.record.weights if self.record else None, weights)
+        revisions = (self.record.revision if self.record else self.revision, revision)
+        # Equal weights are what counts: a commit may change a text alone.
+        there, here = digests if None not in digests else revisions
+        if there is not None and here is not None and there != here:
+            raise ModelError(
+                f"The eraser {self.folder} is for another revision of {name} ({there}, not {here}); use one "
+                "that was trained for it."
+            )
+
+
+def open_eraser(name: str | Path) -> TrainedEraser:
+    """Read what an eraser directory, .gguf file or hub id says; "pocket" is the pocket model's. Raises ModelError
+    where it is none."""
+    if is_gguf(name):
+        from kv_memory.trained.gguf_file import read_record
+
+        path = Path(name).expanduser()
+        record = read_record(path)
+        return TrainedEraser(path, record, record.model if record else None, record.revision if record else None)
+    folder = _folder(str(name))
+    for needed in (CONFIG, WEIGHTS):
+        if not (folder / needed).is_file():
+            raise ModelError(
+                f"{name} is not a trained eraser: it has no {needed}; give the directory of a LoRA saved by PEFT, a "
+                f"hub id, or one of {', '.join(ERASERS)}."
+            )
+    config, _ = read_adapter(str(folder))
+    return TrainedEraser(folder, _record(folder / FILE), config.base_model_name_or_path, config.revision)
+
+
+def _record(path: Path) -> EraserRecord | None:
+    if not path.is_file():
+        return None
+    try:
+        return EraserRecord.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ModelError(
+            f"{path} is not the record of an eraser of this version ({error.error_count()} problems); train it again "
+            "or remove the file."
+        ) from error
+
+
+def _folder(name: str) -> Path:
+    path = model_path() / BESIDE if name == POCKET else Path(name).expanduser()
+    if path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
+        return path
+    try:
+        return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, FILE]))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ModelError(
+            f"Cannot find the eraser {name!r} ({reason}); give a directory, or a hub id that this machine can reach."
+        ) from error
+
+
+def _may_be_same(base: str, name: str) -> bool:
+    """Whether two names may be of one model; only two hub ids tell that they are not."""
+    return not (_is_hub_id(base) and _is_hub_id(name)) or base.split("/")[1].lower() == name.split("/")[1].lower()
+
+
+def _is_hub_id(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith(("/", ".", "~")) and not Path(name).exists()
