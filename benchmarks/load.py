@@ -86,7 +86,7 @@ def forget(session: Session, story: Story, *, note: bool) -> None:
             return
         if note:
             story.steps.append(("forget", None))
-        session.forget()
+        session.evict()
 
 
 def asked_of(story: Story) -> list[int]:
@@ -98,7 +98,7 @@ class Load:
     """One run."""
 
     def __init__(self, engine: Engine, seed: int, sessions: int = SESSIONS) -> None:
-        self.memory = Memory(engine, heal="never", max_tokens=1 << 20)
+        self.memory = Memory(engine, heal="never", cache_tokens=1 << 20)
         self.stories = [Story(f"s{i}") for i in range(sessions)]
         self.over: list[Story] = []
         self.seed = seed
@@ -155,7 +155,7 @@ class Load:
         with self.memory.engine.lock:
             session.prefill(story.history)
             story.final = _state(session, story)
-            self.memory.forget(story.name)
+            self.memory.delete_session(story.name)
             self.over.append(story)
 
     def run(self, seconds: float) -> float:
@@ -185,7 +185,7 @@ class Load:
         for story in [story for story in self.stories if story.history]:
             self._end(story, self.memory.session(story.name))
         for story in self.over:
-            again, alone = Story(story.name), Memory(self.memory.engine, heal="never", max_tokens=1 << 20)
+            again, alone = Story(story.name), Memory(self.memory.engine, heal="never", cache_tokens=1 << 20)
             other = alone.session(story.name)
             for kind, what in story.steps:
                 match kind:
@@ -198,7 +198,7 @@ class Load:
             other.prefill(again.history)
             if story.final != _state(other, again):
                 found.append(story.name)
-            alone.forget(story.name)
+            alone.delete_session(story.name)
         return found
 
 

@@ -79,7 +79,7 @@ def dependence(memory: Memory, worlds: int, tokens: int) -> dict[str, Any]:
                     if found.message_id in labels:
                         scores[name][labels[found.message_id]].append(found.drop)
             seconds[name].append((times[0], times[1]))
-        memory.forget("base")
+        memory.delete_session("base")
     result = {}
     for name, drops in scores.items():
         yes, no = drops[True], sorted(drops[False])
@@ -113,7 +113,7 @@ def attribution(memory: Memory, worlds: int, tokens: int) -> dict[str, Any]:
             first = max(drops, key=drops.__getitem__) == max(exact, key=exact.__getitem__)
             rank = correlation(ranks([drops[i] for i in exact]), ranks(list(exact.values())))
             found[name].append((rank, first, seconds / cost))
-        memory.forget("base")
+        memory.delete_session("base")
     result = {}
     for name, rows in found.items():
         result[name] = {
@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--model")
     parser.add_argument("--name", default="provenance")
     options = parser.parse_args()
-    memory = Memory(options.model, heal="never", max_tokens=1 << 20)
+    memory = Memory(options.model, heal="never", cache_tokens=1 << 20)
     lengths = {
         str(tokens): {
             "dependence": dependence(memory, options.worlds, tokens),

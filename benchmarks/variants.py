@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from kv_memory.engines.base import Engine, Interval, SequenceId
+from kv_memory.engines.base import Engine, SequenceId
 from kv_memory.erasers.base import Eraser, Erasure
 from kv_memory.erasers.influence import Influence
 from kv_memory.erasers.shift import Shift
 from kv_memory.erasers.shift_influence import ShiftInfluence
 from kv_memory.evaluation.oracle import deviations
-from kv_memory.positions import merge, moved
+from kv_memory.positions import Interval, merge, moved
 
 
 class Rescored(ShiftInfluence):

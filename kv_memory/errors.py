@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from kv_memory.policy.authority import Refusal
+from dataclasses import dataclass
 
 
 class KVMemoryError(Exception):
@@ -46,6 +43,19 @@ class UnsupportedOperationError(KVMemoryError):
 
 class PolicyError(KVMemoryError):
     """A policy cannot be read; the message names the file, the field and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A span that somebody may not retract; holds no text."""
+
+    by: str
+    id: str
+    """The span's."""
+    kind: str
+    """The span's, a SpanKind."""
+    why: str
+    """How to allow it."""
 
 
 class RefusedError(KVMemoryError):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from kv_memory.engines.base import Interval
+Interval = tuple[int, int]
+"""A half-open interval [start, end) of token positions."""
 
 
 def merge(intervals: Iterable[Interval]) -> list[Interval]:
@@ -26,3 +27,12 @@ def moved(position: int, moves: Sequence[tuple[int, int]]) -> int:
             break
         delta = by
     return position + delta
+
+
+def moves_to(old: Sequence[int], new_start: int) -> tuple[tuple[int, int], ...]:
+    """The moves that take positions `old`, ascending, to contiguous ones from `new_start` on."""
+    moves: list[tuple[int, int]] = []
+    for new, position in enumerate(old, new_start):
+        if new - position != (moves[-1][1] if moves else 0):
+            moves.append((position, new - position))
+    return tuple(moves)

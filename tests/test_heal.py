@@ -25,7 +25,7 @@ def memory() -> Iterator[Memory]:
     memory = Memory(ENGINE, heal="never")
     yield memory
     for name in memory.sessions():
-        memory.forget(name)
+        memory.delete_session(name)
 
 
 def read(memory: Memory, name: str = "s", conversation: list[dict[str, Any]] = LONG) -> Session:
@@ -155,7 +155,7 @@ def test_a_call_waits_for_no_more_than_a_chunk(measured: Any) -> None:
 def test_without_room_for_a_copy_it_stays_approximate_until_asked() -> None:
     memory = Memory(ENGINE, heal="idle")
     session = read(memory)
-    memory.max_tokens = session.branches.latest.cells + 10  # type: ignore[union-attr]
+    memory.cache_tokens = session.branches.latest.cells + 10  # type: ignore[union-attr]
     report = session.retract("c1", eraser="drop")
     assert memory.healer.wait(20)
     assert session.report(report.id).status == "approximate"

@@ -103,7 +103,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule()
     def evict(self) -> None:
-        self.session.forget()
+        self.session.evict()
 
     def _marks(self, message: dict[str, Any]) -> list[str]:
         parts = message["content"].split("#")
@@ -143,7 +143,7 @@ class Histories(RuleBasedStateMachine):
         if self.healing is not None:
             self.healing.close()
         for name in self.memory.sessions():
-            self.memory.forget(name)
+            self.memory.delete_session(name)
 
 
 TestHistories = Histories.TestCase

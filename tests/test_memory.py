@@ -13,7 +13,7 @@ from tests.tiny import tiny_engine
 
 
 def test_the_least_recently_used_conversation_is_evicted_and_read_again() -> None:
-    memory = Memory(tiny_engine(), max_tokens=250)
+    memory = Memory(tiny_engine(), cache_tokens=250)
     first, second = memory.session("first"), memory.session("second")
     first.prefill(CONVERSATION)
     second.prefill(CONVERSATION)
@@ -28,7 +28,7 @@ def test_what_was_retracted_stays_retracted_through_an_eviction() -> None:
     session = memory.session("a")
     session.prefill(CONVERSATION)
     session.retract("c1")
-    session.forget()
+    session.evict()
     session.prefill(CONVERSATION)
     assert SECRET not in memory.engine.tokenizer.decode(latest_ids(session))
 
@@ -37,23 +37,23 @@ def test_an_evicted_conversation_can_be_retracted_from() -> None:
     memory = Memory(tiny_engine(), heal="never")
     session = memory.session("a")
     session.prefill(CONVERSATION)
-    session.forget()
+    session.evict()
     assert session.retract("c1").status == "exact"
     session.prefill(CONVERSATION)
     assert SECRET not in memory.engine.tokenizer.decode(latest_ids(session))
 
 
 def test_a_conversation_beyond_the_budget_is_refused() -> None:
-    memory = Memory(tiny_engine(), max_tokens=50)
-    with pytest.raises(ContextLengthError, match="at most 50; raise max_tokens"):
+    memory = Memory(tiny_engine(), cache_tokens=50)
+    with pytest.raises(ContextLengthError, match="at most 50; raise cache_tokens"):
         memory.session("a").prefill(CONVERSATION)
 
 
 def test_a_forgotten_session_is_gone() -> None:
     memory = Memory(tiny_engine(), heal="never")
     memory.session("a").prefill(CONVERSATION)
-    memory.forget("a")
-    memory.forget("a")
+    memory.delete_session("a")
+    memory.delete_session("a")
     assert memory.sessions() == []
     assert memory.session("a").prefill(CONVERSATION).reused == 0
 

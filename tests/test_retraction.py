@@ -102,7 +102,7 @@ def test_a_call_is_retracted_beside_a_text_that_stays(session: Session) -> None:
     session.prefill(talk)
     report = session.retract("c9", eraser="drop")
     assert [(span.kind, span.tool_call_id) for span in report.spans] == [("tool_call", "c9")]
-    assert report.status != "nothing to erase"
+    assert report.status != "noop"
     assert "I look." in text(session)
 
 
@@ -142,7 +142,7 @@ def test_undo_during_an_answer_waits_for_its_end(session: Session) -> None:
 def test_what_is_put_off_is_done_before_the_next_conversation_is_read(session: Session) -> None:
     session.prefill(CONVERSATION)
     done: list[Any] = []
-    session.soon(lambda: done.append(session.retract("c1").tokens_erased))
+    session.defer(lambda: done.append(session.retract("c1").tokens_erased))
     assert done == []
     session.prefill(NEXT)
     assert done == [len(SECRET)]
@@ -217,7 +217,7 @@ def test_a_second_range_is_cut_from_what_the_first_left(session: Session) -> Non
     assert second.tombstones(history)[3]["content"] == "code is "
     assert second.tombstones(CONVERSATION)[3]["content"] == "the code is "
     assert session.prefill(second.tombstones(history)).prefilled == 0
-    session.forget()
+    session.evict()
     session.prefill(history)
     assert "4711" not in text(session)
 

@@ -429,6 +429,6 @@ def test_a_fork_knows_what_was_retracted(session: Session) -> None:
     session.prefill(CONVERSATION)
     session.retract("c1")
     fork = session.fork()
-    fork.forget()
+    fork.evict()
     fork.prefill(CONVERSATION)
     assert SECRET not in session._engine.tokenizer.decode(latest_ids(fork))

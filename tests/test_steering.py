@@ -157,7 +157,7 @@ def test_they_count_as_cells(session: Session) -> None:
 
 def test_evicted_and_read_again_there_are_none(session: Session) -> None:
     session.retract("c1")
-    session.forget()
+    session.evict()
     session.prefill(CONVERSATION)
     assert states(session) == 0
     assert_like_never_saw(session, "c1")

@@ -85,8 +85,8 @@ def test_rows_that_no_longer_fit_are_not_used(session: Session, then: str, monke
         case "expired":
             monkeypatch.setattr("kv_memory.sessions.undo.SECONDS", -1)
         case "evicted":
-            session.forget()
-    assert session.undo(report) == "to be read again"
+            session.evict()
+    assert session.undo(report) == "pending_reread"
     usage = session.prefill(CONVERSATION)
     assert usage.prefilled > 0
     assert in_step(session)
@@ -94,12 +94,12 @@ def test_rows_that_no_longer_fit_are_not_used(session: Session, then: str, monke
 
 def test_nothing_is_kept_unless_asked_for(session: Session) -> None:
     report = session.retract("c1", eraser="drop")
-    assert session.undo(report) == "to be read again"
+    assert session.undo(report) == "pending_reread"
 
 
 def test_an_eraser_that_changes_other_cells_is_undone_by_reading_again(session: Session) -> None:
     report = session.retract("c1", eraser="influence", keep_undo=True)
-    assert session.undo(report) == "to be read again"
+    assert session.undo(report) == "pending_reread"
 
 
 def test_rows_that_are_kept_put_healing_off() -> None:
@@ -128,7 +128,7 @@ def test_rows_are_gone_after_their_time_and_healing_begins(monkeypatch: pytest.M
 
 def test_rows_are_gone_with_the_session(session: Session) -> None:
     report = session.retract("c1", eraser="drop", keep_undo=True)
-    session._memory.forget(session.id)
+    session._memory.delete_session(session.id)
     assert session._kept.of(report.id) == []
 
 
@@ -143,9 +143,9 @@ def test_an_answer_under_way_does_not_cost_the_rows(session: Session) -> None:
 
 def test_undone_twice_there_is_nothing_to_undo(session: Session) -> None:
     report = session.retract("c1", eraser="drop", keep_undo=True)
-    assert session.undo(session.retract("u1", dry_run=True)) == "nothing to undo"
+    assert session.undo(session.retract("u1", dry_run=True)) == "noop"
     assert session.undo(report) == "restored"
-    assert session.undo(report) == "nothing to undo"
+    assert session.undo(report) == "noop"
     assert session.prefill(CONVERSATION).prefilled == 0
 
 
@@ -158,7 +158,7 @@ def test_the_audit_log_says_what_was_done(tmp_path: Path) -> None:
         session.prefill(CONVERSATION)
     assert memory.audit is not None
     said = [row.status for row in memory.audit.entries() if row.kind == "undone"]
-    assert said == ["restored", "to be read again"]
+    assert said == ["restored", "pending_reread"]
 
 
 def test_what_another_retraction_named_too_stays_retracted(session: Session) -> None:

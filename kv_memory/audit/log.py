@@ -15,11 +15,11 @@ from kv_memory.audit import chain, process, queries
 from kv_memory.audit.attempt import Attempt, Outcome
 from kv_memory.audit.errors import AuditError
 from kv_memory.audit.key import Key, Value, beside, make_key, read_key
-from kv_memory.audit.records import AuditRow, Kind, SealedEdit, SpanRecord, TargetRecord, as_json
+from kv_memory.audit.records import AuditRow, Kind, SealedRedaction, SpanRecord, TargetRecord, as_json
 from kv_memory.audit.store import Store
 from kv_memory.audit.verify import Problem, problems
 from kv_memory.conversation.messages import Message, parse_messages
-from kv_memory.conversation.redactions import Edit
+from kv_memory.conversation.redactions import Redaction
 from kv_memory.conversation.spans import Target, target_name
 
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ class AuditLog:
 
     ```python
     log = AuditLog("audit.db")
-    with log.retraction(session="thread-1", targets=["call_1"], edits=edits, by="support", reason="wrong price") as it:
+    with log.retraction(
+        session="thread-1", targets=["call_1"], redactions=redactions, by="support", reason="wrong price"
+    ) as it:
         ...
         it.outcome = Outcome("exact", eraser="recompute", tokens_erased=120, tokens_recomputed=800)
     ```
@@ -78,7 +80,7 @@ class AuditLog:
         *,
         session: str,
         targets: Sequence[Target],
-        edits: Iterable[Edit | SealedEdit],
+        redactions: Iterable[Redaction | SealedRedaction],
         spans: Iterable[Spanned] = (),
         by: str = "",
         reason: str = "",
@@ -90,7 +92,7 @@ class AuditLog:
         the work was done), or the outcome cannot.
         """
         attempt = Attempt()
-        self._write("intent", session, attempt.id, by=by, reason=reason, **self._named(targets, spans, edits))
+        self._write("intent", session, attempt.id, by=by, reason=reason, **self._named(targets, spans, redactions))
         started = time.perf_counter()
         try:
             yield attempt
@@ -113,14 +115,14 @@ class AuditLog:
         self,
         session: str,
         retraction: str,
-        edits: Iterable[Edit | SealedEdit],
+        redactions: Iterable[Redaction | SealedRedaction],
         *,
         spans: Iterable[Spanned] = (),
         by: str = "",
         reason: str = "",
     ) -> None:
         """More is to be retracted by a retraction under way: another intent, on the disk before that is done."""
-        self._write("intent", session, retraction, by=by, reason=reason, **self._named((), spans, edits))
+        self._write("intent", session, retraction, by=by, reason=reason, **self._named((), spans, redactions))
 
     def outcome(self, session: str, retraction: str, outcome: Outcome) -> None:
         """How a retraction ended; for one whose outcome was `queued` again, once it has been applied."""
@@ -161,32 +163,34 @@ class AuditLog:
         session: str,
         retraction: str,
         *,
-        edits: Iterable[Edit | SealedEdit] | None = None,
+        redactions: Iterable[Redaction | SealedRedaction] | None = None,
         by: str = "",
         reason: str = "",
         status: str | None = None,
     ) -> None:
-        """A retraction is taken back, or only these `edits` of it: `retracted` no longer counts them.
+        """A retraction is taken back, or only these `redactions` of it: `retracted` no longer counts them.
 
         `status`: whether its cells are put back, or the text is to be read again.
         """
-        part = None if edits is None else self.seal(edits)
+        part = None if redactions is None else self.seal(redactions)
         if part != ():
             held = None if part is None else as_json(part)
-            self._write("undone", session, retraction, by=by, reason=reason, status=status, edits=held)
+            self._write("undone", session, retraction, by=by, reason=reason, status=status, redactions=held)
 
-    def seal(self, edits: Iterable[Edit | SealedEdit]) -> tuple[SealedEdit, ...]:
-        """Edits as the log may hold them; those that are sealed stay as they are."""
+    def seal(self, redactions: Iterable[Redaction | SealedRedaction]) -> tuple[SealedRedaction, ...]:
+        """Redactions as the log may hold them; those that are sealed stay as they are."""
         key = self._secret()
-        return tuple(e if isinstance(e, SealedEdit) else SealedEdit.of(e, key.seal(e.digest)) for e in edits)
+        return tuple(
+            e if isinstance(e, SealedRedaction) else SealedRedaction.of(e, key.seal(e.digest)) for e in redactions
+        )
 
-    def unseal(self, sealed: Iterable[SealedEdit], messages: Iterable[Message]) -> list[Edit]:
-        """The edits again, of those messages that are in this conversation; the others stay sealed."""
+    def unseal(self, sealed: Iterable[SealedRedaction], messages: Iterable[Message]) -> list[Redaction]:
+        """The redactions again, of those messages that are in this conversation; the others stay sealed."""
         key = self._secret()
         digests = {key.seal(digest): digest for digest in {message.digest() for message in messages}}
-        return [edit.opened(digests[edit.seal]) for edit in sealed if edit.seal in digests]
+        return [redaction.opened(digests[redaction.seal]) for redaction in sealed if redaction.seal in digests]
 
-    def retracted(self, session: str) -> list[SealedEdit]:
+    def retracted(self, session: str) -> list[SealedRedaction]:
         """All that was to be retracted in a session and was not undone, whether or not the work was finished.
 
         A process that died in the middle took its cache along; what was wished still holds.
@@ -236,12 +240,12 @@ class AuditLog:
         return self._key
 
     def _named(
-        self, targets: Sequence[Target], spans: Iterable[Spanned], edits: Iterable[Edit | SealedEdit]
+        self, targets: Sequence[Target], spans: Iterable[Spanned], redactions: Iterable[Redaction | SealedRedaction]
     ) -> dict[str, Value | None]:
         return {
             "targets": as_json(self._target(target) for target in targets),
             "spans": as_json(SpanRecord.of(span) for span in spans),
-            "edits": as_json(self.seal(edits)),
+            "redactions": as_json(self.seal(redactions)),
         }
 
     def _target(self, target: Target) -> TargetRecord:

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Mapping
 
 from kv_memory.audit.key import Value
-from kv_memory.audit.records import AuditRow, SealedEdit, from_row
+from kv_memory.audit.records import AuditRow, SealedRedaction, from_row
 
 _WISHES = "SELECT * FROM rows WHERE session = ? AND kind IN ('intent', 'undone') ORDER BY number"
 
@@ -28,17 +28,17 @@ def rows(connection: sqlite3.Connection, wanted: Mapping[str, Value | None], lim
     return [from_row(row) for row in found][::-1]
 
 
-def wished(connection: sqlite3.Connection, session: str) -> list[SealedEdit]:
+def wished(connection: sqlite3.Connection, session: str) -> list[SealedRedaction]:
     """What the intents of a session were to take out, less what was taken back of it later."""
-    held: dict[str, dict[SealedEdit, None]] = {}
+    held: dict[str, dict[SealedRedaction, None]] = {}
     for found in connection.execute(_WISHES, (session,)):
         row = from_row(found)
         if row.kind == "intent":
-            held.setdefault(row.retraction, {}).update(dict.fromkeys(row.edits))
+            held.setdefault(row.retraction, {}).update(dict.fromkeys(row.redactions))
         else:
-            left = held.pop(row.retraction, {}) if row.edits else {}
-            held[row.retraction] = {edit: None for edit in left if edit not in row.edits}
-    return list(dict.fromkeys(edit for edits in held.values() for edit in edits))
+            left = held.pop(row.retraction, {}) if row.redactions else {}
+            held[row.retraction] = {redaction: None for redaction in left if redaction not in row.redactions}
+    return list(dict.fromkeys(redaction for redactions in held.values() for redaction in redactions))
 
 
 def unfinished(connection: sqlite3.Connection) -> list[AuditRow]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kv_memory.audit.errors import AuditError
-from kv_memory.conversation.redactions import Edit
+from kv_memory.conversation.redactions import Redaction
 from kv_memory.conversation.spans import SpanKind
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class SealedEdit(_Record):
-    """An `Edit` with a keyed hash in the place of the digest: it says nothing of the message to who has no key."""
+class SealedRedaction(_Record):
+    """An `Redaction` with a keyed hash in the place of the digest: it says nothing of the message to who has no key."""
 
     role: str
     message_id: str | None
@@ -36,13 +36,13 @@ class SealedEdit(_Record):
     calls: frozenset[int]
 
     @classmethod
-    def of(cls, edit: Edit, seal: str) -> SealedEdit:
-        """This edit under this seal."""
-        return cls(seal=seal, **edit.model_dump(exclude={"digest"}))
+    def of(cls, redaction: Redaction, seal: str) -> SealedRedaction:
+        """This redaction under this seal."""
+        return cls(seal=seal, **redaction.model_dump(exclude={"digest"}))
 
-    def opened(self, digest: str) -> Edit:
-        """The edit, of the message with this digest."""
-        return Edit(digest=digest, **self.model_dump(exclude={"seal"}))
+    def opened(self, digest: str) -> Redaction:
+        """The redaction, of the message with this digest."""
+        return Redaction(digest=digest, **self.model_dump(exclude={"seal"}))
 
 
 class TargetRecord(_Record):
@@ -83,7 +83,7 @@ class AuditRow(_Record):
     reason: str = ""
     targets: tuple[TargetRecord, ...] = ()
     spans: tuple[SpanRecord, ...] = ()
-    edits: tuple[SealedEdit, ...] = ()
+    redactions: tuple[SealedRedaction, ...] = ()
     pid: int
     """Of the process that wrote the row."""
     process: str
@@ -100,7 +100,7 @@ class AuditRow(_Record):
     """Keyed hash over the row and the hash of the row before it."""
 
 
-_JSON = ("targets", "spans", "edits")
+_JSON = ("targets", "spans", "redactions")
 
 
 def as_json(records: Iterable[BaseModel]) -> str:

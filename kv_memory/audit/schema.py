@@ -28,7 +28,7 @@ _FIRST = (
         reason TEXT,
         targets TEXT,
         spans TEXT,
-        edits TEXT,
+        redactions TEXT,
         pid INTEGER NOT NULL,
         process TEXT NOT NULL,
         status TEXT,

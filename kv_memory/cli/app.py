@@ -125,9 +125,9 @@ def _compare(
 
         disable_progress_bar()  # there is one already
         memory = Memory(model, eraser=trained or name, heal="never")
-        memory.max_tokens = 16 * memory.engine.capabilities.max_positions  # the same conversation several times over
+        memory.cache_tokens = 16 * memory.engine.capabilities.max_positions  # the same conversation several times over
         if name is not None:
-            memory.equip(name)
+            memory.load_eraser(name)
         result = compare(memory, messages, [target], tools=tools, question=question, eraser=name, progress=progress)
     if as_json:
         print(result.model_dump_json(indent=2))
@@ -312,8 +312,9 @@ def export_gguf(
         )
     with _progress(Console(stderr=True), "tensors") as progress:
         progress("Loading torch", 0, 0)
-        from kv_memory.gguf import export_adapter, export_model
+        from kv_memory.gguf import export_model
         from kv_memory.pocket import model_path
+        from kv_memory.trained.export import export_adapter
 
         if eraser is None:
             export_model(

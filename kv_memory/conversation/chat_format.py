@@ -1,9 +1,9 @@
 """Messages to tokens, without trusting the text.
 
 Scaffolding (roles, tool wrappers) is what the model's own chat template says around the contents; each content is
-tokenized apart with special tokens disabled. To tell the two apart the template is rendered over *marks* that stand for
-the contents; the marks then say which message each stretch of the rendered text belongs to. Spans come from these
-pieces, never from searching text. This module knows nothing of cells.
+tokenized apart with special tokens disabled. To tell the two apart the template is rendered over *sentinels* that
+stand for the contents; the sentinels then say which message each stretch of the rendered text belongs to. Spans come
+from these pieces, never from searching text. This module knows nothing of cells.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from kv_memory.conversation.messages import Cuts, Message
-from kv_memory.conversation.sentinels import Marks
+from kv_memory.conversation.sentinels import Sentinels
 from kv_memory.conversation.template import TemplateTraits, adapt
 from kv_memory.engines.base import Tokenizer
 from kv_memory.errors import ConversationError
+from kv_memory.positions import Interval
 
-Interval = tuple[int, int]
 PieceKind = Literal["scaffold", "content", "call"]
 
 
@@ -59,29 +59,29 @@ class ChatFormat:
         `cuts` leaves parts of messages out, as if they had never been written, by message index. Raises
         ConversationError where the template cannot say the conversation.
         """
-        marks, text = self._render(messages, tools, generate=False)
-        bounds = self._bounds(marks, text, messages, tools)
+        sentinels, text = self._render(messages, tools, generate=False)
+        bounds = self._bounds(sentinels, text, messages, tools)
         cuts = cuts or {}
         return [
-            list(self._pieces(marks, text[bounds[i] : bounds[i + 1]], messages[i], cuts.get(i, Cuts())))
+            list(self._pieces(sentinels, text[bounds[i] : bounds[i + 1]], messages[i], cuts.get(i, Cuts())))
             for i in range(start, len(messages))
         ]
 
     def generation_prompt(self, messages: Sequence[Message], tools: list[dict[str, Any]] | None = None) -> Piece:
         """What the template writes after the last message to have the assistant speak."""
-        marks, with_head = self._render(messages, tools, generate=True)
+        sentinels, with_head = self._render(messages, tools, generate=True)
         _, without = self._render(messages, tools, generate=False)
         if not with_head.startswith(without):
-            end = marks.extents(with_head)[len(messages) - 1][1]
-            tail = without[marks.extents(without)[len(messages) - 1][1] :]
+            end = sentinels.extents(with_head)[len(messages) - 1][1]
+            tail = without[sentinels.extents(without)[len(messages) - 1][1] :]
             return self._scaffold_piece(with_head[end + _common_prefix(with_head[end:], tail) :])
         return self._scaffold_piece(with_head[len(without) :])
 
     def closing(self, messages: Sequence[Message], tools: list[dict[str, Any]] | None = None) -> Piece:
         """What the template writes after the text of the last message, which is an assistant's."""
-        last = Message("assistant", "x")  # a mark must stand for the text even where the message has none
-        marks, text = self._render([*messages[:-1], last], tools, generate=False)
-        return self._scaffold_piece(text[marks.extents(text)[len(messages) - 1][1] :])
+        last = Message("assistant", "x")  # a sentinel must stand for the text even where the message has none
+        sentinels, text = self._render([*messages[:-1], last], tools, generate=False)
+        return self._scaffold_piece(text[sentinels.extents(text)[len(messages) - 1][1] :])
 
     def tokens_in(self, message: Message, cuts: Cuts) -> int:
         """How many tokens these parts of a message are, about."""
@@ -91,16 +91,16 @@ class ChatFormat:
 
     def _render(
         self, messages: Sequence[Message], tools: list[dict[str, Any]] | None, *, generate: bool
-    ) -> tuple[Marks, str]:
-        marks = Marks(self._nonce)
-        rendered, shown_tools = adapt(messages, tools, marks, self._traits)
-        return marks, self._tokenizer.render(rendered, shown_tools, generate)
+    ) -> tuple[Sentinels, str]:
+        sentinels = Sentinels(self._nonce)
+        rendered, shown_tools = adapt(messages, tools, sentinels, self._traits)
+        return sentinels, self._tokenizer.render(rendered, shown_tools, generate)
 
     def _bounds(
-        self, marks: Marks, text: str, messages: Sequence[Message], tools: list[dict[str, Any]] | None
+        self, sentinels: Sentinels, text: str, messages: Sequence[Message], tools: list[dict[str, Any]] | None
     ) -> list[int]:
         """Where in the rendered text each message begins; one more entry for the end of the last."""
-        extents = marks.extents(text)
+        extents = sentinels.extents(text)
         for i, message in enumerate(messages):
             if i not in extents:
                 raise ConversationError(f"The model's chat template leaves message {i} ({message.role}) out.")
@@ -116,14 +116,14 @@ class ChatFormat:
 
     def _tail_length(self, gap: str, messages: Sequence[Message], tools: list[dict[str, Any]] | None) -> int:
         """How much of the text between two contents closes the first: what the template also writes with no second."""
-        marks, alone = self._render(messages, tools, generate=False)
-        return _common_prefix(gap, alone[marks.extents(alone)[len(messages) - 1][1] :])
+        sentinels, alone = self._render(messages, tools, generate=False)
+        return _common_prefix(gap, alone[sentinels.extents(alone)[len(messages) - 1][1] :])
 
-    def _pieces(self, marks: Marks, text: str, message: Message, cuts: Cuts) -> Iterator[Piece]:
+    def _pieces(self, sentinels: Sentinels, text: str, message: Message, cuts: Cuts) -> Iterator[Piece]:
         call: int | None = None
         said = ""  # of the tool call that is being read: one piece, tokenized as the model would have written it
-        for between, mark in marks.split(text):
-            literal, next_call = between, mark.call if mark else None
+        for between, sentinel in sentinels.split(text):
+            literal, next_call = between, sentinel.call if sentinel else None
             if call is not None and call == next_call:
                 said, literal = said + literal, ""
             elif call is not None:
@@ -136,14 +136,14 @@ class ChatFormat:
             if literal:
                 yield self._scaffold_piece(literal)
             call = next_call
-            if mark is None:
+            if sentinel is None:
                 return
             if call is not None:
-                said += mark.written
-            elif mark.kind == "content":
+                said += sentinel.written
+            elif sentinel.kind == "content":
                 yield from self._content(message, cuts)
-            elif mark.text:
-                yield Piece("scaffold", tuple(self._tokenizer.encode(mark.written, special=False)[0]))
+            elif sentinel.text:
+                yield Piece("scaffold", tuple(self._tokenizer.encode(sentinel.written, special=False)[0]))
 
     def _content(self, message: Message, cuts: Cuts) -> Iterator[Piece]:
         text = message.content

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from kv_memory.conversation.chat_format import Piece
 from kv_memory.conversation.messages import Cuts, Message
 from kv_memory.conversation.spans import Span, SpanKind, SpanStatus
-from kv_memory.engines.base import STEERED, Interval
-from kv_memory.positions import merge, moved
+from kv_memory.engines.base import STEERED
+from kv_memory.positions import Interval, merge, moved
 
 
 @dataclass(frozen=True)

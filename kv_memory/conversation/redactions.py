@@ -1,4 +1,4 @@
-"""Edits: what was retracted of which message, without its text; and how to find that message again."""
+"""Redactions: what was retracted of which message, without its text; and how to find that message again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kv_memory.conversation.ledger import Entry, Ledger, Selection, selection
 from kv_memory.conversation.messages import Cuts, Message, cut_text, ids_differ, parse_messages, recut
 
 
-class Edit(BaseModel):
+class Redaction(BaseModel):
     """Which part of one message was retracted. Holds a digest of the message, not its text."""
 
     model_config = ConfigDict(frozen=True)
@@ -47,12 +47,12 @@ class Edit(BaseModel):
         return alike[min(self.occurrence, len(alike) - 1)] if alike else None
 
 
-def edits_of(ledger: Ledger, chosen: Selection) -> tuple[Edit, ...]:
-    """The edits that a selection in this ledger is: of the message as it was read and, where something of it had been
-    retracted before, of what that left of it, which may be what the caller's history holds by now.
+def redactions_of(ledger: Ledger, chosen: Selection) -> tuple[Redaction, ...]:
+    """Return the redactions that a selection in this ledger is: of the message as it was read and, where something of
+    it had been retracted before, of what that left of it, which may be what the caller's history holds by now.
     """
     entry, cuts = chosen.entry, Cuts(chosen.chars(), chosen.cuts.calls)
-    as_read = _edit(ledger, entry, cuts, lambda e: e.digest)
+    as_read = _redaction(ledger, entry, cuts, lambda e: e.digest)
     if not entry.cuts:
         return (as_read,)
     kept = [i for i in range(len(entry.message.tool_calls)) if i not in entry.cuts.calls]
@@ -60,15 +60,15 @@ def edits_of(ledger: Ledger, chosen: Selection) -> tuple[Edit, ...]:
         tuple(recut(interval, entry.cuts.chars) for interval in cuts.chars),
         frozenset(number for number, i in enumerate(kept) if i in cuts.calls),
     )
-    return as_read, _edit(ledger, entry, left, lambda e: e.message.digest(e.cuts))
+    return as_read, _redaction(ledger, entry, left, lambda e: e.message.digest(e.cuts))
 
 
-def _edit(ledger: Ledger, entry: Entry, cuts: Cuts, digest: Callable[[Entry], str]) -> Edit:
+def _redaction(ledger: Ledger, entry: Entry, cuts: Cuts, digest: Callable[[Entry], str]) -> Redaction:
     def said(e: Entry) -> tuple[str, str | None, str | None, str]:
         return e.message.role, e.message.id, e.message.tool_call_id, digest(e)
 
     before = ledger.entries[: ledger.entries.index(entry)]
-    return Edit(
+    return Redaction(
         role=entry.message.role,
         message_id=entry.message.id,
         tool_call_id=entry.message.tool_call_id,
@@ -79,27 +79,27 @@ def _edit(ledger: Ledger, entry: Entry, cuts: Cuts, digest: Callable[[Entry], st
     )
 
 
-def selections(ledger: Ledger, edits: Sequence[Edit]) -> list[Selection]:
-    """What these edits concern in another ledger."""
+def selections(ledger: Ledger, redactions: Sequence[Redaction]) -> list[Selection]:
+    """What these redactions concern in another ledger."""
     read = [(entry.message, entry.digest) for entry in ledger.entries]
-    found = [(edit, edit.concerns(read)) for edit in edits]
-    return [selection(ledger.entries[i], edit.cuts) for edit, i in found if i is not None]
+    found = [(redaction, redaction.concerns(read)) for redaction in redactions]
+    return [selection(ledger.entries[i], redaction.cuts) for redaction, i in found if i is not None]
 
 
-def cuts_for(messages: Sequence[Message], edits: Sequence[Edit]) -> dict[int, Cuts]:
-    """What these edits leave out of an incoming conversation, by message index."""
+def cuts_for(messages: Sequence[Message], redactions: Sequence[Redaction]) -> dict[int, Cuts]:
+    """What these redactions leave out of an incoming conversation, by message index."""
     said = [(message, message.digest()) for message in messages]
     result: dict[int, Cuts] = {}
-    for edit in edits:
-        i = edit.concerns(said)
+    for redaction in redactions:
+        i = redaction.concerns(said)
         if i is not None:
-            result[i] = result.get(i, Cuts()) | edit.cuts
+            result[i] = result.get(i, Cuts()) | redaction.cuts
     return result
 
 
-def tombstones(messages: Sequence[Mapping[str, Any]], edits: Sequence[Edit]) -> list[dict[str, Any]]:
+def tombstones(messages: Sequence[Mapping[str, Any]], redactions: Sequence[Redaction]) -> list[dict[str, Any]]:
     """The messages with what was retracted cut out of them; ids and order stay."""
-    cuts = cuts_for(parse_messages(messages), edits)
+    cuts = cuts_for(parse_messages(messages), redactions)
     return [_cut(message, cuts.get(i, Cuts())) for i, message in enumerate(messages)]
 
 

@@ -8,21 +8,21 @@ from dataclasses import dataclass, replace
 from kv_memory.conversation.alignment import same
 from kv_memory.conversation.ledger import Entry, Ledger, Selection, selection
 from kv_memory.conversation.messages import Cuts, Message, ids_differ, uncut
-from kv_memory.conversation.redactions import Edit, edits_of
+from kv_memory.conversation.redactions import Redaction, redactions_of
 from kv_memory.conversation.spans import Target, target_name
 from kv_memory.conversation.targets import find
 from kv_memory.errors import UnknownTargetError
 
 
 @dataclass(frozen=True)
-class Meaning:
+class ResolvedTarget:
     """Parts of one conversation that a target names."""
 
     ledger: Ledger
-    edits: tuple[Edit, ...]
+    redactions: tuple[Redaction, ...]
 
 
-def resolve(target: Target, ledgers: Sequence[Ledger], given: Ledger | None = None) -> list[Meaning]:
+def resolve(target: Target, ledgers: Sequence[Ledger], given: Ledger | None = None) -> list[ResolvedTarget]:
     """What `target` means in the first ledger that knows it, or in the conversation `given`, which is the authority.
 
     What of `given` a ledger has read is meant there, in the characters of the text as it was read. Raises
@@ -36,7 +36,7 @@ def resolve(target: Target, ledgers: Sequence[Ledger], given: Ledger | None = No
             unknown = error
     for ledger in ledgers:
         try:
-            return [Meaning(ledger, tuple(e for s in find(ledger, target) for e in edits_of(ledger, s)))]
+            return [ResolvedTarget(ledger, tuple(e for s in find(ledger, target) for e in redactions_of(ledger, s)))]
         except UnknownTargetError as error:
             unknown = unknown or error
     raise unknown or UnknownTargetError(
@@ -53,14 +53,14 @@ def learn_ids(ledgers: Sequence[Ledger], given: Ledger) -> None:
                 entry.message = replace(entry.message, id=said.message.id)
 
 
-def _where_read(meant: Selection, given: Ledger, ledgers: Sequence[Ledger]) -> Meaning:
+def _where_read(meant: Selection, given: Ledger, ledgers: Sequence[Ledger]) -> ResolvedTarget:
     """In the first ledger that read this message; in the conversation `given` itself where none did."""
     number = _alike(given, meant.entry.message).index(meant.entry)
     for ledger in ledgers:
         read = _alike(ledger, meant.entry.message)
         if read:
-            return Meaning(ledger, edits_of(ledger, _as_read(meant, read[min(number, len(read) - 1)])))
-    return Meaning(given, edits_of(given, meant))
+            return ResolvedTarget(ledger, redactions_of(ledger, _as_read(meant, read[min(number, len(read) - 1)])))
+    return ResolvedTarget(given, redactions_of(given, meant))
 
 
 def _alike(ledger: Ledger, message: Message) -> list[Entry]:

@@ -1,7 +1,7 @@
-"""Marks: short texts that stand for contents while a chat template is rendered.
+"""Sentinels: short texts that stand for contents while a chat template is rendered.
 
-A mark is `kvm<nonce>n<number>"z`. It survives `tojson` (the quote comes out escaped, which tells that the real text has
-to be escaped too) and cannot be forged, since the nonce is drawn at random.
+A sentinel is `kvm<nonce>n<number>"z`. It survives `tojson` (the quote comes out escaped, which tells that the real
+text has to be escaped too) and cannot be forged, since the nonce is drawn at random.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-MarkKind = Literal["content", "string", "tool"]
+SentinelKind = Literal["content", "string", "tool"]
 
 
 @dataclass(frozen=True)
-class Mark:
-    """What a mark stands for."""
+class Sentinel:
+    """What a sentinel stands for."""
 
-    kind: MarkKind
+    kind: SentinelKind
     owner: int
     """Index of the message; -1 for the descriptions of tools."""
     text: str
@@ -36,32 +36,32 @@ class Mark:
         return text
 
 
-class Marks:
-    """The marks of one rendering."""
+class Sentinels:
+    """The sentinels of one rendering."""
 
     def __init__(self, nonce: str) -> None:
         self._nonce = nonce
-        self._marks: list[Mark] = []
+        self._sentinels: list[Sentinel] = []
         self._pattern = re.compile(rf'kvm{nonce}n(\d+)(\\*)"z')
 
-    def add(self, kind: MarkKind, owner: int, text: str, call: int | None = None) -> str:
-        """Register a text and return the mark that stands for it."""
-        self._marks.append(Mark(kind, owner, text, call))
-        return f'kvm{self._nonce}n{len(self._marks) - 1}"z'
+    def add(self, kind: SentinelKind, owner: int, text: str, call: int | None = None) -> str:
+        """Register a text and return the sentinel that stands for it."""
+        self._sentinels.append(Sentinel(kind, owner, text, call))
+        return f'kvm{self._nonce}n{len(self._sentinels) - 1}"z'
 
-    def split(self, text: str) -> Iterator[tuple[str, Mark | None]]:
-        """Rendered text as (literal, the mark after it); the last literal has none."""
+    def split(self, text: str) -> Iterator[tuple[str, Sentinel | None]]:
+        """Rendered text as (literal, the sentinel after it); the last literal has none."""
         at = 0
         for match in self._pattern.finditer(text):
             # one level of escaping turns " into \", two into \\\": 2^n - 1 backslashes
-            yield text[at : match.start()], replace(self._marks[int(match[1])], escapes=len(match[2]).bit_length())
+            yield text[at : match.start()], replace(self._sentinels[int(match[1])], escapes=len(match[2]).bit_length())
             at = match.end()
         yield text[at:], None
 
     def extents(self, text: str) -> dict[int, tuple[int, int]]:
-        """For each message that has a mark in rendered text: from its first to the end of its last."""
+        """For each message that has a sentinel in rendered text: from its first to the end of its last."""
         found: dict[int, tuple[int, int]] = {}
         for match in self._pattern.finditer(text):
-            owner = self._marks[int(match[1])].owner
+            owner = self._sentinels[int(match[1])].owner
             found[owner] = (found.get(owner, match.span())[0], match.end())
         return found

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kv_memory.conversation.messages import Message, ToolCall
-from kv_memory.conversation.sentinels import Marks
+from kv_memory.conversation.sentinels import Sentinels
 from kv_memory.engines.base import Tokenizer
 from kv_memory.errors import ConversationError
 
@@ -63,12 +63,12 @@ class TemplateTraits:
 
 
 def adapt(
-    messages: Sequence[Message], tools: list[dict[str, Any]] | None, marks: Marks, traits: TemplateTraits
+    messages: Sequence[Message], tools: list[dict[str, Any]] | None, sentinels: Sentinels, traits: TemplateTraits
 ) -> tuple[Rendered, list[dict[str, Any]] | None]:
-    """The messages with marks for their contents, in a form that the template takes; and the tools likewise."""
-    # the tools' marks come first, so that a message's marks have the same numbers whatever follows it
-    shown_tools = [_mark_descriptions(tool, marks) for tool in tools] if tools else None
-    rendered = [_marked(message, i, marks, traits) for i, message in enumerate(messages)]
+    """The messages with sentinels for their contents, in a form that the template takes; and the tools likewise."""
+    # the tools' sentinels come first, so that a message's sentinels have the same numbers whatever follows it
+    shown_tools = [_with_sentinels_in_descriptions(tool, sentinels) for tool in tools] if tools else None
+    rendered = [_with_sentinels(message, i, sentinels, traits) for i, message in enumerate(messages)]
     if shown_tools and not traits.tools:
         listing = "Tools:\n" + "\n".join(json.dumps(tool) for tool in shown_tools)
         rendered.insert(0, {"role": "system", "content": listing})
@@ -85,17 +85,17 @@ def adapt(
     return merged, shown_tools
 
 
-def _marked(message: Message, index: int, marks: Marks, traits: TemplateTraits) -> dict[str, Any]:
-    content = marks.add("content", index, message.content) if message.content or not message.tool_calls else ""
+def _with_sentinels(message: Message, index: int, sentinels: Sentinels, traits: TemplateTraits) -> dict[str, Any]:
+    content = sentinels.add("content", index, message.content) if message.content or not message.tool_calls else ""
     rendered: dict[str, Any] = {"role": message.role, "content": content}
     if message.role == "tool" and not traits.tools:
         return {"role": "user", "content": f"<tool_response>\n{content}\n</tool_response>"}
     if message.role == "tool":
         rendered["tool_call_id"] = _plain_id(message.tool_call_id)
-        rendered["name"] = marks.add("string", index, message.name or "")
+        rendered["name"] = sentinels.add("string", index, message.name or "")
     if not message.tool_calls:
         return rendered
-    calls = [_marked_call(call, index, number, marks) for number, call in enumerate(message.tool_calls)]
+    calls = [_with_sentinels_in_call(call, index, number, sentinels) for number, call in enumerate(message.tool_calls)]
     if traits.tools:
         rendered["tool_calls"] = [
             {"id": _plain_id(call.id), "type": "function", "function": function}
@@ -106,15 +106,15 @@ def _marked(message: Message, index: int, marks: Marks, traits: TemplateTraits) 
     return {**rendered, "content": "\n".join([content, *written] if content else written)}
 
 
-def _marked_call(call: ToolCall, index: int, number: int, marks: Marks) -> dict[str, Any]:
-    def mark(value: Any) -> Any:
+def _with_sentinels_in_call(call: ToolCall, index: int, number: int, sentinels: Sentinels) -> dict[str, Any]:
+    def sentinel(value: Any) -> Any:
         if isinstance(value, str):
-            return marks.add("string", index, value, number)
+            return sentinels.add("string", index, value, number)
         if isinstance(value, Mapping):
-            return {mark(str(key)): mark(item) for key, item in value.items()}
-        return [mark(item) for item in value] if isinstance(value, list) else value
+            return {sentinel(str(key)): sentinel(item) for key, item in value.items()}
+        return [sentinel(item) for item in value] if isinstance(value, list) else value
 
-    return {"name": mark(call.name), "arguments": mark(call.arguments)}
+    return {"name": sentinel(call.name), "arguments": sentinel(call.arguments)}
 
 
 def _plain_id(given: str | None) -> str:
@@ -122,15 +122,15 @@ def _plain_id(given: str | None) -> str:
     return re.sub(r"[^\w.:-]", "", given or "")
 
 
-def _mark_descriptions(tool: Any, marks: Marks) -> Any:
+def _with_sentinels_in_descriptions(tool: Any, sentinels: Sentinels) -> Any:
     """Descriptions may come from a server that nobody checked; names and types a template may want to compare."""
     if isinstance(tool, list):
-        return [_mark_descriptions(item, marks) for item in tool]
+        return [_with_sentinels_in_descriptions(item, sentinels) for item in tool]
     if not isinstance(tool, Mapping):
         return tool
     return {
-        key: marks.add("tool", -1, value)
+        key: sentinels.add("tool", -1, value)
         if key == "description" and isinstance(value, str)
-        else _mark_descriptions(value, marks)
+        else _with_sentinels_in_descriptions(value, sentinels)
         for key, value in tool.items()
     }

@@ -11,6 +11,8 @@ from safetensors import SafetensorError, safe_open
 from kv_memory.errors import ModelError
 
 WEIGHTS = "adapter_model.safetensors"
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""What an eraser's LoRA adapts, as the published one does (KVEraser, arXiv 2606.17034)."""
 _KEY = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight$")
 _LAYER = re.compile(r"\.(\d+)\.")
 

@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from kv_memory.errors import UnsupportedOperationError
 from kv_memory.locks import TurnLock
+from kv_memory.positions import Interval
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Interval = tuple[int, int]
-"""A half-open interval [start, end) of token positions."""
 
 SequenceId = int
 

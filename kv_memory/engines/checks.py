@@ -8,9 +8,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from kv_memory.engines.base import STEERED, Interval
+from kv_memory.engines.base import STEERED
 from kv_memory.engines.cells import CellStore
 from kv_memory.errors import ContextLengthError
+from kv_memory.positions import Interval
 
 
 def check_tokens(store: CellStore, slots: Tensor) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from kv_memory.engines.base import STEERED, Cells, Engine, Interval, SequenceId
+from kv_memory.engines.base import STEERED, Cells, Engine, SequenceId
 from kv_memory.errors import UnsupportedOperationError
-from kv_memory.positions import moved
+from kv_memory.positions import Interval, moved
 
 
 @dataclass(frozen=True)

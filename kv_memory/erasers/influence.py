@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from kv_memory.engines.base import Engine, Interval, Normaliser, SequenceId
+from kv_memory.engines.base import Engine, Normaliser, SequenceId
 from kv_memory.erasers.base import Reread
 from kv_memory.errors import KVMemoryError
-from kv_memory.positions import merge
+from kv_memory.positions import Interval, merge
 
 Combine = Literal["mean", "max"]
 HOPS = 2

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from kv_memory.engines.base import STEERED, Engine, Interval, SequenceId
+from kv_memory.engines.base import STEERED, Engine, SequenceId
 from kv_memory.erasers.base import Eraser, Erasure
+from kv_memory.positions import Interval, moves_to
 
 
 class Recompute(Eraser):
@@ -37,12 +38,3 @@ class Recompute(Eraser):
         new_start = engine.next_position(seq)
         engine.prefill(seq, [token for _, token in kept])
         return Erasure(recomputed=len(kept), moves=moves_to([position for position, _ in kept], new_start))
-
-
-def moves_to(old: Sequence[int], new_start: int) -> tuple[tuple[int, int], ...]:
-    """The moves that take positions `old`, ascending, to contiguous ones from `new_start` on."""
-    moves: list[tuple[int, int]] = []
-    for new, position in enumerate(old, new_start):
-        if new - position != (moves[-1][1] if moves else 0):
-            moves.append((position, new - position))
-    return tuple(moves)

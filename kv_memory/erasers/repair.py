@@ -6,8 +6,9 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import ClassVar
 
-from kv_memory.engines.base import Engine, Interval, SequenceId
+from kv_memory.engines.base import Engine, SequenceId
 from kv_memory.erasers.base import Reread, kept_after
+from kv_memory.positions import Interval
 
 
 class Repair(Reread):

@@ -7,9 +7,9 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import ClassVar
 
-from kv_memory.engines.base import Engine, Interval, SequenceId
+from kv_memory.engines.base import Engine, SequenceId
 from kv_memory.erasers.base import Eraser, Erasure, kept_after
-from kv_memory.positions import moved
+from kv_memory.positions import Interval, moved
 
 
 class Steer(Eraser):

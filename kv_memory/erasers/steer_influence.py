@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from kv_memory.engines.base import Engine, Interval, SequenceId
+from kv_memory.engines.base import Engine, SequenceId
 from kv_memory.erasers.base import Erasure
 from kv_memory.erasers.influence import Influence
 from kv_memory.erasers.steer import steer_all
+from kv_memory.positions import Interval
 
 
 class SteerInfluence(Influence):

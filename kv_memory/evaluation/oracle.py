@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from kv_memory.engines.base import Engine, Interval, SequenceId
+from kv_memory.engines.base import Engine, SequenceId
 from kv_memory.erasers.base import drop_all, kept_after
+from kv_memory.positions import Interval
 
 
 def deviations(engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> tuple[list[int], Tensor]:

@@ -22,14 +22,12 @@ from kv_memory.gguf.base_model import ERASER_KEY, MODEL_KEY, BaseModel, read_bas
 from kv_memory.gguf.cache import pocket_gguf
 from kv_memory.gguf.model import export_model
 from kv_memory.gguf.writer import Dtype
-from kv_memory.trained.export import export_adapter
 
 __all__ = [
     "ERASER_KEY",
     "MODEL_KEY",
     "BaseModel",
     "Dtype",
-    "export_adapter",
     "export_model",
     "pocket_gguf",
     "read_base",

@@ -1,6 +1,7 @@
 """Policy: when something is to be retracted (rules), how (choose), and who may ask for it (authority)."""
 
-from kv_memory.policy.authority import Authority, Claim, Refusal, claims
+from kv_memory.errors import Refusal
+from kv_memory.policy.authority import Authority, Claim, claims
 from kv_memory.policy.choice import Candidate, Choice
 from kv_memory.policy.choose import EXACT_UP_TO, choose, default_eraser
 from kv_memory.policy.config import Cascade, CategoryRule, Handling, Heal, Policy

@@ -9,9 +9,9 @@ from typing import Protocol
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from kv_memory.conversation.ledger import KINDS, Ledger, Selection
-from kv_memory.conversation.redactions import Edit, selections
+from kv_memory.conversation.redactions import Redaction, selections
 from kv_memory.conversation.spans import SpanKind
-from kv_memory.errors import RefusedError
+from kv_memory.errors import Refusal, RefusedError
 
 OWNER = "owner"
 """Whoever calls the library directly."""
@@ -28,8 +28,8 @@ class Spanned(Protocol):
         ...
 
     @property
-    def kind(self) -> SpanKind:
-        """Its kind."""
+    def kind(self) -> str:
+        """Its kind, a SpanKind."""
         ...
 
 
@@ -42,18 +42,6 @@ class Claim:
 
     id: str
     kind: SpanKind
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """One span that somebody may not retract; holds no text."""
-
-    by: str
-    id: str
-    """The span's."""
-    kind: SpanKind
-    why: str
-    """How to allow it."""
 
 
 class Authority(BaseModel):
@@ -96,7 +84,7 @@ class Authority(BaseModel):
             else "known are owner, user, tool, policy and session:<id>"
         )
         return tuple(
-            Refusal(by, span.id, span.kind, how.format(kind=span.kind.value))
+            Refusal(by, span.id, span.kind, how.format(kind=str(span.kind)))
             for span in spans
             if span.kind not in allowed
         )
@@ -108,13 +96,13 @@ class Authority(BaseModel):
             first = refused[0]
             others = f" (nor {len(refused) - 1} more)" if len(refused) > 1 else ""
             raise RefusedError(
-                f"{by!r} may not retract the {first.kind.value} span {first.id}{others}; {first.why}.", refused
+                f"{by!r} may not retract the {first.kind} span {first.id}{others}; {first.why}.", refused
             )
 
 
-def claims(ledger: Ledger, edits: Sequence[Edit]) -> tuple[Claim, ...]:
-    """What these edits would take out of a conversation: a claim for each kind of text, before anything is changed."""
-    found = [claim for chosen in selections(ledger, edits) for claim in _claims(chosen)]
+def claims(ledger: Ledger, redactions: Sequence[Redaction]) -> tuple[Claim, ...]:
+    """Return what these redactions would take out of a conversation: a claim for each kind of text."""
+    found = [claim for chosen in selections(ledger, redactions) for claim in _claims(chosen)]
     return tuple(dict.fromkeys(found))
 
 

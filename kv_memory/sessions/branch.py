@@ -10,14 +10,14 @@ from kv_memory.calibration.record import Calibration
 from kv_memory.conversation.chat_format import Piece
 from kv_memory.conversation.ledger import Entry, Ledger, Selection
 from kv_memory.conversation.messages import Cuts, Message
-from kv_memory.engines.base import Cells, Engine, Interval, SequenceId
+from kv_memory.engines.base import Cells, Engine, SequenceId
 from kv_memory.erasers.base import Eraser, Erasure
 from kv_memory.errors import ContextLengthError
 from kv_memory.policy.choice import Choice
 from kv_memory.policy.choose import as_named, choose
 from kv_memory.policy.config import Policy
 from kv_memory.policy.reasons import Reason
-from kv_memory.positions import merge
+from kv_memory.positions import Interval, merge
 
 
 class Branch:

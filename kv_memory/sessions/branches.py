@@ -14,7 +14,7 @@ from kv_memory.conversation.alignment import Alignment, align
 from kv_memory.conversation.chat_format import ChatFormat, Piece
 from kv_memory.conversation.ledger import Ledger, selection
 from kv_memory.conversation.messages import Cuts, Message
-from kv_memory.conversation.redactions import Edit, cuts_for
+from kv_memory.conversation.redactions import Redaction, cuts_for
 from kv_memory.engines.base import Engine
 from kv_memory.erasers.base import Eraser
 from kv_memory.policy.config import Policy
@@ -69,19 +69,19 @@ class Branches:
         self,
         messages: Sequence[Message],
         tools: Tools,
-        edits: Sequence[Edit],
+        redactions: Sequence[Redaction],
         head: Piece | None = None,
         progress: Callable[[int], None] | None = None,
         *,
         history_eraser: Eraser | None = None,
     ) -> tuple[Branch, Usage]:
-        """A branch that holds exactly these messages, less what the edits leave out.
+        """A branch that holds exactly these messages, less what the redactions leave out.
 
         `history_eraser` erases what vanished from them; by default the host's.
         That all fits, with `head` after it, is checked before anything is changed.
         """
         tools_digest = hashlib.sha256(json.dumps(tools, sort_keys=True, default=str).encode()).hexdigest()
-        cuts = cuts_for(messages, edits)
+        cuts = cuts_for(messages, redactions)
         known_branch, alignment = self._choose(messages, tools_digest)
         pieces = self._host.format.encode(messages, tools, start=max(alignment.known - 1, 0), cuts=cuts)
         if known_branch and not _closes_alike(known_branch, alignment, pieces.pop(0)):

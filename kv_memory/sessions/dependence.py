@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from kv_memory.conversation.ledger import Entry, Selection
 from kv_memory.conversation.messages import Cuts
 from kv_memory.conversation.spans import SpanKind
-from kv_memory.engines.base import Interval
+from kv_memory.positions import Interval
 from kv_memory.sessions.branch import Branch
 
 DEPENDS = 0.01

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable
 from itertools import takewhile
 
 from kv_memory.engines.base import STEERED, SequenceId
-from kv_memory.erasers.recompute import moves_to
 from kv_memory.locks import TurnLock
+from kv_memory.positions import moves_to
 from kv_memory.sessions.branch import Branch
 
 FIRST_CHUNK, LONGEST = 32, 0.05

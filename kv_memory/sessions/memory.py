@@ -36,8 +36,9 @@ class Memory:
     report = session.retract("call_1", reason="the API returned a wrong price")
     ```
 
-    Sessions share the engine: one forward pass at a time. When their cells exceed `max_tokens`, the conversations used
-    least recently lose theirs and are read again when they are needed; what was retracted from them stays retracted.
+    Sessions share the engine: one forward pass at a time. When their cells exceed `cache_tokens`, the conversations
+    used least recently lose theirs and are prefilled again when they are needed; what was retracted from them stays
+    retracted.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Memory:
         *,
         eraser: str | Path | Eraser | None = None,
         calibration: Calibration | str | Path | None = None,
-        max_tokens: int | None = None,
+        cache_tokens: int | None = None,
         policy: Policy | str | Path | None = None,
         audit: AuditLog | str | Path | None = None,
         heal: Heal | None = None,
@@ -62,7 +63,7 @@ class Memory:
         `calibration`: of this model, or its file; by default the trained eraser's, or the calibration.json in the
         model's directory, if there is one. A ready engine keeps the probe layers that it has.
 
-        `max_tokens`: cells of all sessions together; by default four times the model's context.
+        `cache_tokens`: cells of all sessions together; by default four times the model's context.
 
         `policy`: how retractions are made and who may ask for them; a Policy, or its .toml or .yaml file.
 
@@ -70,7 +71,7 @@ class Memory:
         stays retracted in this process too. A retraction that cannot be written down is not made.
 
         `heal`: when what an approximate eraser left is read again exactly: in idle time, in chunks that stand back for
-        calls, where `max_tokens` has room for a copy; now, before the call that erased returns; or never; by default
+        calls, where `cache_tokens` has room for a copy; now, before the call that erased returns; or never; by default
         as the policy says. `on_heal` hears, in the healing thread, of each retraction that was made exact so.
 
         Raises ModelError (a path that is not a model, or an eraser that is not this model's), UnsupportedModelError
@@ -93,8 +94,8 @@ class Memory:
             trained.load(self.engine)
             self.eraser = None if trained.calibration else Steer()
         elif eraser is not None:
-            self.eraser = self.equip(eraser if isinstance(eraser, Eraser) else str(eraser))
-        self.max_tokens = max_tokens or 4 * self.engine.capabilities.max_positions
+            self.eraser = self.load_eraser(eraser if isinstance(eraser, Eraser) else str(eraser))
+        self.cache_tokens = cache_tokens or 4 * self.engine.capabilities.max_positions
         self.policy = Policy.load(policy) if isinstance(policy, (str, Path)) else policy or Policy()
         self.audit = AuditLog(audit) if isinstance(audit, (str, Path)) else audit
         if self.audit is not None:
@@ -104,7 +105,7 @@ class Memory:
         self.healer = Healer(self.engine.lock, self._to_heal, self._answering, self._healed)
         self._sessions: dict[str, Session] = {}
 
-    def equip(self, eraser: str | Eraser) -> Eraser:
+    def load_eraser(self, eraser: str | Eraser) -> Eraser:
         """The eraser of this name, as `get_eraser`, that the engine can run: for the first one that steers, the trained
         eraser in the model's directory is loaded. Raises UnsupportedOperationError where it cannot run."""
         found = get_eraser(eraser)
@@ -137,12 +138,12 @@ class Memory:
         """The ids of all sessions."""
         return list(self._sessions)
 
-    def forget(self, session_id: str) -> None:
+    def delete_session(self, session_id: str) -> None:
         """Remove a session, its cells and what it knew; no error when there is none."""
         with self.engine.lock:
             session = self._sessions.pop(session_id, None)
             if session is not None:
-                session.forget()
+                session.evict()
 
     def count_tokens(self, messages: Any, tools: list[dict[str, Any]] | None = None) -> int:
         """How many cells a conversation needs."""
@@ -153,15 +154,15 @@ class Memory:
         branches = [branch for session in self._sessions.values() for branch in session.branches if branch.resident]
         total = sum(branch.cells for branch in {id(b): b for b in [*branches, keep]}.values()) + tokens
         for branch in sorted(branches, key=lambda b: b.used):
-            if total <= self.max_tokens:
+            if total <= self.cache_tokens:
                 return
             if branch is not keep and not branch.busy:
                 total -= branch.cells
                 branch.evict()
-        if total > self.max_tokens:
+        if total > self.cache_tokens:
             raise ContextLengthError(
-                f"The conversation needs {total:,} cells and this memory holds at most {self.max_tokens:,}; "
-                "raise max_tokens or shorten the conversation."
+                f"The conversation needs {total:,} cells and this memory holds at most {self.cache_tokens:,}; "
+                "raise cache_tokens or shorten the conversation."
             )
 
     def _branches(self) -> Iterator[tuple[Session, Branch]]:
@@ -173,7 +174,7 @@ class Memory:
     def _to_heal(self) -> list[Branch]:
         """The branches that are not exact and have room for a copy, the one that was used last first."""
         resident = [(session, branch) for session, branch in self._branches() if branch.resident]
-        room = self.max_tokens - sum(branch.cells for _, branch in resident)
+        room = self.cache_tokens - sum(branch.cells for _, branch in resident)
         heal = [
             branch
             for session, branch in resident

@@ -1,4 +1,4 @@
-"""Carrying out what a policy's rules decide about a conversation."""
+"""RetractionRun out what a policy's rules decide about a conversation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class PolicedSession(RetractingSession):
             return []
         with self._engine.lock:
             self._recall(parse_messages(messages))
-            left = tombstones(messages, self._edits)
+            left = tombstones(messages, self._redactions)
             decided: dict[object, Decision] = {}
             for decision in (decision for rule in rules for decision in rule.decide(left)):
                 decided.setdefault((decision.message, decision.chars), decision)
@@ -50,8 +50,8 @@ class PolicedSession(RetractingSession):
 
     def _may(self, decision: Decision, reason: Reason, given: Ledger | None) -> bool:
         try:
-            meanings = self._resolve([decision.target], given)
-            self._check_authority(decision.by, meanings, [decision.target], reason)
+            resolved = self._resolve([decision.target], given)
+            self._check_authority(decision.by, resolved, [decision.target], reason)
         except RefusedError as error:
             warnings.warn(f"A rule's decision was not carried out: {error}", stacklevel=4)
             return False

@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from enum import StrEnum
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from kv_memory.conversation.redactions import Edit, tombstones
+from kv_memory.conversation.redactions import Redaction, tombstones
 from kv_memory.conversation.spans import Span
 from kv_memory.sessions.dependence import Dependence
 
-RetractionStatus = Literal["exact", "approximate", "queued", "planned", "nothing to erase"]
+
+class RetractionStatus(StrEnum):
+    """What has become of a retraction."""
+
+    EXACT = "exact"
+    """The cache equals that of a conversation that never held the text."""
+    APPROXIMATE = "approximate"
+    """The text is gone; the cells after it may still carry some of its influence, until they are healed."""
+    QUEUED = "queued"
+    """An answer is being generated; it is applied when that ends, before the next prefill."""
+    PLANNED = "planned"
+    """A dry run: nothing was changed."""
+    NOOP = "noop"
+    """Nothing of it was there to be erased."""
+
+
+class UndoStatus(StrEnum):
+    """What has become of an undo."""
+
+    RESTORED = "restored"
+    """The erased cells are back, bit-identical, in all branches."""
+    PENDING_REREAD = "pending_reread"
+    """The next call prefills again, from the first erased part on, what its history holds."""
+    NOOP = "noop"
+    """Nothing of it was retracted any more."""
 
 
 class RetractionReport(BaseModel):
@@ -25,11 +50,9 @@ class RetractionReport(BaseModel):
     reason: str
     eraser: str
     status: RetractionStatus
-    """`queued`: an answer is being generated; the retraction is applied when it ends, before the next prefill.
-    `planned`: nothing was changed, it was a dry run."""
     spans: tuple[Span, ...]
     """What was named, as it stands afterwards."""
-    edits: tuple[Edit, ...]
+    redactions: tuple[Redaction, ...]
     tokens_erased: int
     tokens_recomputed: int
     tokens_reused: int
@@ -54,4 +77,4 @@ class RetractionReport(BaseModel):
 
         Give these to the session from now on, or store them: the session takes them for the same conversation.
         """
-        return tombstones(messages, self.edits)
+        return tombstones(messages, self.redactions)

@@ -9,8 +9,8 @@ from typing import Any, get_args
 
 from kv_memory.audit import Outcome
 from kv_memory.conversation.ledger import Ledger
-from kv_memory.conversation.redactions import Edit, selections
-from kv_memory.conversation.resolve import Meaning
+from kv_memory.conversation.redactions import Redaction, selections
+from kv_memory.conversation.resolve import ResolvedTarget
 from kv_memory.conversation.spans import Target, target_name
 from kv_memory.erasers.base import Eraser
 from kv_memory.errors import PolicyError, RefusedError, UnknownTargetError
@@ -20,7 +20,7 @@ from kv_memory.policy.reasons import Reason
 from kv_memory.sessions.branch import Branch
 from kv_memory.sessions.report import RetractionReport, RetractionStatus
 from kv_memory.sessions.retraction_run import (
-    Carrying,
+    RetractionRun,
     answers_after,
     named_spans,
     never_read,
@@ -76,29 +76,29 @@ class RetractingSession(SessionState):
             cascade = cascade or handling.cascade
             default = None if handling.exact else self._memory.eraser
             asked = default if eraser is None else eraser
-            wanted = None if asked is None else self._memory.equip(asked)
-            meanings = self._resolve(targets, self._given(messages))
-            edits = list(dict.fromkeys(edit for meaning in meanings for edit in meaning.edits))
-            named = span_ids(meanings)
-            self._check_authority(by, meanings, targets, reason)
-            derived = answers_after(meanings)
+            wanted = None if asked is None else self._memory.load_eraser(asked)
+            resolved = self._resolve(targets, self._given(messages))
+            redactions = list(dict.fromkeys(redaction for target in resolved for redaction in target.redactions))
+            named = span_ids(resolved)
+            self._check_authority(by, resolved, targets, reason)
+            derived = answers_after(resolved)
             keep = policy.keep_undo if keep_undo is None else keep_undo
-            with self._recorded(targets, edits, named_spans(named), by, str(reason), log=not dry_run) as attempt:
-                work = Carrying(wanted, reason, dry_run, score=cascade is not None, keep=keep)
+            with self._recorded(targets, redactions, named_spans(named), by, str(reason), log=not dry_run) as attempt:
+                work = RetractionRun(wanted, reason, dry_run, score=cascade is not None, keep=keep)
                 if not dry_run:
-                    self._remember(edits)
-                work.carry_out(self.branches, edits)
+                    self._remember(redactions)
+                work.carry_out(self.branches, redactions)
                 if not dry_run:
-                    never_read(meanings, [branch.ledger for branch in self.branches])
+                    never_read(resolved, [branch.ledger for branch in self.branches])
                 if cascade in ("retract", "regenerate"):
-                    more, also = self._depended(work, edits, by, reason)
+                    more, also = self._depended(work, redactions, by, reason)
                     named += also
                     if more and self._audit is not None:
                         self._audit.also(self.id, attempt.id, more, by=by, reason=f"cascade: {cascade}")
                     self._remember(more)
                     work.carry_out(self.branches, more)
-                    edits += more
-                late = partial(self._erase_queued, edits, wanted, reason, attempt.id)
+                    redactions += more
+                late = partial(self._erase_queued, redactions, wanted, reason, attempt.id)
                 self._queued += [(branch, partial(late, branch)) for branch in dict.fromkeys(work.waiting)]
                 spans = named_spans(named)
                 report = RetractionReport(
@@ -107,9 +107,13 @@ class RetractingSession(SessionState):
                     targets=tuple(target_name(target) for target in targets),
                     reason=str(reason),
                     eraser=", ".join(work.used) or (wanted.name if wanted else "default"),
-                    status="planned" if dry_run else "queued" if work.waiting else status_of(spans),
+                    status=RetractionStatus.PLANNED
+                    if dry_run
+                    else RetractionStatus.QUEUED
+                    if work.waiting
+                    else status_of(spans),
                     spans=spans,
-                    edits=tuple(edits),
+                    redactions=tuple(redactions),
                     tokens_erased=work.erased,
                     tokens_recomputed=work.recomputed,
                     tokens_reused=work.reused,
@@ -140,9 +144,9 @@ class RetractingSession(SessionState):
         return self.retract(*targets, reason=reason, eraser=eraser, messages=messages, dry_run=True).explanation
 
     def _check_authority(
-        self, by: str, meanings: Sequence[Meaning], targets: Sequence[Target], reason: Reason | str
+        self, by: str, resolved: Sequence[ResolvedTarget], targets: Sequence[Target], reason: Reason | str
     ) -> None:
-        wanted = [claim for meaning in meanings for claim in claims(meaning.ledger, meaning.edits)]
+        wanted = [claim for target in resolved for claim in claims(target.ledger, target.redactions)]
         try:
             self._memory.policy.authority.check(by, wanted, session=self.id)
         except RefusedError as error:
@@ -158,42 +162,50 @@ class RetractingSession(SessionState):
             raise
 
     def _depended(
-        self, work: Carrying, edits: Sequence[Edit], by: str, reason: Reason | str
-    ) -> tuple[list[Edit], list[tuple[Ledger, set[str]]]]:
-        """The edits of the turns that depended on what was erased, and their spans by conversation.
+        self, work: RetractionRun, redactions: Sequence[Redaction], by: str, reason: Reason | str
+    ) -> tuple[list[Redaction], list[tuple[Ledger, set[str]]]]:
+        """The redactions of the turns that depended on what was erased, and their spans by conversation.
 
         A cascade is the policy's doing: what neither it nor `by` may retract is refused, and stays.
         """
-        meanings = []
+        resolved = []
         for found in (found for found in work.found if found.depends):
             these = self._resolve([found.span_id], None)
-            wanted = [claim for meaning in these for claim in claims(meaning.ledger, meaning.edits)]
+            wanted = [claim for target in these for claim in claims(target.ledger, target.redactions)]
             if self._memory.policy.authority.refusals("policy", wanted):
                 try:
                     self._check_authority(by, these, [found.span_id], reason)
                 except RefusedError:
                     continue
-            meanings += these
-        return [edit for meaning in meanings for edit in meaning.edits if edit not in edits], span_ids(meanings)
+            resolved += these
+        return [
+            redaction for target in resolved for redaction in target.redactions if redaction not in redactions
+        ], span_ids(resolved)
 
     def _erase_queued(
-        self, edits: Sequence[Edit], eraser: Eraser | None, reason: Reason | str, retraction: str, branch: Branch
+        self,
+        redactions: Sequence[Redaction],
+        eraser: Eraser | None,
+        reason: Reason | str,
+        retraction: str,
+        branch: Branch,
     ) -> None:
         """What had to wait for an answer's end; the report says so once no branch waits any more."""
-        work = Carrying(eraser, reason)
+        work = RetractionRun(eraser, reason)
         started = time.perf_counter()
-        work.carry_out([branch], edits)
+        work.carry_out([branch], redactions)
         used, seconds = ", ".join(work.used) or "none", time.perf_counter() - started
-        status: RetractionStatus = "exact" if branch.ledger.approximate_from is None else "approximate"
+        exact = branch.ledger.approximate_from is None
+        status = RetractionStatus.EXACT if exact else RetractionStatus.APPROXIMATE
         if self._audit is not None:
             outcome = Outcome(status, used, work.erased, work.recomputed, seconds, work.residual)
             self._audit.outcome(self.id, retraction, outcome)
-        waits = any(s.intervals() for other in self.branches for s in selections(other.ledger, edits))
+        waits = any(s.intervals() for other in self.branches for s in selections(other.ledger, redactions))
         for place, report in enumerate(self.reports):
             if report.id == retraction and not waits:
                 self.reports[place] = report.model_copy(
                     update={
-                        "status": "exact" if not self._approximate() else "approximate",
+                        "status": RetractionStatus.APPROXIMATE if self._approximate() else RetractionStatus.EXACT,
                         "spans": self._spans_now(report),
                         "eraser": used,
                         "tokens_erased": report.tokens_erased + work.erased,

@@ -1,4 +1,4 @@
-"""Carrying a retraction out on the branches of a session, and saying what became of it."""
+"""RetractionRun a retraction out on the branches of a session, and saying what became of it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from kv_memory.conversation.ledger import Ledger, Selection
-from kv_memory.conversation.redactions import Edit, selections
-from kv_memory.conversation.resolve import Meaning
+from kv_memory.conversation.redactions import Redaction, selections
+from kv_memory.conversation.resolve import ResolvedTarget
 from kv_memory.conversation.spans import Span, SpanStatus
 from kv_memory.erasers.base import Eraser
 from kv_memory.policy.choice import Choice
@@ -21,7 +21,7 @@ from kv_memory.sessions.undo import Kept, erase_undoably
 
 
 @dataclass
-class Carrying:
+class RetractionRun:
     """One retraction on its way through the branches. Callers hold the engine's lock."""
 
     eraser: Eraser | None
@@ -47,10 +47,10 @@ class Carrying:
     chosen: list[Choice] = field(default_factory=list)
     """How each branch was erased, and why."""
 
-    def carry_out(self, branches: Iterable[Branch], edits: Sequence[Edit]) -> None:
-        """Erase what these edits concern, the branch that was used last first."""
+    def carry_out(self, branches: Iterable[Branch], redactions: Sequence[Redaction]) -> None:
+        """Erase what these redactions concern, the branch that was used last first."""
         for branch in sorted(branches, key=lambda b: -b.used):
-            concerned = selections(branch.ledger, edits)
+            concerned = selections(branch.ledger, redactions)
             if concerned and branch.busy and not self.dry_run:
                 self.waiting.append(branch)
             elif concerned:
@@ -127,23 +127,23 @@ def erase(
     return recomputed, used.name, None
 
 
-def forget_edits(branch: Branch, edits: Sequence[Edit]) -> None:
-    """Forget the conversation from the first message on that the edits concern."""
-    numbers = [branch.ledger.entries.index(s.entry) for s in selections(branch.ledger, edits)]
+def forget_redactions(branch: Branch, redactions: Sequence[Redaction]) -> None:
+    """Forget the conversation from the first message on that the redactions concern."""
+    numbers = [branch.ledger.entries.index(s.entry) for s in selections(branch.ledger, redactions)]
     if numbers:
         branch.cut_off(min(numbers))
 
 
-def never_read(meanings: Sequence[Meaning], ledgers: Sequence[Ledger]) -> None:
+def never_read(resolved: Sequence[ResolvedTarget], ledgers: Sequence[Ledger]) -> None:
     """Enter as erased what is named of a conversation that no branch has read."""
-    for meaning in meanings:
-        if meaning.ledger not in ledgers:
-            meaning.ledger.erase(selections(meaning.ledger, meaning.edits), (), exact=True)
+    for target in resolved:
+        if target.ledger not in ledgers:
+            target.ledger.erase(selections(target.ledger, target.redactions), (), exact=True)
 
 
-def span_ids(meanings: Sequence[Meaning]) -> list[tuple[Ledger, set[str]]]:
+def span_ids(resolved: Sequence[ResolvedTarget]) -> list[tuple[Ledger, set[str]]]:
     """The spans that are meant, by conversation: see `named_spans`."""
-    return [(m.ledger, {s.span_id for s in selections(m.ledger, m.edits)}) for m in meanings]
+    return [(m.ledger, {s.span_id for s in selections(m.ledger, m.redactions)}) for m in resolved]
 
 
 def named_spans(named: Sequence[tuple[Ledger, set[str]]]) -> tuple[Span, ...]:
@@ -152,12 +152,12 @@ def named_spans(named: Sequence[tuple[Ledger, set[str]]]) -> tuple[Span, ...]:
     return tuple(found.values())
 
 
-def answers_after(meanings: Sequence[Meaning]) -> tuple[str, ...]:
+def answers_after(resolved: Sequence[ResolvedTarget]) -> tuple[str, ...]:
     """The answers in each conversation after the first message that is meant in it."""
     ids: dict[str, None] = {}
-    for ledger in {id(m.ledger): m.ledger for m in meanings}.values():
-        edits = [edit for m in meanings if m.ledger is ledger for edit in m.edits]
-        first = min((ledger.entries.index(s.entry) for s in selections(ledger, edits)), default=len(ledger))
+    for ledger in {id(m.ledger): m.ledger for m in resolved}.values():
+        redactions = [redaction for m in resolved if m.ledger is ledger for redaction in m.redactions]
+        first = min((ledger.entries.index(s.entry) for s in selections(ledger, redactions)), default=len(ledger))
         later = (e for e in ledger.entries[first + 1 :] if e.message.role == "assistant" and not e.cuts)
         ids |= dict.fromkeys(e.message.id or e.span_id for e in later)
     return tuple(ids)
@@ -167,5 +167,5 @@ def status_of(spans: Sequence[Span]) -> RetractionStatus:
     """What became of spans that were to be erased, together."""
     statuses = {span.status for span in spans}
     if statuses <= {SpanStatus.LIVE}:
-        return "nothing to erase"
-    return "approximate" if SpanStatus.APPROXIMATE in statuses else "exact"
+        return RetractionStatus.NOOP
+    return RetractionStatus.APPROXIMATE if SpanStatus.APPROXIMATE in statuses else RetractionStatus.EXACT

@@ -11,10 +11,10 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack
 
-from kv_memory.audit import Outcome, SealedEdit
+from kv_memory.audit import Outcome, SealedRedaction
 from kv_memory.conversation.ledger import Ledger
 from kv_memory.conversation.messages import Message, parse_messages
-from kv_memory.conversation.redactions import Edit
+from kv_memory.conversation.redactions import Redaction
 from kv_memory.conversation.resolve import resolve
 from kv_memory.conversation.spans import Span, Target
 from kv_memory.engines.base import Sampling
@@ -47,11 +47,13 @@ class Session(PolicedSession, UndoingSession):
             unread = self._unread(parsed, Ledger(), tools) if without else None
             self._apply_queued()
             self._recall(parsed)
-            edits = [edit for target in without for m in resolve(target, [], unread) for edit in m.edits]
-            with self._recorded(without, edits, log=bool(edits)) as attempt:
-                self._remember(edits)
+            redactions = [
+                redaction for target in without for m in resolve(target, [], unread) for redaction in m.redactions
+            ]
+            with self._recorded(without, redactions, log=bool(redactions)) as attempt:
+                self._remember(redactions)
                 attempt.outcome = Outcome("never read")
-            usage = self.branches.hold(parsed, tools, self._edits, None, progress)[1]
+            usage = self.branches.hold(parsed, tools, self._redactions, None, progress)[1]
             self._settle()
             return usage
 
@@ -92,14 +94,14 @@ class Session(PolicedSession, UndoingSession):
         **sampling: Unpack[SamplingOptions],
     ) -> ReplyStream:
         """Like `chat`, as an iterator of text. The conversation is read when the first text is asked for."""
-        wanted = None if history_eraser is None else self._memory.equip(history_eraser)
+        wanted = None if history_eraser is None else self._memory.load_eraser(history_eraser)
         answering = Answering(self._engine, self._memory.format, parse_messages(messages), tools, Sampling(**sampling))
 
         def hold() -> tuple[Branch, Usage]:
             self._apply_queued()
             self._recall(answering.messages)
             return self.branches.hold(
-                answering.messages, tools, self._edits, answering.head, progress, history_eraser=wanted
+                answering.messages, tools, self._redactions, answering.head, progress, history_eraser=wanted
             )
 
         def afterwards() -> None:
@@ -114,7 +116,7 @@ class Session(PolicedSession, UndoingSession):
             parsed = parse_messages(messages)
             self._recall(parsed)
             head = self._memory.format.generation_prompt(parsed, tools)
-            branch, _ = self.branches.hold(parsed, tools, self._edits, head)
+            branch, _ = self.branches.hold(parsed, tools, self._redactions, head)
             start = self._engine.next_position(branch.seq)
             try:
                 self._engine.prefill(branch.seq, head.ids)
@@ -156,14 +158,14 @@ class Session(PolicedSession, UndoingSession):
 
     def _allow_again(self, report: RetractionReport, digest: str) -> None:
         """What was retracted of this message is not any longer."""
-        again = [edit for edit in self._edits if edit.digest == digest]
+        again = [redaction for redaction in self._redactions if redaction.digest == digest]
         if self._audit is not None:
-            self._audit.undone(self.id, report.id, edits=again, reason="written again without it")
+            self._audit.undone(self.id, report.id, redactions=again, reason="written again without it")
             self._sealed = self._audit.retracted(self.id)
-        self._edits = [edit for edit in self._edits if edit not in again]
+        self._redactions = [redaction for redaction in self._redactions if redaction not in again]
 
     def _record_inherited(self, origin: str) -> None:
-        inherited: list[Edit | SealedEdit] = [*self._edits, *self._sealed]
+        inherited: list[Redaction | SealedRedaction] = [*self._redactions, *self._sealed]
         with self._recorded((), inherited, reason=f"forked from {origin}", log=bool(inherited)) as attempt:
             attempt.outcome = Outcome("inherited")
 
@@ -177,7 +179,7 @@ class Session(PolicedSession, UndoingSession):
     def _copy(self, session_id: str) -> Session:
         with self._engine.lock:
             other = self._memory.new_session(session_id)
-            other._edits, other._sealed = list(self._edits), list(self._sealed)
+            other._redactions, other._sealed = list(self._redactions), list(self._sealed)
             latest = self.branches.latest
             if latest and latest.resident:
                 self._memory.make_room(latest.cells, latest)
@@ -199,7 +201,7 @@ class Session(PolicedSession, UndoingSession):
             try:
                 other.retract(*targets, reason="counterfactual", eraser=eraser)
             except BaseException:
-                self._memory.forget(other.id)
+                self._memory.delete_session(other.id)
                 raise
             return other
 
@@ -214,7 +216,7 @@ class Session(PolicedSession, UndoingSession):
         """
         with self._engine.lock:
             asked = self._memory.eraser if eraser is None else eraser
-            wanted = None if asked is None else self._memory.equip(asked)
+            wanted = None if asked is None else self._memory.load_eraser(asked)
             return attribute(self._latest(), answer, targets, wanted)
 
     def _latest(self) -> Branch:
@@ -223,7 +225,7 @@ class Session(PolicedSession, UndoingSession):
             raise UnknownTargetError(f"Session {self.id!r} has nothing in its cache; call prefill() or chat() first.")
         return latest
 
-    def forget(self) -> None:
+    def evict(self) -> None:
         """Give all cells back, and what was kept to undo with. What was retracted stays so when it is read again."""
         with self._engine.lock:
             self._kept.clear()
@@ -234,4 +236,4 @@ class Session(PolicedSession, UndoingSession):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._memory.forget(self.id)
+        self._memory.delete_session(self.id)

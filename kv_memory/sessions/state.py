@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from kv_memory.audit import Attempt, AuditError, SealedEdit
+from kv_memory.audit import Attempt, AuditError, SealedRedaction
 from kv_memory.conversation.ledger import Ledger
 from kv_memory.conversation.messages import Message, parse_messages
-from kv_memory.conversation.redactions import Edit
-from kv_memory.conversation.resolve import Meaning, learn_ids, resolve
+from kv_memory.conversation.redactions import Redaction
+from kv_memory.conversation.resolve import ResolvedTarget, learn_ids, resolve
 from kv_memory.conversation.spans import Span, SpanStatus, Target
 from kv_memory.erasers.recompute import Recompute
 from kv_memory.errors import UnknownTargetError
@@ -21,7 +21,7 @@ from kv_memory.policy.authority import OWNER
 from kv_memory.policy.config import Heal
 from kv_memory.sessions.branch import Branch
 from kv_memory.sessions.branches import Branches, Tools
-from kv_memory.sessions.report import RetractionReport
+from kv_memory.sessions.report import RetractionReport, RetractionStatus
 from kv_memory.sessions.undo import Shelf
 
 if TYPE_CHECKING:
@@ -41,10 +41,10 @@ class SessionState:
         """What approximate erasures leave is healed, as the memory says."""
         self._memory = memory
         self._engine = memory.engine
-        self._edits: list[Edit] = []
+        self._redactions: list[Redaction] = []
         self._kept = Shelf(self._engine.lock, self._settle)
         self._queued: list[tuple[Branch, Callable[[], object]]] = []
-        self._soon: deque[Callable[[], object]] = deque()
+        self._deferred: deque[Callable[[], object]] = deque()
         self._audit = memory.audit
         self._sealed = memory.audit.retracted(session_id) if memory.audit else []
         """What the audit log says was retracted, by this process or another."""
@@ -53,9 +53,9 @@ class SessionState:
         """The report as it is by now: a healed retraction says "exact". Raises KeyError where there is none."""
         return {report.id: report for report in self.reports}[report_id]
 
-    def soon(self, action: Callable[[], object]) -> None:
+    def defer(self, action: Callable[[], object]) -> None:
         """Have this done before the next conversation is read, with the engine's lock held. Waits for nothing."""
-        self._soon.append(action)
+        self._deferred.append(action)
 
     def heal(self) -> None:
         """Read everything that approximate erasures may have left their mark on again, exactly, now."""
@@ -70,8 +70,8 @@ class SessionState:
         if self._approximate():
             return
         for place, report in enumerate(self.reports):
-            if report.status == "approximate":
-                now = {"status": "exact", "healed": True, "spans": self._spans_now(report)}
+            if report.status is RetractionStatus.APPROXIMATE:
+                now = {"status": RetractionStatus.EXACT, "healed": True, "spans": self._spans_now(report)}
                 self.reports[place] = report.model_copy(update=now)
                 self._record_healed(report.id)
                 self._tell_healed(self.reports[place])
@@ -116,8 +116,8 @@ class SessionState:
             self._memory.healer.wake()
 
     def _apply_queued(self) -> None:
-        while self._soon:
-            self._soon.popleft()()
+        while self._deferred:
+            self._deferred.popleft()()
         waiting = [item for item in self._queued if not item[0].busy]
         self._queued = [item for item in self._queued if item[0].busy]
         for _, change in waiting:
@@ -131,7 +131,7 @@ class SessionState:
     def _recorded(
         self,
         targets: Sequence[Target],
-        edits: Sequence[Edit | SealedEdit],
+        redactions: Sequence[Redaction | SealedRedaction],
         spans: Sequence[Span] = (),
         by: str = OWNER,
         reason: str = "",
@@ -141,23 +141,25 @@ class SessionState:
         """A retraction that is written down before anything is changed, and after."""
         if self._audit is None or not log:
             return nullcontext(Attempt())
-        return self._audit.retraction(session=self.id, targets=targets, edits=edits, spans=spans, by=by, reason=reason)
+        return self._audit.retraction(
+            session=self.id, targets=targets, redactions=redactions, spans=spans, by=by, reason=reason
+        )
 
-    def _remember(self, edits: Sequence[Edit]) -> None:
-        self._edits += [edit for edit in edits if edit not in self._edits]
+    def _remember(self, redactions: Sequence[Redaction]) -> None:
+        self._redactions += [redaction for redaction in redactions if redaction not in self._redactions]
 
-    def _resolve(self, targets: Sequence[Target], given: Ledger | None) -> list[Meaning]:
+    def _resolve(self, targets: Sequence[Target], given: Ledger | None) -> list[ResolvedTarget]:
         """What the targets mean; the conversation `given` is asked first, then the branch used last."""
         ledgers = [branch.ledger for branch in sorted(self.branches, key=lambda b: -b.used)]
-        meanings = []
+        resolved = []
         if given is not None:
             learn_ids(ledgers, given)
         for target in targets:
             try:
-                meanings += resolve(target, ledgers, given)
+                resolved += resolve(target, ledgers, given)
             except UnknownTargetError as error:
                 raise self._memory.explain_unknown(self, target) from error
-        return meanings
+        return resolved
 
     def _given(self, messages: Any) -> Ledger | None:
         """The conversation of a retraction; its span ids are none of the session's."""

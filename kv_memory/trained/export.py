@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from peft import LoraConfig
 from safetensors import safe_open
 
-from kv_memory.engines.adapter_check import WEIGHTS, check_adapter, read_adapter
+from kv_memory.engines.adapter_check import PROJECTIONS, WEIGHTS, check_adapter, read_adapter
 from kv_memory.errors import KVMemoryError, ModelError
 from kv_memory.gguf.architecture import architecture, reorder, skeleton, tensor_names
 from kv_memory.gguf.base_model import ERASER_KEY, BaseModel, read_base
 from kv_memory.gguf.writer import Planned, write_file
 from kv_memory.trained.files import EraserRecord, TrainedEraser, open_eraser
-from kv_memory.training.adapter import PROJECTIONS
 
 _HARMLESS = {
     "auto_mapping",

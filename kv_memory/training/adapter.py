@@ -12,9 +12,9 @@ from peft import LoraConfig, get_peft_model, load_peft_weights, set_peft_model_s
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
+from kv_memory.engines.adapter_check import PROJECTIONS
+
 NAME = "default"
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""As the published eraser has them (arXiv 2606.17034)."""
 
 
 class Adapter:

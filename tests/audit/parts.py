@@ -10,7 +10,7 @@ from typing import Any
 from kv_memory.audit import AuditLog, Outcome
 from kv_memory.audit.schema import intended
 from kv_memory.conversation.messages import parse_messages
-from kv_memory.conversation.redactions import Edit
+from kv_memory.conversation.redactions import Redaction
 
 KEY = hashlib.sha256(b"a key for tests").digest()
 PIN = "4711"
@@ -21,7 +21,7 @@ MESSAGES: list[dict[str, Any]] = [
 ]
 
 
-def edit(index: int, **change: Any) -> Edit:
+def redaction(index: int, **change: Any) -> Redaction:
     """Of a whole message of the conversation."""
     message = parse_messages(MESSAGES)[index]
     whole = {
@@ -33,13 +33,13 @@ def edit(index: int, **change: Any) -> Edit:
         "chars": ((0, len(message.content)),),
         "calls": frozenset[int](),
     }
-    return Edit.model_validate(whole | change)
+    return Redaction.model_validate(whole | change)
 
 
 def retract(log: AuditLog, index: int = 1, session: str = "s", **said: Any) -> str:
     """An exact retraction as a session writes it down; its id."""
     with log.retraction(
-        session=session, targets=[MESSAGES[index]], edits=[edit(index)], by="owner", reason="wrong", **said
+        session=session, targets=[MESSAGES[index]], redactions=[redaction(index)], by="owner", reason="wrong", **said
     ) as it:
         it.outcome = Outcome("exact", "recompute", tokens_erased=4, tokens_recomputed=30, fidelity=0.99)
     return it.id

@@ -92,7 +92,7 @@ def test_no_log_is_one_line_and_none_is_made(run: Run, path: Path) -> None:
 
 def test_what_others_wrote_does_not_steer_the_terminal(log: AuditLog, run: Run) -> None:
     odd = "\x1b[31m[bold]red\x07"
-    with log.retraction(session=odd, targets=[odd], edits=[], by=odd, reason=odd) as it:
+    with log.retraction(session=odd, targets=[odd], redactions=[], by=odd, reason=odd) as it:
         pass
     for out in (run("list")[1], run("show", it.id)[1]):
         assert "\x1b" not in out

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kv_memory.audit import AuditLog, process
-from tests.audit.parts import edit, ended, in_child, retract
+from tests.audit.parts import ended, in_child, redaction, retract
 
 WORKERS, EACH = 4, 12
 
@@ -87,14 +87,14 @@ def test_only_the_intents_of_dead_processes_are_closed(log: AuditLog) -> None:
     begun, tell = os.pipe()
 
     def work() -> None:
-        with log.retraction(session="s", targets=["c1"], edits=[edit(1)]) as it:
-            log.also("s", it.id, [edit(2)])
+        with log.retraction(session="s", targets=["c1"], redactions=[redaction(1)]) as it:
+            log.also("s", it.id, [redaction(2)])
             os.write(tell, b"x")
             signal.pause()
 
     child = in_child(work)
     assert os.read(begun, 1) == b"x"
-    with log.retraction(session="s", targets=["c1"], edits=[edit(1)]) as own:
+    with log.retraction(session="s", targets=["c1"], redactions=[redaction(1)]) as own:
         assert log.close_unfinished() == []
         assert len(log.unfinished()) == 3
         os.kill(child, signal.SIGKILL)

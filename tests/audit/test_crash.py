@@ -15,7 +15,7 @@ import pytest
 import kv_memory.audit
 from kv_memory.audit import AuditLog, Outcome
 from kv_memory.conversation.messages import parse_messages
-from tests.audit.parts import MESSAGES, edit, ended, in_child, retract
+from tests.audit.parts import MESSAGES, ended, in_child, redaction, retract
 
 KILLED = -signal.SIGKILL
 CODE = str(Path(kv_memory.audit.__file__).parent)
@@ -24,13 +24,13 @@ Say = Callable[[str], object]
 
 def work(log: AuditLog, session: str, say: Say) -> None:
     """A retraction, one that fails, and what else is written; says what it knows to be on record."""
-    with log.retraction(session=session, targets=["c1"], edits=[edit(1)], by="owner", reason="wrong") as it:
+    with log.retraction(session=session, targets=["c1"], redactions=[redaction(1)], by="owner", reason="wrong") as it:
         say("intent")
         it.outcome = Outcome("exact", "recompute", tokens_erased=4, tokens_recomputed=30)
         say("erased")
     say("outcome")
     try:
-        with log.retraction(session=session, targets=["c2"], edits=[edit(2)]):
+        with log.retraction(session=session, targets=["c2"], redactions=[redaction(2)]):
             say("intent")
             raise MemoryError
     except MemoryError:
@@ -107,7 +107,12 @@ def check(path: Path, session: str, said: list[str]) -> None:
     without = intents - {row.retraction for row in rows if row.kind == "outcome"}
     assert {row.retraction for row in log.unfinished()} == without
     undone = {row.retraction for row in rows if row.kind == "undone"}
-    wished = [edit for row in rows if row.kind == "intent" and row.retraction not in undone for edit in row.edits]
+    wished = [
+        redaction
+        for row in rows
+        if row.kind == "intent" and row.retraction not in undone
+        for redaction in row.redactions
+    ]
     assert log.retracted(session) == wished
     assert len(log.unseal(wished, parse_messages(MESSAGES))) == len(wished)
     assert set(log.close_unfinished()) == without
@@ -135,7 +140,7 @@ def test_kill_at_any_step_of_a_retraction(path: Path, steps: Callable[[int], Any
 
 def test_kill_between_intent_and_erasure(path: Path) -> None:
     def child() -> None:
-        with AuditLog(path).retraction(session="s", targets=["c1"], edits=[edit(1)]):
+        with AuditLog(path).retraction(session="s", targets=["c1"], redactions=[redaction(1)]):
             os.kill(os.getpid(), signal.SIGKILL)
 
     assert ended(in_child(child)) == KILLED

@@ -11,7 +11,7 @@ import pytest
 
 from kv_memory.audit import AuditError, AuditLog, schema
 from kv_memory.errors import KVMemoryError
-from tests.audit.parts import KEY, edit, ended, in_child, retract, story
+from tests.audit.parts import KEY, ended, in_child, redaction, retract, story
 
 
 def says(call: Callable[[], object]) -> str:
@@ -86,7 +86,7 @@ def test_busy(log: AuditLog, path: Path) -> None:
 
     def work() -> None:
         nonlocal worked
-        with quick.retraction(session="s", targets=["c1"], edits=[edit(1)]):
+        with quick.retraction(session="s", targets=["c1"], redactions=[redaction(1)]):
             worked = True
 
     assert "is busy" in says(work)
@@ -101,7 +101,7 @@ def test_the_work_is_done_but_its_outcome_cannot_be_written(path: Path) -> None:
     other = sqlite3.connect(path, isolation_level=None)
 
     def work() -> None:
-        with log.retraction(session="s", targets=["c1"], edits=[edit(1)]):
+        with log.retraction(session="s", targets=["c1"], redactions=[redaction(1)]):
             other.execute("BEGIN IMMEDIATE")
 
     text = says(work)
@@ -110,7 +110,7 @@ def test_the_work_is_done_but_its_outcome_cannot_be_written(path: Path) -> None:
     other.execute("ROLLBACK")
     with (
         pytest.raises(MemoryError) as raised,
-        log.retraction(session="s", targets=["c1"], edits=[edit(1)]),
+        log.retraction(session="s", targets=["c1"], redactions=[redaction(1)]),
     ):
         other.execute("BEGIN IMMEDIATE")
         raise MemoryError
@@ -173,7 +173,7 @@ def test_reading_changes_nothing(log: AuditLog, path: Path) -> None:
 
 def test_rows_that_are_no_rows(log: AuditLog, path: Path) -> None:
     retract(log)
-    for change in ("edits = 'x'", "kind = 'x'", "time = 'x'", "tokens_erased = 'x'"):
+    for change in ("redactions = 'x'", "kind = 'x'", "time = 'x'", "tokens_erased = 'x'"):
         other = sqlite3.connect(path)
         other.execute("DROP TRIGGER IF EXISTS rows_no_update")
         other.execute(f"UPDATE rows SET {change} WHERE number = 1")

@@ -77,6 +77,6 @@ def test_killed_at_any_line_it_is_found_and_counts(tmp_path: Path, monkeypatch: 
         assert usage.left_out == sum(WISHED[: kinds.count("intent")])
         assert memory.audit is not None
         assert memory.audit.unfinished() == []
-        memory.forget("s")
+        memory.delete_session("s")
         ways.add(kinds)
     assert ways == {(), ("intent",), ("intent", "intent"), ("intent", "intent", "outcome")}

@@ -12,18 +12,18 @@ from pathlib import Path
 import pytest
 
 from kv_memory import CharRange, Span, SpanKind
-from kv_memory.audit import AuditLog, Outcome, SealedEdit
+from kv_memory.audit import AuditLog, Outcome, SealedRedaction
 from kv_memory.conversation.messages import parse_messages
-from kv_memory.conversation.redactions import Edit, cuts_for
+from kv_memory.conversation.redactions import Redaction, cuts_for
 from kv_memory.conversation.spans import Target
-from tests.audit.parts import KEY, MESSAGES, PIN, edit, retract
+from tests.audit.parts import KEY, MESSAGES, PIN, redaction, retract
 
 
 def test_a_retraction_is_an_intent_and_an_outcome(log: AuditLog) -> None:
     span = Span(id="s1", kind=SpanKind.TOOL_RESULT, start=5, end=9, tokens=4, message=1, tool_call_id="c1", name="bank")
     before = datetime.now(UTC)
     with log.retraction(
-        session="s", targets=["c1"], edits=[edit(1)], spans=[span], by="support", reason="wrong price"
+        session="s", targets=["c1"], redactions=[redaction(1)], spans=[span], by="support", reason="wrong price"
     ) as it:
         [intent] = log.entries()
         assert log.unfinished() == [intent]
@@ -48,16 +48,16 @@ def test_a_retraction_is_an_intent_and_an_outcome(log: AuditLog) -> None:
 def test_work_that_fails_is_named_by_its_class_alone(log: AuditLog) -> None:
     with (
         pytest.raises(ValueError, match=PIN),
-        log.retraction(session="s", targets=["c1"], edits=[edit(1)]) as it,
+        log.retraction(session="s", targets=["c1"], redactions=[redaction(1)]) as it,
     ):
         raise ValueError(f"cannot erase {PIN}")
     outcome = log.entries(retraction=it.id)[-1]
     assert (outcome.status, outcome.error) == ("failed", "ValueError")
-    assert log.retracted("s") == list(log.seal([edit(1)]))  # it is still to be left out
+    assert log.retracted("s") == list(log.seal([redaction(1)]))  # it is still to be left out
 
 
 def test_a_queued_retraction_is_unfinished_until_it_was_applied(log: AuditLog) -> None:
-    with log.retraction(session="s", targets=["c1"], edits=[edit(1)]) as it:
+    with log.retraction(session="s", targets=["c1"], redactions=[redaction(1)]) as it:
         it.outcome = Outcome("queued")
     assert [row.retraction for row in log.unfinished()] == [it.id]
     log.outcome("s", it.id, Outcome("exact", "recompute", seconds=0.1))
@@ -76,24 +76,24 @@ def test_targets_of_every_sort(log: AuditLog) -> None:
     assert (row.kind, row.status, row.error, row.by) == ("refusal", "refused", "RefusedError", "tool")
     names = [target.name for target in row.targets]
     assert names == ["c1", "characters 2 to 4 of u1", "c1", "this tool message"]
-    assert row.targets[2].hash == row.targets[3].hash == log.seal([edit(1)])[0].seal
+    assert row.targets[2].hash == row.targets[3].hash == log.seal([redaction(1)])[0].seal
 
 
 def test_a_sealed_edit_has_all_of_an_edit_but_the_digest() -> None:
-    assert SealedEdit.model_fields.keys() - {"seal"} == Edit.model_fields.keys() - {"digest"}
+    assert SealedRedaction.model_fields.keys() - {"seal"} == Redaction.model_fields.keys() - {"digest"}
 
 
 def test_a_new_process_gets_back_what_was_retracted(path: Path) -> None:
-    part = edit(2, chars=((8, 10),), occurrence=1, calls=frozenset({0, 2}))
+    part = redaction(2, chars=((8, 10),), occurrence=1, calls=frozenset({0, 2}))
     first = AuditLog(path)
-    with first.retraction(session="s", targets=["c1"], edits=[edit(1), part]) as it:
+    with first.retraction(session="s", targets=["c1"], redactions=[redaction(1), part]) as it:
         it.outcome = Outcome("exact")
     retract(first, 0, session="another")
     first.close()
     log = AuditLog(path)
     sealed = log.retracted("s")
-    assert log.unseal(sealed, parse_messages(MESSAGES)) == [edit(1), part]
-    assert log.unseal(sealed, parse_messages(MESSAGES[:2])) == [edit(1)]
+    assert log.unseal(sealed, parse_messages(MESSAGES)) == [redaction(1), part]
+    assert log.unseal(sealed, parse_messages(MESSAGES[:2])) == [redaction(1)]
     assert log.unseal(sealed, parse_messages([{**MESSAGES[1], "content": "4712"}])) == []
     assert log.retracted("never heard of") == []
     again = log.unseal(log.retracted("another"), parse_messages(MESSAGES))
@@ -107,32 +107,34 @@ def test_what_was_undone_is_not_given_back_unless_it_was_named_twice(log: AuditL
     log.undone("s", first, by="owner", reason="it was right")
     log.undone("s", second)
     log.undone("another session", twice)
-    assert log.retracted("s") == list(log.seal([edit(2)]))
+    assert log.retracted("s") == list(log.seal([redaction(2)]))
     log.undone("s", twice)
     assert log.retracted("s") == []
 
 
 def test_more_may_turn_out_to_be_retracted_and_a_part_of_it_taken_back(log: AuditLog) -> None:
-    with log.retraction(session="s", targets=["c1"], edits=[edit(1)], by="owner") as it:
-        log.also("s", it.id, [edit(2), edit(0)], by="policy", reason="depends on it")
+    with log.retraction(session="s", targets=["c1"], redactions=[redaction(1)], by="owner") as it:
+        log.also("s", it.id, [redaction(2), redaction(0)], by="policy", reason="depends on it")
         assert [row.kind for row in log.unfinished()] == ["intent", "intent"]
     assert log.unfinished() == []
-    log.undone("s", it.id, edits=[])
-    log.undone("s", it.id, edits=[edit(2)], reason="said again without it")
-    assert log.retracted("s") == list(log.seal([edit(1), edit(0)]))
+    log.undone("s", it.id, redactions=[])
+    log.undone("s", it.id, redactions=[redaction(2)], reason="said again without it")
+    assert log.retracted("s") == list(log.seal([redaction(1), redaction(0)]))
     log.undone("s", it.id)
     assert log.retracted("s") == []
     assert [row.kind for row in log.entries()] == ["intent", "intent", "outcome", "undone", "undone"]
-    log.also("s", it.id, [edit(0)])
-    assert log.retracted("s") == list(log.seal([edit(0)]))
+    log.also("s", it.id, [redaction(0)])
+    assert log.retracted("s") == list(log.seal([redaction(0)]))
     assert log.verify() == []
 
 
 def test_edits_pass_on_to_a_fork_still_sealed(log: AuditLog) -> None:
     retract(log)
-    with log.retraction(session="s/fork", targets=[], edits=[*log.retracted("s"), edit(2)], reason="fork of s") as it:
+    with log.retraction(
+        session="s/fork", targets=[], redactions=[*log.retracted("s"), redaction(2)], reason="fork of s"
+    ) as it:
         it.outcome = Outcome("inherited")
-    assert log.retracted("s/fork") == list(log.seal([edit(1), edit(2)]))
+    assert log.retracted("s/fork") == list(log.seal([redaction(1), redaction(2)]))
 
 
 def test_entries_are_the_latest_in_order(log: AuditLog) -> None:
@@ -145,7 +147,7 @@ def test_entries_are_the_latest_in_order(log: AuditLog) -> None:
 
 def test_any_text_and_number_survives(log: AuditLog) -> None:
     odd = "a\x00b\n'; DROP TABLE rows; -- \ud83d é \U0001f600"
-    with log.retraction(session=odd, targets=[odd], edits=[edit(1)], by=odd, reason=odd) as it:
+    with log.retraction(session=odd, targets=[odd], redactions=[redaction(1)], by=odd, reason=odd) as it:
         it.outcome = Outcome("exact", seconds=-0.0, fidelity=float("nan"))
     intent, outcome = log.entries(session=odd)
     assert intent.reason == intent.session == odd.replace("\ud83d", "\\ud83d")

@@ -14,7 +14,7 @@ from kv_memory import AuditLog, Memory
 from kv_memory.audit import AuditError
 from kv_memory.calibration.decide import candidates
 from kv_memory.errors import RefusedError
-from kv_memory.sessions.retraction_run import Carrying
+from kv_memory.sessions.retraction_run import RetractionRun
 from tests.audit.parts import ended, in_child
 from tests.policy import figures
 from tests.test_session import CONVERSATION, SECRET
@@ -69,7 +69,7 @@ def test_a_killed_retraction_is_found_and_counts(file: Path) -> None:
     def child() -> None:
         session = memory(file).session("s")
         session.prefill(CONVERSATION)
-        Carrying._erase = die  # type: ignore[method-assign]
+        RetractionRun._erase = die  # type: ignore[method-assign]
         session.retract("c1")
 
     assert ended(in_child(child)) == -signal.SIGKILL

@@ -15,7 +15,7 @@ from kv_memory import CharRange, Memory
 from kv_memory.audit import AuditLog, Outcome
 from kv_memory.audit.key import read_key
 from kv_memory.conversation.messages import Message, parse_messages
-from tests.audit.parts import MESSAGES, PIN, edit, retract, story
+from tests.audit.parts import MESSAGES, PIN, redaction, retract, story
 from tests.tiny import tiny_engine
 
 SECRET = "Grünwald's code is 8812-XK"
@@ -56,12 +56,17 @@ def test_retractions_of_a_session_leave_no_text_and_no_plain_digest(log: AuditLo
     for target in TARGETS:
         planned = session.retract(target, dry_run=True)
         with log.retraction(
-            session="thread-1", targets=[target], edits=planned.edits, spans=planned.spans, by="owner", reason="wrong"
+            session="thread-1",
+            targets=[target],
+            redactions=planned.redactions,
+            spans=planned.spans,
+            by="owner",
+            reason="wrong",
         ) as it:
             report = session.retract(target, reason="wrong")
             it.outcome = Outcome(report.status, report.eraser, report.tokens_erased, report.tokens_recomputed)
     digests = {message.digest().encode() for message in parse_messages(CONVERSATION)}
-    digests |= {edit.digest.encode() for report in session.reports for edit in report.edits}
+    digests |= {redaction.digest.encode() for report in session.reports for redaction in report.redactions}
     assert len(log.retracted("thread-1")) >= 4
     said = [SECRET, "Grünwald", "8812-XK", "open_vault", CONVERSATION[0]["content"], f"It says {SECRET}."]
     texts = {text.encode(encoding) for text in said for encoding in ("utf-8", "utf-16-le")}
@@ -96,8 +101,8 @@ def test_short_secrets_cannot_be_guessed_without_the_key(log: AuditLog, path: Pa
 
 def test_two_logs_hash_the_same_message_differently(tmp_path: Path) -> None:
     one, other = AuditLog(tmp_path / "one.db"), AuditLog(tmp_path / "other.db")
-    assert one.seal([edit(1)]) != other.seal([edit(1)])
-    assert one.seal([edit(1)]) == one.seal([edit(1)])
+    assert one.seal([redaction(1)]) != other.seal([redaction(1)])
+    assert one.seal([redaction(1)]) == one.seal([redaction(1)])
 
 
 def test_the_key_is_its_owners_alone(log: AuditLog, path: Path) -> None:

@@ -31,9 +31,9 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("original") / "audit.db"
     log = AuditLog(path, key=KEY)
     story(log)
-    with log.retraction(session="s", targets=["c1"], edits=[]):
+    with log.retraction(session="s", targets=["c1"], redactions=[]):
         pass
-    with pytest.raises(KeyError), log.retraction(session="s", targets=["c1"], edits=[]):
+    with pytest.raises(KeyError), log.retraction(session="s", targets=["c1"], redactions=[]):
         raise KeyError
     log.close()
     return path

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from kv_memory.engines import attention_mass
-from kv_memory.engines.base import STEERED, Engine, Interval, Normaliser, SequenceId
+from kv_memory.engines.base import STEERED, Engine, Normaliser, SequenceId
 from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.erasers import ERASERS
 from kv_memory.erasers.base import Eraser, Erasure
@@ -22,7 +22,7 @@ from kv_memory.erasers.steer import Steer
 from kv_memory.erasers.steer_influence import SteerInfluence
 from kv_memory.erasers.steer_repair import SteerRepair
 from kv_memory.errors import KVMemoryError
-from kv_memory.positions import merge
+from kv_memory.positions import Interval, merge
 from tests.conformance.conftest import Case
 from tests.conformance.reference import (
     all_cells,

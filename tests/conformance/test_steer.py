@@ -12,7 +12,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from kv_memory.engines.base import STEERED, Engine, Interval, SequenceId, Steering
+from kv_memory.engines.base import STEERED, Engine, SequenceId, Steering
 from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.erasers import ERASERS
 from kv_memory.erasers.base import Eraser
@@ -22,7 +22,7 @@ from kv_memory.erasers.shift import Shift
 from kv_memory.erasers.steer import Steer
 from kv_memory.erasers.steer_influence import SteerInfluence
 from kv_memory.erasers.steer_repair import SteerRepair
-from kv_memory.positions import moved
+from kv_memory.positions import Interval, moved
 from tests.conformance.conftest import Case
 from tests.conformance.reference import (
     all_cells,

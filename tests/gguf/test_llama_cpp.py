@@ -12,8 +12,9 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from kv_memory.gguf import export_adapter, export_model
+from kv_memory.gguf import export_model
 from kv_memory.pocket import model_path
+from kv_memory.trained.export import export_adapter
 from tests.conformance.models import save_model
 from tests.gguf.models import NAMES, random_model, save
 from tests.lora import PUBLISHED, save_lora

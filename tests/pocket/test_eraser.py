@@ -13,8 +13,8 @@ from kv_memory.calibration.record import FILE, load
 from kv_memory.cli.demo import MESSAGES, QUESTION, TARGET
 from kv_memory.erasers import POCKET
 from kv_memory.evaluation.compare import compare
-from kv_memory.gguf import export_adapter
 from kv_memory.pocket import model_path
+from kv_memory.trained.export import export_adapter
 from kv_memory.trained.files import BESIDE, open_eraser
 
 LIMIT = 10_000_000
@@ -59,13 +59,13 @@ def test_the_demo_answers_as_never_saw(memory: Memory, eraser: str) -> None:
 
 def test_nothing_changes_where_nothing_is_erased(memory: Memory) -> None:
     def scores() -> torch.Tensor:
-        memory.forget("s")
+        memory.delete_session("s")
         session = memory.session("s")
         session.prefill(MESSAGES)
         return memory.engine.score(next(iter(session.branches)).seq, range(100, 110))
 
     before = scores()
-    memory.equip("steer")
+    memory.load_eraser("steer")
     assert memory.engine.capabilities.steering is not None
     assert torch.equal(before, scores())
 

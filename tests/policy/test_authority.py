@@ -43,8 +43,8 @@ def session() -> Session:
 
 def claimed(session: Session, target: Target) -> list[tuple[str, str]]:
     ledgers = [branch.ledger for branch in session.branches]
-    meanings = resolve(target, ledgers)
-    return [(c.id, c.kind.value) for meaning in meanings for c in claims(meaning.ledger, meaning.edits)]
+    resolved = resolve(target, ledgers)
+    return [(c.id, c.kind.value) for target in resolved for c in claims(target.ledger, target.redactions)]
 
 
 def span(kind: SpanKind) -> Claim:

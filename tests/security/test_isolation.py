@@ -13,4 +13,4 @@ def test_sessions_do_not_see_each_other() -> None:
 
 def test_cases_are_the_same_every_time_and_cover_evictions() -> None:
     assert make_case(3) == make_case(3) != make_case(4)
-    assert any(make_case(seed).max_tokens for seed in range(20))
+    assert any(make_case(seed).cache_tokens for seed in range(20))

@@ -8,7 +8,7 @@ from typing import Any
 
 from kv_memory.erasers import is_files
 
-_OF_THE_MEMORY = ("model", "device", "dtype", "max_cache_tokens", "calibration", "policy", "audit", "heal")
+_OF_THE_MEMORY = ("model", "device", "dtype", "cache_tokens", "calibration", "policy", "audit", "heal")
 """What a memory is made with: a ready one has its own."""
 _IGNORED = frozenset(("api_key", "max_retries", "streaming", "timeout"))
 """Of remote models; they mean nothing here."""

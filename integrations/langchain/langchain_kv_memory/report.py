@@ -13,7 +13,13 @@ from kv_memory import Span
 from kv_memory.sessions.report import RetractionStatus
 from langchain_kv_memory.tombstones import tombstones
 
-_WEIGHT: tuple[RetractionStatus, ...] = ("nothing to erase", "exact", "planned", "approximate", "queued")
+_WEIGHT = (
+    RetractionStatus.NOOP,
+    RetractionStatus.EXACT,
+    RetractionStatus.PLANNED,
+    RetractionStatus.APPROXIMATE,
+    RetractionStatus.QUEUED,
+)
 
 
 class RetractionReport(BaseModel):
@@ -34,13 +40,13 @@ class RetractionReport(BaseModel):
     def status(self) -> RetractionStatus:
         """That of the part that is furthest from exact; "queued" where it is not done yet."""
         if self.queued:
-            return "queued"
-        return max((part.status for part in self.parts), key=_WEIGHT.index, default="nothing to erase")
+            return RetractionStatus.QUEUED
+        return max((part.status for part in self.parts), key=_WEIGHT.index, default=RetractionStatus.NOOP)
 
     @property
     def exact(self) -> bool:
         """The cache is what it would be had the model never read it."""
-        return self.status in ("exact", "nothing to erase")
+        return self.status in (RetractionStatus.EXACT, RetractionStatus.NOOP)
 
     @property
     def spans(self) -> tuple[Span, ...]:
@@ -85,5 +91,5 @@ class RetractionReport(BaseModel):
         return [changed.get(i, message) for i, message in enumerate(messages)]
 
     def _changed(self, messages: Sequence[BaseMessage]) -> dict[int, BaseMessage]:
-        edits = dict.fromkeys(edit for part in self.parts for edit in part.edits)
-        return tombstones(messages, list(edits), self.id)
+        redactions = dict.fromkeys(redaction for part in self.parts for redaction in part.redactions)
+        return tombstones(messages, list(redactions), self.id)

@@ -119,7 +119,7 @@ class RetractingChatModel(AnsweringChatModel):
     def forget(self, *, session_id: str | None = None, config: RunnableConfig | None = None) -> None:
         """Remove the session with its cells and its retractions; no error when there is none."""
         if self.ready is not None:
-            self.ready.forget(session_id_of(config, session_id))
+            self.ready.delete_session(session_id_of(config, session_id))
 
     async def aforget(self, *, session_id: str | None = None, config: RunnableConfig | None = None) -> None:
         """As `forget`, in a worker thread."""

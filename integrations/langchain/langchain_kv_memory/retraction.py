@@ -93,7 +93,7 @@ class Retraction:
             names = dict.fromkeys([self.home, *memory.sessions()] if everywhere else [self.home])
             sessions = [session for session in map(memory.get, names) if session is not None]
             for session in sessions:
-                session.soon(partial(self._carry_out_in, memory, session, done))
+                session.defer(partial(self._carry_out_in, memory, session, done))
         missing = () if sessions else tuple(target_name(core_target(target)) for target in self.targets)
         if missing:
             self._not_there(UnknownTargetError(f"No conversation has been read that could hold {', '.join(missing)}."))

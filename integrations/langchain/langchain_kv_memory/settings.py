@@ -39,7 +39,7 @@ class LocalChatModel(SessionEntryPoints):
     one; None chooses by span and what follows it."""
     device: str | None = None
     dtype: str | None = None
-    max_cache_tokens: int | None = None
+    cache_tokens: int | None = None
     """Cells of all sessions together; by default four times the model's context."""
     calibration: Calibration | str | Path | None = Field(default=None, exclude=True, repr=False)
     """Of this model, or its file; by default the one beside the weights or the trained eraser."""
@@ -81,10 +81,8 @@ class LocalChatModel(SessionEntryPoints):
         """
         if isinstance(llm, Memory):
             return cls(memory=llm, **options)
-        names = ("calibration", "policy", "audit", "heal")
+        names = ("calibration", "policy", "audit", "heal", "cache_tokens")
         made = {name: options.pop(name) for name in names if name in options}
-        if "max_cache_tokens" in options:
-            made["max_tokens"] = options.pop("max_cache_tokens")
         if options.get("eraser") is not None and is_files(options["eraser"]):
             made["eraser"] = options.pop("eraser")
         return cls(memory=memory_over(llm, tokenizer, **made), **options)
@@ -95,7 +93,7 @@ class LocalChatModel(SessionEntryPoints):
             return self.memory
         make = partial(Memory, self.model, device=self.device, dtype=self.dtype, eraser=self.eraser)
         make = partial(make, policy=self.policy, audit=self.audit, heal=self.heal, calibration=self.calibration)
-        return self.loader.get(self._name, partial(make, max_tokens=self.max_cache_tokens))
+        return self.loader.get(self._name, partial(make, cache_tokens=self.cache_tokens))
 
     @property
     def ready(self) -> Memory | None:

@@ -9,16 +9,18 @@ from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
 from kv_memory.conversation.messages import Cuts, cut_text, parse_messages
-from kv_memory.conversation.redactions import Edit, cuts_for
+from kv_memory.conversation.redactions import Redaction, cuts_for
 from langchain_kv_memory.convert import text_of, to_openai
 from langchain_kv_memory.documents import document_id, documents_of, places
 
 
-def tombstones(messages: Sequence[BaseMessage], edits: Sequence[Edit], retraction: str) -> dict[int, BaseMessage]:
-    """The messages that these edits concern, cut; by their number."""
-    if not messages or not edits:
+def tombstones(
+    messages: Sequence[BaseMessage], redactions: Sequence[Redaction], retraction: str
+) -> dict[int, BaseMessage]:
+    """The messages that these redactions concern, cut; by their number."""
+    if not messages or not redactions:
         return {}
-    cuts = cuts_for(parse_messages(to_openai(messages, ())), edits)
+    cuts = cuts_for(parse_messages(to_openai(messages, ())), redactions)
     return {i: _entombed(messages[i], cut, retraction) for i, cut in cuts.items()}
 
 

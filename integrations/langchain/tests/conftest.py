@@ -28,7 +28,7 @@ def pocket() -> Memory:
 def model(pocket: Memory) -> ErasableChatModel:
     """A chat model over it, with no sessions."""
     for name in pocket.sessions():
-        pocket.forget(name)
+        pocket.delete_session(name)
     return ErasableChatModel(memory=pocket, max_tokens=24)
 
 

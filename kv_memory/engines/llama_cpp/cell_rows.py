@@ -10,11 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kv_memory.engines.base import Cells, Interval
+from kv_memory.engines.base import Cells
 from kv_memory.engines.llama_cpp.context import Context
 from kv_memory.engines.llama_cpp.passes import runs_of
 from kv_memory.engines.llama_cpp.rotation import Heads, Rotation
 from kv_memory.engines.llama_cpp.rows import Layout, State
+from kv_memory.positions import Interval
 
 
 class CellRows:

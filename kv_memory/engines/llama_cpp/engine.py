@@ -12,17 +12,7 @@ import torch
 from torch import Tensor
 
 from kv_memory.engines.attention_mass import attention_score
-from kv_memory.engines.base import (
-    STEERED,
-    Capabilities,
-    Cells,
-    Engine,
-    Interval,
-    Normaliser,
-    Sampling,
-    SequenceId,
-    Token,
-)
+from kv_memory.engines.base import STEERED, Capabilities, Cells, Engine, Normaliser, Sampling, SequenceId, Token
 from kv_memory.engines.cells import CellLayout, Slots, compact
 from kv_memory.engines.checks import asked_about, check_appended, check_fits, check_move, check_tokens, integers
 from kv_memory.engines.generation import generate
@@ -39,6 +29,7 @@ from kv_memory.engines.llama_cpp.sequences import Sequence, Sequences
 from kv_memory.engines.llama_cpp.vocabulary import tokenizer_of
 from kv_memory.engines.llama_cpp.watch import Watch
 from kv_memory.errors import UnsupportedOperationError
+from kv_memory.positions import Interval
 
 DEFAULT_POSITIONS = 16_384
 """Of one sequence, where nothing is said: the cells of a context are all in memory from the start."""
@@ -147,7 +138,7 @@ class LlamaCppEngine(Engine):
         if Path(path).is_file():
             self._adapters[name] = Adapter(self._model, Path(path))
             return
-        from kv_memory.gguf import export_adapter
+        from kv_memory.trained.export import export_adapter
 
         with TemporaryDirectory() as folder:
             converted = Path(folder) / "adapter.gguf"

@@ -17,7 +17,6 @@ from kv_memory.engines.base import (
     Capabilities,
     Cells,
     Engine,
-    Interval,
     Normaliser,
     Sampling,
     SequenceId,
@@ -36,6 +35,7 @@ from kv_memory.engines.transformers.rotary import rotation_of
 from kv_memory.engines.transformers.snapshot import read_cells, write_cells
 from kv_memory.engines.transformers.tokenizer import HFTokenizer
 from kv_memory.errors import UnsupportedOperationError
+from kv_memory.positions import Interval
 
 _PROBE_POSITIONS = 3, 29
 """Where construction runs a lone token to see how keys depend on the position."""

@@ -38,7 +38,7 @@ class Case:
     """Calls of two sessions in their order."""
 
     operations: tuple[Operation, ...]
-    max_tokens: int | None
+    cache_tokens: int | None
     """Few, so that sessions evict each other; or None. With few, all erasures are exact: what was evicted is read
     again, and is exact then, too."""
     watched: str
@@ -76,7 +76,7 @@ class Play:
 
     def __init__(self, engine: TransformersEngine, case: Case, secrets: dict[str, int]) -> None:
         self.case = case
-        self.memory = Memory(engine, heal="never", max_tokens=case.max_tokens)
+        self.memory = Memory(engine, heal="never", cache_tokens=case.cache_tokens)
         self.messages: dict[str, Messages] = {}
         self.secrets = {who: Random(f"secret:{number}") for who, number in secrets.items()}
         self.seen: list[Tensor] = []
@@ -93,7 +93,7 @@ class Play:
                 self._do(who, "score", 0)
         finally:
             for name in self.memory.sessions():
-                self.memory.forget(name)
+                self.memory.delete_session(name)
         return self.seen
 
     def _message(self, who: str, role: str, text: str) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class Play:
                 session.prefill(messages)
             case "retract":
                 session.prefill(messages)
-                eraser = "recompute" if self.case.max_tokens else _ERASERS[number % len(_ERASERS)]
+                eraser = "recompute" if self.case.cache_tokens else _ERASERS[number % len(_ERASERS)]
                 session.retract(messages[number % len(messages)]["id"], eraser=eraser)
             case "fork":
                 with session.fork(f"{who}/{number}") as fork:

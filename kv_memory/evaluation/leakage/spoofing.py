@@ -15,7 +15,7 @@ from typing import Any
 from kv_memory.conversation.chat_format import ChatFormat, Piece
 from kv_memory.conversation.ledger import Ledger
 from kv_memory.conversation.messages import parse_messages
-from kv_memory.conversation.redactions import cuts_for, edits_of, tombstones
+from kv_memory.conversation.redactions import cuts_for, redactions_of, tombstones
 from kv_memory.conversation.spans import SpanStatus
 from kv_memory.conversation.targets import find
 from kv_memory.evaluation.leakage.families import FAMILIES, STRUCTURE, tokenizer
@@ -138,7 +138,7 @@ def _ledger_failures(spoof: Spoof, encoded: Sequence[Sequence[Piece]]) -> Iterat
     if any(span.status is not SpanStatus.LIVE for span in spans):
         yield "something is erased that nobody retracted"
     chosen = find(ledger, spoof.target)
-    edits = [edit for selection in chosen for edit in edits_of(ledger, selection)]
+    redactions = [redaction for selection in chosen for redaction in redactions_of(ledger, selection)]
     index = int(spoof.target[1:])
     if [ledger.entries.index(selection.entry) for selection in chosen] != [index]:
         yield "the target names another message"
@@ -146,18 +146,18 @@ def _ledger_failures(spoof: Spoof, encoded: Sequence[Sequence[Piece]]) -> Iterat
     for number, entry in enumerate(ledger.entries):
         if bool(entry.cuts) != (number == index):
             yield f"message {number} is erased, or is not, against what was said"
-    yield from _history_failures(spoof, edits, index)
+    yield from _history_failures(spoof, redactions, index)
 
 
-def _history_failures(spoof: Spoof, edits: Sequence[Any], index: int) -> Iterator[str]:
+def _history_failures(spoof: Spoof, redactions: Sequence[Any], index: int) -> Iterator[str]:
     """What the caller's later history may do: hold the erased text still, hold its tombstone, be quoted by others."""
     again = parse_messages([*spoof.messages, *_quoting(spoof)])
-    if set(cuts_for(again, edits)) != {index}:
+    if set(cuts_for(again, redactions)) != {index}:
         yield "with the history sent again, other messages than the target are left out"
-    left = tombstones(spoof.messages, edits)
+    left = tombstones(spoof.messages, redactions)
     if [message != given for message, given in zip(left, spoof.messages, strict=True)].count(True) != 1:
         yield "other messages than the target get a tombstone"
-    if set(cuts_for(parse_messages([*left, *_quoting(spoof)]), edits)) - {index}:
+    if set(cuts_for(parse_messages([*left, *_quoting(spoof)]), redactions)) - {index}:
         yield "once the tombstone stands, another message is left out"
 
 

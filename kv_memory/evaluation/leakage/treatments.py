@@ -22,7 +22,7 @@ def available(memory: Memory, wanted: Sequence[str] = ()) -> list[str]:
     Raises KVMemoryError for an unknown name, UnsupportedOperationError for one that the engine cannot run.
     """
     for name in wanted:
-        memory.equip(name)
+        memory.load_eraser(name)
     return [*(wanted or (name for name in ERASERS if not ERASERS[name]().lacking(memory.engine))), HEALED]
 
 

@@ -15,8 +15,9 @@ from kv_memory.cli.demo import MESSAGES, QUESTION, TARGET
 from kv_memory.engines.llama_cpp import LlamaCppEngine
 from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.erasers import ERASERS
-from kv_memory.gguf import export_adapter, pocket_gguf
+from kv_memory.gguf import pocket_gguf
 from kv_memory.pocket import model_path
+from kv_memory.trained.export import export_adapter
 from kv_memory.trained.files import open_eraser
 from tests.lora import save_eraser
 
@@ -56,7 +57,7 @@ def outcome(memory: Memory, eraser: str) -> Outcome:
     for token in memory.engine.tokenizer.encode(" The price of the desk is 249.00, not 1.00", special=False)[0]:
         memory.engine.prefill(branch.seq, [token])
         logits.append(memory.engine.next_logits(branch.seq))
-    memory.forget(eraser)
+    memory.delete_session(eraser)
     return Outcome((before, after), torch.stack(logits))
 
 

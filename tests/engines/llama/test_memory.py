@@ -13,7 +13,7 @@ from kv_memory.engines.llama_cpp import LlamaCppEngine
 from kv_memory.engines.llama_cpp.library import library
 from kv_memory.erasers import ERASERS
 from kv_memory.errors import KVMemoryError
-from kv_memory.gguf import export_adapter
+from kv_memory.trained.export import export_adapter
 from tests.lora import save_lora
 from tests.test_session import CONVERSATION
 from tests.tiny import tiny_model
@@ -31,7 +31,7 @@ def memory(converted: Callable[[str], Path], eraser: Path) -> Iterator[Memory]:
     memory = Memory(converted("tiny"), eraser=eraser / "eraser.gguf", dtype="float32", heal="never")
     yield memory
     for name in memory.sessions():
-        memory.forget(name)
+        memory.delete_session(name)
 
 
 def read(memory: Memory, name: str = "s") -> Session:
@@ -75,7 +75,7 @@ def test_sessions_share_the_context_and_keep_to_themselves(memory: Memory, name:
     before = other.chat(CONVERSATION, max_tokens=6).text
     one.retract("c1", eraser=name)
     one.chat(CONVERSATION, max_tokens=6)
-    memory.forget("other")
+    memory.delete_session("other")
     assert read(memory, "other").chat(CONVERSATION, max_tokens=6).text == before
     if ERASERS[name].exact:
         assert_never_saw(one)

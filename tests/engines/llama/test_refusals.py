@@ -14,7 +14,7 @@ from kv_memory.engines.base import Engine
 from kv_memory.engines.llama_cpp import LlamaCppEngine
 from kv_memory.engines.llama_cpp.library import library
 from kv_memory.errors import KVMemoryError, ModelError, UnsupportedModelError
-from kv_memory.gguf import export_adapter
+from kv_memory.trained.export import export_adapter
 from kv_memory.trained.files import open_eraser
 from tests.conformance.models import save_model
 from tests.engines.llama import odd_models

@@ -185,7 +185,7 @@ def test_a_missing_target_warns_or_raises_or_is_let_pass(model: ErasableChatMode
     assert (report.missing, len(report.parts)) == (("call_9",), 1)
     with pytest.raises(UnknownTargetError, match="call_9"):
         model.retract("call_9", config=CONFIG, missing="error")
-    assert model.retract("call_9", config=CONFIG, missing="ignore").status == "nothing to erase"
+    assert model.retract("call_9", config=CONFIG, missing="ignore").status == "noop"
 
 
 def test_errors_come_before_anything_is_changed(model: ErasableChatModel) -> None:

@@ -37,9 +37,9 @@ def test_settings_that_mean_something_to_remote_models_alone_are_let_pass() -> N
     assert ErasableChatModel(timeout=60, max_retries=2, max_tokens=3).max_tokens == 3
 
 
-@pytest.mark.parametrize("name", ["model", "policy", "heal", "max_cache_tokens", "calibration"])
+@pytest.mark.parametrize("name", ["model", "policy", "heal", "cache_tokens", "calibration"])
 def test_a_ready_memory_takes_no_settings(name: str) -> None:
-    value = {"heal": "never", "max_cache_tokens": 9}.get(name, "x")
+    value = {"heal": "never", "cache_tokens": 9}.get(name, "x")
     for make in (lambda m: ErasableChatModel(memory=m, **{name: value}), lambda m: _wrap(m, **{name: value})):
         with pytest.raises(ValueError, match=f"A ready memory has its own {name}"):
             make(Mock(Memory))
@@ -53,9 +53,9 @@ def test_a_ready_memory_takes_an_erasers_name_but_no_files(tmp_path: Path) -> No
 
 def test_the_memory_is_made_of_the_settings(made: list[dict[str, Any]], tmp_path: Path) -> None:
     given = {"policy": "p.toml", "audit": tmp_path / "a", "heal": "now", "calibration": "c.json", "dtype": "float32"}
-    model = ErasableChatModel(model=tmp_path, eraser=tmp_path, max_cache_tokens=9, **given)
+    model = ErasableChatModel(model=tmp_path, eraser=tmp_path, cache_tokens=9, **given)
     assert model.load() is model.load() is model.ready
-    assert made == [{"model": tmp_path, "eraser": tmp_path, "max_tokens": 9, "device": None, **given}]
+    assert made == [{"model": tmp_path, "eraser": tmp_path, "cache_tokens": 9, "device": None, **given}]
 
 
 def test_calls_name_no_eraser_where_a_trained_one_is_loaded(tmp_path: Path) -> None:
