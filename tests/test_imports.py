@@ -1,4 +1,4 @@
-"""Every module can be the first one that is imported."""
+"""Every module can be the first one that is imported, and importing the public names is cheap."""
 
 from __future__ import annotations
 
@@ -20,6 +20,13 @@ for name in sys.argv[1:]:
         sys.exit(f"{name} cannot be imported first")
 """
 
+HEAVY = ("torch", "transformers", "peft", "safetensors", "tokenizers", "huggingface_hub", "llama_cpp", "gguf", "numpy")
+LOADED = f"""
+import sys
+from kv_memory import *
+print(*(name for name in {HEAVY} if name in sys.modules))
+"""
+
 
 def test_every_module_can_be_imported_first() -> None:
     package = Path(kv_memory.__file__).parent
@@ -27,3 +34,9 @@ def test_every_module_can_be_imported_first() -> None:
     names = [".".join(path.parts).removesuffix(".__init__") for path in paths]
     done = subprocess.run([sys.executable, "-c", TRY_EACH, *names], capture_output=True, text=True, check=False)
     assert not done.returncode, done.stderr
+
+
+def test_the_public_names_load_no_library_that_runs_models() -> None:
+    """They take seconds to import; who makes a Memory needs them, who reads an audit log does not."""
+    done = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, check=True)
+    assert not done.stdout.split()

@@ -6,8 +6,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from kv_memory.errors import ModelError
 
 WEIGHTS = "adapter_model.safetensors"
@@ -47,6 +45,7 @@ def check_adapter(model: Any, path: str) -> None:
 def read_adapter(path: str) -> tuple[Any, dict[tuple[str, str], tuple[int, int]]]:
     """PEFT's config of the LoRA, and by module and side (A or B) the shape of its weights. Raises ModelError."""
     from peft import PeftConfig, PeftType
+    from safetensors import SafetensorError, safe_open
 
     try:
         config = PeftConfig.from_pretrained(path)

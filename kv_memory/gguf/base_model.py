@@ -11,7 +11,7 @@ import gguf
 from transformers import AutoConfig
 
 from kv_memory.calibration.record import shape_of
-from kv_memory.engines.transformers.fingerprint import digest_of, revision_of
+from kv_memory.engines.fingerprint import digest_of, revision_of
 from kv_memory.engines.transformers.loading import reading
 from kv_memory.engines.transformers.probe import check_layer_types
 from kv_memory.errors import ModelError

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from kv_memory.engines.transformers.fingerprint import SAMPLE
+from kv_memory.engines.fingerprint import SAMPLE
 from kv_memory.errors import ModelError
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"

@@ -10,7 +10,7 @@ import gguf
 from numpy.typing import NDArray
 from transformers import GenerationConfig
 
-from kv_memory.engines.transformers.fingerprint import digest_of
+from kv_memory.engines.fingerprint import digest_of
 from kv_memory.engines.transformers.loading import load_tokenizer, reading
 from kv_memory.gguf.architecture import architecture, reorder, sizes, skeleton, tensor_names
 from kv_memory.gguf.base_model import MODEL_KEY, BaseModel, model_name, read_config, revision_at

@@ -12,15 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kv_memory.calibration.record import Calibration, replacing, shape_of
 from kv_memory.engines.adapter_check import WEIGHTS, read_adapter
 from kv_memory.engines.base import Engine, Steering
-from kv_memory.engines.transformers.fingerprint import revision_of
-from kv_memory.engines.transformers.loading import is_gguf
+from kv_memory.engines.fingerprint import revision_of
 from kv_memory.erasers import ERASERS, POCKET
 from kv_memory.errors import ModelError
 from kv_memory.pocket import model_path
@@ -157,6 +154,8 @@ class TrainedEraser:
 def open_eraser(name: str | Path) -> TrainedEraser:
     """Read what an eraser directory, .gguf file or hub id says; "pocket" is the pocket model's. Raises ModelError
     where it is none."""
+    from kv_memory.engines.transformers.loading import is_gguf
+
     if is_gguf(name):
         from kv_memory.trained.gguf_file import read_record
 
@@ -190,6 +189,9 @@ def _folder(name: str) -> Path:
     path = model_path() / BESIDE if name == POCKET else Path(name).expanduser()
     if path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         return path
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
     try:
         return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, FILE]))
     except (HfHubHTTPError, OSError, ValueError) as error:

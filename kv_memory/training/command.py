@@ -12,8 +12,8 @@ from accelerate import PartialState
 
 from kv_memory.conversation.chat_format import ChatFormat
 from kv_memory.engines.adapter_check import check_adapter, read_adapter
+from kv_memory.engines.fingerprint import revision_of
 from kv_memory.engines.transformers import TransformersEngine
-from kv_memory.engines.transformers.fingerprint import revision_of
 from kv_memory.engines.transformers.loading import load_model
 from kv_memory.errors import KVMemoryError
 from kv_memory.evaluation.cases import context_head

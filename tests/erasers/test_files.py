@@ -15,8 +15,8 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from kv_memory import Memory
 from kv_memory.engines.base import Steering
+from kv_memory.engines.fingerprint import revision_of
 from kv_memory.engines.transformers import TransformersEngine
-from kv_memory.engines.transformers.fingerprint import revision_of
 from kv_memory.errors import KVMemoryError, ModelError
 from kv_memory.trained.files import FILE, EraserRecord, open_eraser
 from tests.calibration.test_record import calibration

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
-from kv_memory.engines.transformers.fingerprint import weights_digest
+from kv_memory.engines.fingerprint import weights_digest
 from kv_memory.errors import KVMemoryError, ModelError, UnsupportedModelError
 from kv_memory.gguf import MODEL_KEY, export_model, read_base
 from tests.conformance.models import save_model

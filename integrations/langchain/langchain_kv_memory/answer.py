@@ -15,8 +15,7 @@ from langchain_core.outputs import ChatGenerationChunk
 from kv_memory import Reply
 from kv_memory.sessions.reply import call_id
 from kv_memory.sessions.turn import ReplyStream
-from langchain_kv_memory.call_stream import CallStream
-from langchain_kv_memory.constrain import CLOSE, OPEN
+from langchain_kv_memory.call_stream import CLOSE, OPEN, CallStream
 
 _WRITTEN_CALL = re.compile(rf"{OPEN}\s*(.*?)\s*(?:{CLOSE}|$)", re.DOTALL)
 

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator
 
 from langchain_core.messages.tool import ToolCallChunk, tool_call_chunk
 
-from langchain_kv_memory.constrain import CLOSE, OPEN
-
+OPEN, CLOSE = "<tool_call>", "</tool_call>"
 _HEAD = re.compile(r'\s*\{\s*"name"\s*:\s*"([^"\\]*)"\s*,\s*"arguments"\s*:\s*')
 
 Part = str | ToolCallChunk

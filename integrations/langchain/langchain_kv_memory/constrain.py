@@ -15,8 +15,8 @@ from torch import Tensor
 
 from kv_memory.engines.base import Engine, LogitsMask
 from kv_memory.errors import UnsupportedOperationError
+from langchain_kv_memory.call_stream import CLOSE, OPEN
 
-OPEN, CLOSE = "<tool_call>", "</tool_call>"
 _STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 

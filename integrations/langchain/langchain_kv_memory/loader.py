@@ -6,9 +6,12 @@ import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kv_memory import Memory
-from langchain_kv_memory.constrain import Grammars
+
+if TYPE_CHECKING:
+    from langchain_kv_memory.constrain import Grammars
 
 
 class MemoryLoader:
@@ -38,6 +41,8 @@ class MemoryLoader:
 
     def grammars(self, memory: Memory) -> Grammars:
         """What compiles grammars for the memory's tokenizer."""
+        from langchain_kv_memory.constrain import Grammars
+
         with self._lock:
             if self._grammars is None:
                 self._grammars = Grammars(memory.engine)

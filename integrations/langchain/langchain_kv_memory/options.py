@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from kv_memory.engines.base import LogitsMask, Sampling
 from kv_memory.sessions.turn import SamplingOptions
-from langchain_kv_memory.constrain import Grammars
+
+if TYPE_CHECKING:
+    from langchain_kv_memory.constrain import Grammars
 
 _SAMPLING = ("temperature", "top_p", "max_tokens", "seed")
 _IGNORED = ("stream", "strict", "parallel_tool_calls")

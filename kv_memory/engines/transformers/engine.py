@@ -25,9 +25,9 @@ from kv_memory.engines.base import (
 )
 from kv_memory.engines.cells import CellStore
 from kv_memory.engines.checks import asked_about, check_appended, check_fits, check_move, check_tokens, integers
+from kv_memory.engines.fingerprint import weights_digest
 from kv_memory.engines.generation import generate
 from kv_memory.engines.transformers.adapters import Adapters
-from kv_memory.engines.transformers.fingerprint import weights_digest
 from kv_memory.engines.transformers.forward import Forward, restored, restored_on_error
 from kv_memory.engines.transformers.loading import load_model
 from kv_memory.engines.transformers.probe import check_layer_types, context_limit, layout_of, run_probe

@@ -5,12 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SAMPLE = 8
 """Numbers of each parameter that the digest is of."""
@@ -27,6 +25,8 @@ def weights_digest(model: Any) -> str | None:
 
 def digest_of(parameters: Iterable[Tensor]) -> str | None:
     """The same of parameters, or of the first SAMPLE numbers of each, in the order of `named_parameters`."""
+    import torch
+
     digest = hashlib.sha256()
     for parameter in parameters:
         if parameter.dtype not in (torch.bfloat16, torch.float32):
@@ -40,6 +40,9 @@ def revision_of(name: str) -> str | None:
     """The commit of a hub model that this machine has; None for a directory that is not of the hub's cache."""
     path = Path(name).expanduser()
     if not path.is_dir():
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+
         try:
             found = try_to_load_from_cache(name, "config.json")
         except HFValidationError:
