@@ -99,7 +99,7 @@ class Histories(RuleBasedStateMachine):
             self.healing = self.healing or Healing(branch)
             if self.healing.step(tokens):
                 assert branch.ledger.approximate_from is None or not branch.resident
-                self.session.note_healed()
+                self.session.state.note_healed()
 
     @rule()
     def evict(self) -> None:

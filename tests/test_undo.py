@@ -83,7 +83,7 @@ def test_rows_that_no_longer_fit_are_not_used(session: Session, then: str, monke
         case "same message":
             session.retract("c1", eraser="drop")
         case "expired":
-            monkeypatch.setattr("kv_memory.sessions.undo.SECONDS", -1)
+            monkeypatch.setattr("kv_memory.sessions.kept_rows.SECONDS", -1)
         case "evicted":
             session.evict()
     assert session.undo(report) == "pending_reread"
@@ -113,32 +113,32 @@ def test_rows_that_are_kept_put_healing_off() -> None:
 
 
 def test_rows_are_gone_after_their_time_and_healing_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kv_memory.sessions.undo.SECONDS", 0.3)
+    monkeypatch.setattr("kv_memory.sessions.kept_rows.SECONDS", 0.3)
     healed = threading.Event()
     memory = Memory(ENGINE, heal="idle", on_heal=lambda _: healed.set())
     session = memory.session("s")
     session.prefill(CONVERSATION)
     report = session.retract("c1", eraser="drop", keep_undo=True)
     assert report.status == "approximate"
-    assert session._kept.of(report.id)
+    assert session.state.kept.of(report.id)
     assert healed.wait(20)  # nobody has called anything
-    assert session._kept.of(report.id) == []
+    assert session.state.kept.of(report.id) == []
     assert session.report(report.id).status == "exact"
 
 
 def test_rows_are_gone_with_the_session(session: Session) -> None:
     report = session.retract("c1", eraser="drop", keep_undo=True)
     session._memory.delete_session(session.id)
-    assert session._kept.of(report.id) == []
+    assert session.state.kept.of(report.id) == []
 
 
 def test_an_answer_under_way_does_not_cost_the_rows(session: Session) -> None:
     report = session.retract("c1", eraser="drop", keep_undo=True)
     stream = session.stream([*CONVERSATION], max_tokens=4, temperature=1.0, seed=1)
     next(iter(stream))
-    assert session.undoable(session.branches.latest)  # type: ignore[arg-type]
+    assert session.state.kept.holds(session.branches.latest)  # type: ignore[arg-type]
     stream.finish()
-    assert session._kept.of(report.id)
+    assert session.state.kept.of(report.id)
 
 
 def test_undone_twice_there_is_nothing_to_undo(session: Session) -> None:

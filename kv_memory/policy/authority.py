@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from kv_memory.conversation.ledger import KINDS, Ledger, Selection
-from kv_memory.conversation.redactions import Redaction, selections
+from kv_memory.conversation.ledger import KINDS, Selection
 from kv_memory.conversation.spans import SpanKind
 from kv_memory.errors import Refusal, RefusedError
 
@@ -100,10 +99,9 @@ class Authority(BaseModel):
             )
 
 
-def claims(ledger: Ledger, redactions: Sequence[Redaction]) -> tuple[Claim, ...]:
-    """Return what these redactions would take out of a conversation: a claim for each kind of text."""
-    found = [claim for chosen in selections(ledger, redactions) for claim in _claims(chosen)]
-    return tuple(dict.fromkeys(found))
+def claims(chosen: Iterable[Selection]) -> tuple[Claim, ...]:
+    """Return what taking these selections out of a conversation claims: a span for each kind of text."""
+    return tuple(dict.fromkeys(claim for selection in chosen for claim in _claims(selection)))
 
 
 def _claims(chosen: Selection) -> list[Claim]:

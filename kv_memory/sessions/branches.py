@@ -1,29 +1,25 @@
-"""The branches of one session: which of them an incoming conversation continues, and how it is made to hold it."""
+"""The branches of one session, and carrying out the plan by which one of them comes to hold a conversation."""
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from kv_memory.calibration.record import Calibration
-from kv_memory.conversation.alignment import Alignment, align
-from kv_memory.conversation.chat_format import ChatFormat, Piece
+from kv_memory.conversation.alignment import Alignment
+from kv_memory.conversation.chat_format import ChatFormat
 from kv_memory.conversation.ledger import Ledger, selection
-from kv_memory.conversation.messages import Cuts, Message
-from kv_memory.conversation.redactions import Redaction, cuts_for
 from kv_memory.engines.base import Engine
 from kv_memory.erasers.base import Eraser
 from kv_memory.policy.config import Policy
 from kv_memory.sessions.branch import Branch
+from kv_memory.sessions.plan import ReadingPlan
 from kv_memory.sessions.reply import Usage
 
-Tools = list[dict[str, Any]] | None
 MAX_BRANCHES = 32
-"""Of a session: with more sub-agents at once the main conversation loses its cells. Memory is bounded elsewhere."""
+"""Most branches of a session: with more sub-agents at once the main conversation loses its cells."""
 
 
 class Host(Protocol):
@@ -36,11 +32,11 @@ class Host(Protocol):
     policy: Policy
 
     def make_room(self, tokens: int, keep: Branch) -> None:
-        """Evict what was least recently used until so many cells fit; ContextLengthError when they cannot."""
+        """Evict what was least recently used until that many cells fit; ContextLengthError when they cannot."""
 
 
 class Branches:
-    """Callers hold the engine's lock."""
+    """The branches of one session. Callers hold the engine's lock."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -53,8 +49,13 @@ class Branches:
 
     @property
     def latest(self) -> Branch | None:
-        """The branch that was used last."""
+        """Return the branch that was used last."""
         return max(self._branches, key=lambda b: b.used, default=None)
+
+    @property
+    def by_use(self) -> list[Branch]:
+        """Return the branches, the one that was used last first."""
+        return sorted(self._branches, key=lambda b: -b.used)
 
     def add(self, branch: Branch) -> None:
         """Take a branch in; past the limit the one that was least recently used goes, ledger and all."""
@@ -65,100 +66,74 @@ class Branches:
             old.evict()
             self._branches.remove(old)
 
-    def hold(
+    def read(
         self,
-        messages: Sequence[Message],
-        tools: Tools,
-        redactions: Sequence[Redaction],
-        head: Piece | None = None,
-        progress: Callable[[int], None] | None = None,
+        plan: ReadingPlan[Branch],
         *,
-        history_eraser: Eraser | None = None,
+        room: int = 0,
+        eraser: Eraser | None = None,
+        progress: Callable[[int], None] | None = None,
     ) -> tuple[Branch, Usage]:
-        """A branch that holds exactly these messages, less what the redactions leave out.
+        """Carry out a plan that was made of these branches; return the branch that holds the conversation now.
 
-        `history_eraser` erases what vanished from them; by default the host's.
-        That all fits, with `head` after it, is checked before anything is changed.
+        `room`: number of tokens that have to fit after the conversation; that all fits is checked before anything is
+        changed. `eraser` erases what vanished from the history, by default the host's. `progress` is called with the
+        number of tokens prefilled.
         """
-        tools_digest = hashlib.sha256(json.dumps(tools, sort_keys=True, default=str).encode()).hexdigest()
-        cuts = cuts_for(messages, redactions)
-        known_branch, alignment = self._choose(messages, tools_digest)
-        pieces = self._host.format.encode(messages, tools, start=max(alignment.known - 1, 0), cuts=cuts)
-        if known_branch and not _closes_alike(known_branch, alignment, pieces.pop(0)):
-            known_branch, alignment = self._choose(messages[: alignment.known - 1], tools_digest)
-            pieces = self._host.format.encode(messages, tools, start=alignment.known, cuts=cuts)
-        new = sum(len(piece.ids) for message in pieces for piece in message)
-        branch = self._continue(known_branch, alignment, new + (len(head.ids) + 1 if head else 0))
-        branch.tools_digest = tools_digest
+        branch = self._branch_for(plan, plan.tokens + room)
+        branch.tools_digest = plan.tools_digest
         before = branch.ledger.cells_from(0)
-        self._follow(branch, alignment, messages, history_eraser or self._host.eraser)
+        _learn_ids(branch, plan)
+        _erase_vanished(branch, plan.alignment, eraser or self._host.eraser)
         reused = branch.ledger.cells_from(0)
-        first = alignment.known
-        left_out = [cuts.get(i, Cuts()) for i in range(first, len(messages))]
-        prefilled = branch.append(messages[first:], pieces, left_out, progress)
+        prefilled = branch.append(plan.unread, plan.pieces, plan.unread_cuts, progress)
         branch.touch()
         return branch, Usage(
             reused=reused,
             prefilled=prefilled,
             erased=before - reused,
             generated=0,
-            left_out=sum(self._host.format.tokens_in(messages[i], cut) for i, cut in cuts.items()),
+            left_out=plan.left_out,
             branch=branch.number,
         )
 
-    def _choose(self, messages: Sequence[Message], tools_digest: str) -> tuple[Branch | None, Alignment]:
-        """The branch that knows most of these messages; of equals the one that can be continued without a copy."""
-        best: tuple[Branch | None, Alignment] = (None, Alignment())
-        rank = (0, False, 0.0)
-        for branch in self._branches:
-            if branch.tools_digest != tools_digest or not branch.resident:
-                continue
-            alignment = align(branch.ledger, messages)
-            this = (alignment.known, alignment.end == len(branch.ledger) and not branch.busy, branch.used)
-            if alignment.known and this > rank:
-                best, rank = (branch, alignment), this
-        return best
-
-    def _continue(self, branch: Branch | None, alignment: Alignment, new: int) -> Branch:
-        """The branch to append to: this one, a fork of its beginning, or an empty one; with room for `new` tokens."""
-        if branch is not None and alignment.end == len(branch.ledger) and not branch.busy:
-            branch.check_room(new)
-            self._host.make_room(new, branch)
-            return branch
-        if branch is not None:
-            self._host.make_room(branch.cells, branch)
-        target = branch.fork(alignment.end) if branch else self._empty()
+    def _branch_for(self, plan: ReadingPlan[Branch], tokens: int) -> Branch:
+        """Return the plan's source, a fork of its beginning, or an empty branch, with room for `tokens` more."""
+        source = plan.source
+        if source is not None and plan.in_place:
+            source.check_room(tokens)
+            self._host.make_room(tokens, source)
+            return source
+        if source is not None:
+            self._host.make_room(source.cells, source)
+        branch = self._empty() if source is None else source.fork(plan.alignment.end)
         try:
-            target.check_room(new)
-            self._host.make_room(new, target)
+            branch.check_room(tokens)
+            self._host.make_room(tokens, branch)
         except BaseException:
-            target.evict()
+            branch.evict()
             raise
-        self.add(target)
-        return target
+        self.add(branch)
+        return branch
 
     def _empty(self) -> Branch:
         return Branch(self._host.engine, self._host.calibration, self._host.policy, ledger=Ledger(self._serials))
 
-    def _follow(self, branch: Branch, alignment: Alignment, messages: Sequence[Message], eraser: Eraser | None) -> None:
-        """Bring the cached messages to where the caller's history has them: ids learned, vanished text erased."""
-        entries = list(branch.ledger.entries)
-        for number, message in zip(alignment.kept, messages, strict=False):
-            entry = entries[number]
-            if message.id is not None and not entry.cuts:
-                entry.message = replace(entry.message, id=message.id)
-        emptied = [selection(entries[i], entries[i].everything()) for i in alignment.emptied]
-        emptied = [chosen for chosen in emptied if chosen.intervals()]
-        if emptied:
-            branch.erase(emptied, eraser)
-        if alignment.gone:
-            branch.remove([entries[i] for i in alignment.gone], eraser)
+
+def _learn_ids(branch: Branch, plan: ReadingPlan[Branch]) -> None:
+    """Give cached messages the ids that the history has for them by now."""
+    for number, message in zip(plan.alignment.kept, plan.messages, strict=False):
+        entry = branch.ledger.entries[number]
+        if message.id is not None and not entry.cuts:
+            entry.message = replace(entry.message, id=message.id)
 
 
-def _closes_alike(branch: Branch, alignment: Alignment, pieces: Sequence[Piece]) -> bool:
-    """Whether the template still closes the last known message as it was cached.
-
-    It may not: a template that wraps tool results together writes another ending once a second one follows.
-    """
-    entry = branch.ledger.entries[alignment.kept[-1]]
-    return entry.generated or not pieces or pieces[-1].kind != "scaffold" or pieces[-1].ids == entry.tail
+def _erase_vanished(branch: Branch, alignment: Alignment, eraser: Eraser | None) -> None:
+    """Erase what the history no longer holds: the text of emptied messages, and whole messages that are gone."""
+    entries = list(branch.ledger.entries)
+    emptied = [selection(entries[i], entries[i].everything()) for i in alignment.emptied]
+    emptied = [chosen for chosen in emptied if chosen.intervals()]
+    if emptied:
+        branch.erase(emptied, eraser)
+    if alignment.gone:
+        branch.remove([entries[i] for i in alignment.gone], eraser)

@@ -22,7 +22,6 @@ from kv_memory.sessions.branch import Branch
 from kv_memory.sessions.heal import Healer
 from kv_memory.sessions.report import RetractionReport
 from kv_memory.sessions.session import Session
-from kv_memory.sessions.state import SessionState
 from kv_memory.trained.files import BESIDE, TrainedEraser, open_eraser
 
 
@@ -178,7 +177,7 @@ class Memory:
         heal = [
             branch
             for session, branch in resident
-            if session.heals and branch.heals and branch.cells <= room and not session.undoable(branch)
+            if session.state.heals and branch.heals and branch.cells <= room and not session.state.kept.holds(branch)
         ]
         heal = [branch for branch in heal if branch.ledger.approximate_from is not None]
         return sorted(heal, key=lambda b: -b.used)
@@ -186,21 +185,21 @@ class Memory:
     def _healed(self, healed: Branch) -> None:
         for session, branch in list(self._branches()):
             if branch is healed:
-                session.note_healed()
+                session.state.note_healed()
 
-    def explain_unknown(self, session: SessionState, target: Target) -> UnknownTargetError:
+    def explain_unknown(self, session_id: str, target: Target) -> UnknownTargetError:
         """The error for a target that this session does not hold; says so if another one does."""
         name = target_name(target)
         for other in self._sessions.values():
-            for branch in other.branches if other is not session else ():
+            for branch in other.branches if other.id != session_id else ():
                 try:
                     find(branch.ledger, target)
                 except TargetError:
                     continue
                 return UnknownTargetError(
-                    f"Nothing in session {session.id!r} has the id {name!r}; session {other.id!r} does: retract there."
+                    f"Nothing in session {session_id!r} has the id {name!r}; session {other.id!r} does: retract there."
                 )
-        return UnknownTargetError(f"Nothing in session {session.id!r} has the id {name!r}; spans() lists the ids.")
+        return UnknownTargetError(f"Nothing in session {session_id!r} has the id {name!r}; spans() lists the ids.")
 
 
 def _path(model: str | Path | None) -> Path:

@@ -1,217 +1,186 @@
-"""Retracting from a session."""
+"""Retracting from a session: plan, authorise, execute, report."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, get_args
 
-from kv_memory.audit import Outcome
-from kv_memory.conversation.ledger import Ledger
+from kv_memory.audit import Attempt, Outcome
 from kv_memory.conversation.redactions import Redaction, selections
-from kv_memory.conversation.resolve import ResolvedTarget
-from kv_memory.conversation.spans import Target, target_name
-from kv_memory.erasers.base import Eraser
-from kv_memory.errors import PolicyError, RefusedError, UnknownTargetError
-from kv_memory.policy.authority import OWNER, claims
-from kv_memory.policy.config import Cascade
+from kv_memory.conversation.spans import Span, SpanStatus, Target, target_name
+from kv_memory.conversation.targets import ResolvedTarget
+from kv_memory.errors import RefusedError
+from kv_memory.policy.authority import claims
 from kv_memory.policy.reasons import Reason
 from kv_memory.sessions.branch import Branch
 from kv_memory.sessions.report import RetractionReport, RetractionStatus
-from kv_memory.sessions.retraction_run import (
-    RetractionRun,
-    answers_after,
-    named_spans,
-    never_read,
-    span_ids,
-    status_of,
-)
+from kv_memory.sessions.retraction_plan import RetractionPlan, named_spans, plan_branches
+from kv_memory.sessions.retraction_run import RetractionRun, explain, highest_residual
 from kv_memory.sessions.state import SessionState
 
 
-class RetractingSession(SessionState):
-    """A session that can be told to forget."""
+def dry_run(state: SessionState, plan: RetractionPlan, started: float) -> RetractionReport:
+    """Return what a retraction would do; nothing is erased. Raises RefusedError as the retraction would."""
+    authorise(state, plan.by, plan.resolved, plan.targets, plan.reason)
+    return RetractionReport(
+        id=Attempt().id,
+        session=state.id,
+        targets=tuple(map(target_name, plan.targets)),
+        reason=str(plan.reason),
+        eraser=", ".join(plan.erasers) or (plan.eraser.name if plan.eraser else "default"),
+        status=RetractionStatus.PLANNED,
+        spans=named_spans(plan.resolved),
+        redactions=plan.redactions,
+        tokens_erased=plan.cells,
+        tokens_recomputed=0,
+        tokens_reused=sum(part.branch.cells for part in plan.branches) - plan.cells,
+        seconds=time.perf_counter() - started,
+        explanation=explain(plan.choices),
+        residual=highest_residual(plan.choices),
+        derived=plan.derived,
+    )
 
-    def retract(
-        self,
-        *targets: Target,
-        reason: Reason | str = "",
-        by: str = OWNER,
-        eraser: str | Eraser | None = None,
-        messages: Any = None,
-        cascade: Cascade | None = None,
-        keep_undo: bool | None = None,
-        dry_run: bool = False,
-    ) -> RetractionReport:
-        """Erase what these targets name from the cache, in all branches, now and for good.
 
-        A target is a span id, tool call id (its result), message id, document id, or a CharRange. The same message in
-        a later call stays erased, though the caller's history still holds it. Naming what is already erased changes
-        nothing, unless the eraser is exact and the earlier one was not.
+def retract(state: SessionState, plan: RetractionPlan, started: float) -> RetractionReport:
+    """Carry a plan out and report; `started`: when the call began, by `time.perf_counter`.
 
-        `reason`: a text, or a category that the policy goes by: "security", "privacy", "stale", "error", alone or
-        before a colon and a text. Security is exact, unless the policy or `eraser` says otherwise. Without an `eraser`,
-        here or in the memory, `policy.choose` chooses. `by`: who asks: "owner", "user", "tool", "policy" or
-        "session:<id>"; the policy's authority says what each may retract.
+    Raises RefusedError before anything is changed.
+    """
+    authorise(state, plan.by, plan.resolved, plan.targets, plan.reason)
+    spans = named_spans(plan.resolved)
+    with state.records.logged(plan.targets, plan.redactions, spans, plan.by, str(plan.reason)) as attempt:
+        run = _execute(state, plan, attempt.id)
+        report = _report(state, plan, run, attempt.id, started)
+        attempt.outcome = Outcome(
+            report.status, report.eraser, run.erased, run.recomputed, report.seconds, report.residual
+        )
+        state.reports.append(report)
+        state.kept.put(report.id, run.kept)
+    state.settle(plan.handling.heal)
+    return state.report(report.id)
 
-        `messages`: the conversation that is meant, where the session may not have read all of it yet; what it has not
-        read it will not read. `cascade`: score what the assistant wrote afterwards and say, or retract too, what
-        depended on the span; it costs two forward passes of those turns. `keep_undo`: keep the rows that `drop` or
-        `steer` replaces, text and all, in memory for ten minutes, so that `undo` puts them back as they were; until
-        then it is not healed in idle time. Both are by default as the policy says. `dry_run` changes nothing and
-        reports what would be erased.
 
-        Raises UnknownTargetError, AmbiguousTargetError, TargetError, RefusedError (`by` may not), PolicyError (no such
-        cascade) or UnsupportedOperationError (the engine lacks what the eraser needs) before anything is changed.
-        """
-        if not targets:
-            raise UnknownTargetError("Nothing to retract was named; give a span, tool call, message or document id.")
-        if cascade is not None and cascade not in get_args(Cascade):
-            raise PolicyError(f"There is no cascade {cascade!r}; give one of {', '.join(get_args(Cascade))}, or None.")
-        with self._engine.lock:
-            started = time.perf_counter()
-            policy = self._memory.policy
-            handling = policy.handling(reason)
-            cascade = cascade or handling.cascade
-            default = None if handling.exact else self._memory.eraser
-            asked = default if eraser is None else eraser
-            wanted = None if asked is None else self._memory.load_eraser(asked)
-            resolved = self._resolve(targets, self._given(messages))
-            redactions = list(dict.fromkeys(redaction for target in resolved for redaction in target.redactions))
-            named = span_ids(resolved)
-            self._check_authority(by, resolved, targets, reason)
-            derived = answers_after(resolved)
-            keep = policy.keep_undo if keep_undo is None else keep_undo
-            with self._recorded(targets, redactions, named_spans(named), by, str(reason), log=not dry_run) as attempt:
-                work = RetractionRun(wanted, reason, dry_run, score=cascade is not None, keep=keep)
-                if not dry_run:
-                    self._remember(redactions)
-                work.carry_out(self.branches, redactions)
-                if not dry_run:
-                    never_read(resolved, [branch.ledger for branch in self.branches])
-                if cascade in ("retract", "regenerate"):
-                    more, also = self._depended(work, redactions, by, reason)
-                    named += also
-                    if more and self._audit is not None:
-                        self._audit.also(self.id, attempt.id, more, by=by, reason=f"cascade: {cascade}")
-                    self._remember(more)
-                    work.carry_out(self.branches, more)
-                    redactions += more
-                late = partial(self._erase_queued, redactions, wanted, reason, attempt.id)
-                self._queued += [(branch, partial(late, branch)) for branch in dict.fromkeys(work.waiting)]
-                spans = named_spans(named)
-                report = RetractionReport(
-                    id=attempt.id,
-                    session=self.id,
-                    targets=tuple(target_name(target) for target in targets),
-                    reason=str(reason),
-                    eraser=", ".join(work.used) or (wanted.name if wanted else "default"),
-                    status=RetractionStatus.PLANNED
-                    if dry_run
-                    else RetractionStatus.QUEUED
-                    if work.waiting
-                    else status_of(spans),
-                    spans=spans,
-                    redactions=tuple(redactions),
-                    tokens_erased=work.erased,
-                    tokens_recomputed=work.recomputed,
-                    tokens_reused=work.reused,
-                    seconds=time.perf_counter() - started,
-                    seconds_scoring=work.scoring,
-                    explanation=work.explain(),
-                    residual=work.residual,
-                    dependences=tuple(work.found),
-                    derived=derived,
-                )
-                attempt.outcome = Outcome(
-                    report.status, report.eraser, work.erased, work.recomputed, report.seconds, work.residual
-                )
-                if dry_run:
-                    return report
-                self.reports.append(report)
-                self._kept.put(report.id, work.kept)
-            self._settle(handling.heal)
-            return self.report(report.id)
+def authorise(
+    state: SessionState,
+    by: str,
+    resolved: Sequence[ResolvedTarget],
+    targets: Sequence[Target],
+    reason: Reason | str,
+) -> None:
+    """Raise RefusedError, and log it, where `by` may not retract what the targets mean."""
+    wanted = claims(chosen for target in resolved for chosen in target.selections)
+    try:
+        state.host.policy.authority.check(by, wanted, session=state.id)
+    except RefusedError as error:
+        state.records.log_refusal(error, targets, by=by, reason=str(reason))
+        raise
 
-    def explain(
-        self, *targets: Target, reason: Reason | str = "", eraser: str | Eraser | None = None, messages: Any = None
-    ) -> str:
-        """How these targets would be erased and why: a line for the eraser, then one for each that is passed over.
 
-        Changes nothing. Arguments and errors as of `retract`, whose report says the same afterwards (`explanation`).
-        """
-        return self.retract(*targets, reason=reason, eraser=eraser, messages=messages, dry_run=True).explanation
+def _execute(state: SessionState, plan: RetractionPlan, retraction: str) -> RetractionRun:
+    """Erase what is planned and, with a cascade, what depended on it; have busy branches do it when they are free."""
+    run = RetractionRun(plan.eraser, plan.reason, score=plan.cascade is not None, keep=plan.keep_undo)
+    state.records.remember(plan.redactions)
+    run.carry_out(plan.branches)
+    _note_never_read(state, plan.resolved)
+    redactions = list(plan.redactions)
+    if plan.cascade in ("retract", "regenerate"):
+        run.dependents = _dependents(state, plan, run)
+        more = [r for target in run.dependents for r in target.redactions if r not in redactions]
+        if more:
+            state.records.log_more(retraction, more, by=plan.by, reason=f"cascade: {plan.cascade}")
+        state.records.remember(more)
+        run.carry_out(plan_branches(state.branches, more, plan.eraser, plan.reason))
+        redactions += more
+    for branch in dict.fromkeys(run.waiting):
+        state.when_free(branch, partial(_erase_later, state, plan, redactions, retraction, branch))
+    return run
 
-    def _check_authority(
-        self, by: str, resolved: Sequence[ResolvedTarget], targets: Sequence[Target], reason: Reason | str
-    ) -> None:
-        wanted = [claim for target in resolved for claim in claims(target.ledger, target.redactions)]
-        try:
-            self._memory.policy.authority.check(by, wanted, session=self.id)
-        except RefusedError as error:
-            if self._audit is not None:
-                self._audit.refusal(
-                    session=self.id,
-                    targets=targets,
-                    spans=error.refusals,
-                    by=by,
-                    reason=str(reason),
-                    error="RefusedError",
-                )
-            raise
 
-    def _depended(
-        self, work: RetractionRun, redactions: Sequence[Redaction], by: str, reason: Reason | str
-    ) -> tuple[list[Redaction], list[tuple[Ledger, set[str]]]]:
-        """The redactions of the turns that depended on what was erased, and their spans by conversation.
+def _note_never_read(state: SessionState, resolved: Sequence[ResolvedTarget]) -> None:
+    """Enter as erased what is named of a conversation that no branch has read."""
+    ledgers = [branch.ledger for branch in state.branches]
+    for target in resolved:
+        if target.ledger not in ledgers:
+            target.ledger.erase(target.selections, (), exact=True)
 
-        A cascade is the policy's doing: what neither it nor `by` may retract is refused, and stays.
-        """
-        resolved = []
-        for found in (found for found in work.found if found.depends):
-            these = self._resolve([found.span_id], None)
-            wanted = [claim for target in these for claim in claims(target.ledger, target.redactions)]
-            if self._memory.policy.authority.refusals("policy", wanted):
-                try:
-                    self._check_authority(by, these, [found.span_id], reason)
-                except RefusedError:
-                    continue
-            resolved += these
-        return [
-            redaction for target in resolved for redaction in target.redactions if redaction not in redactions
-        ], span_ids(resolved)
 
-    def _erase_queued(
-        self,
-        redactions: Sequence[Redaction],
-        eraser: Eraser | None,
-        reason: Reason | str,
-        retraction: str,
-        branch: Branch,
-    ) -> None:
-        """What had to wait for an answer's end; the report says so once no branch waits any more."""
-        work = RetractionRun(eraser, reason)
-        started = time.perf_counter()
-        work.carry_out([branch], redactions)
-        used, seconds = ", ".join(work.used) or "none", time.perf_counter() - started
-        exact = branch.ledger.approximate_from is None
-        status = RetractionStatus.EXACT if exact else RetractionStatus.APPROXIMATE
-        if self._audit is not None:
-            outcome = Outcome(status, used, work.erased, work.recomputed, seconds, work.residual)
-            self._audit.outcome(self.id, retraction, outcome)
-        waits = any(s.intervals() for other in self.branches for s in selections(other.ledger, redactions))
-        for place, report in enumerate(self.reports):
-            if report.id == retraction and not waits:
-                self.reports[place] = report.model_copy(
-                    update={
-                        "status": RetractionStatus.APPROXIMATE if self._approximate() else RetractionStatus.EXACT,
-                        "spans": self._spans_now(report),
-                        "eraser": used,
-                        "tokens_erased": report.tokens_erased + work.erased,
-                        "tokens_recomputed": report.tokens_recomputed + work.recomputed,
-                        "seconds": report.seconds + seconds,
-                        "explanation": work.explain(),
-                        "residual": work.residual,
-                    }
-                )
+def _dependents(state: SessionState, plan: RetractionPlan, run: RetractionRun) -> list[ResolvedTarget]:
+    """Find the turns that depended on what was erased.
+
+    A cascade is the policy's doing: what neither it nor `plan.by` may retract is refused, and stays.
+    """
+    dependents: list[ResolvedTarget] = []
+    for found in (found for found in run.found if found.depends):
+        resolved = state.resolve([found.span_id], None)
+        wanted = claims(chosen for target in resolved for chosen in target.selections)
+        if state.host.policy.authority.refusals("policy", wanted):
+            try:
+                authorise(state, plan.by, resolved, [found.span_id], plan.reason)
+            except RefusedError:
+                continue
+        dependents += resolved
+    return dependents
+
+
+def _report(
+    state: SessionState, plan: RetractionPlan, run: RetractionRun, retraction: str, started: float
+) -> RetractionReport:
+    """Say what was done."""
+    spans = named_spans([*plan.resolved, *run.dependents])
+    redactions = dict.fromkeys([*plan.redactions, *(r for target in run.dependents for r in target.redactions)])
+    return RetractionReport(
+        id=retraction,
+        session=state.id,
+        targets=tuple(map(target_name, plan.targets)),
+        reason=str(plan.reason),
+        eraser=", ".join(run.used) or (plan.eraser.name if plan.eraser else "default"),
+        status=RetractionStatus.QUEUED if run.waiting else _status(spans),
+        spans=spans,
+        redactions=tuple(redactions),
+        tokens_erased=run.erased,
+        tokens_recomputed=run.recomputed,
+        tokens_reused=run.reused,
+        seconds=time.perf_counter() - started,
+        seconds_scoring=run.scoring,
+        explanation=run.explain(),
+        residual=run.residual,
+        dependences=tuple(run.found),
+        derived=plan.derived,
+    )
+
+
+def _status(spans: Sequence[Span]) -> RetractionStatus:
+    """Say what became of spans that were to be erased, together."""
+    statuses = {span.status for span in spans}
+    if statuses <= {SpanStatus.LIVE}:
+        return RetractionStatus.NOOP
+    return RetractionStatus.APPROXIMATE if SpanStatus.APPROXIMATE in statuses else RetractionStatus.EXACT
+
+
+def _erase_later(
+    state: SessionState, plan: RetractionPlan, redactions: Sequence[Redaction], retraction: str, branch: Branch
+) -> None:
+    """Erase from a branch that had been generating an answer; the report says so once no branch waits any more."""
+    run = RetractionRun(plan.eraser, plan.reason)
+    started = time.perf_counter()
+    run.carry_out(plan_branches([branch], redactions, plan.eraser, plan.reason))
+    used, seconds = ", ".join(run.used) or "none", time.perf_counter() - started
+    exact = branch.ledger.approximate_from is None
+    status = RetractionStatus.EXACT if exact else RetractionStatus.APPROXIMATE
+    state.records.log_outcome(retraction, Outcome(status, used, run.erased, run.recomputed, seconds, run.residual))
+    if any(chosen.intervals() for other in state.branches for chosen in selections(other.ledger, redactions)):
+        return
+    for report in state.reports:
+        if report.id == retraction:
+            changes = {
+                "status": RetractionStatus.APPROXIMATE if state.approximate else RetractionStatus.EXACT,
+                "eraser": used,
+                "tokens_erased": report.tokens_erased + run.erased,
+                "tokens_recomputed": report.tokens_recomputed + run.recomputed,
+                "seconds": report.seconds + seconds,
+                "explanation": run.explain(),
+                "residual": run.residual,
+            }
+            state.update_report(report, changes)
+            return

@@ -1,33 +1,42 @@
 """A session: one agent's conversation, kept in step with its cache; what it is told to forget stays forgotten.
 
-The caller's chat history is the truth. Each call brings all of it; the session aligns it with what is cached and only
-prefills what is new. A session may hold several branches (sub-agents, summarizers, other continuations): the one with
-the longest match is used, and forked where the conversation diverges.
+The caller's chat history is the truth. Each call brings all of it; the session aligns it with what is cached and
+prefills only what is new. A session may hold several branches (sub-agents, summarizers, other continuations): the one
+with the longest match is used, and forked where the conversation diverges.
 """
 
 from __future__ import annotations
 
+import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Unpack
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
-from kv_memory.audit import Outcome, SealedRedaction
-from kv_memory.conversation.ledger import Ledger
+from kv_memory.audit import Outcome
 from kv_memory.conversation.messages import Message, parse_messages
-from kv_memory.conversation.redactions import Redaction
-from kv_memory.conversation.resolve import resolve
 from kv_memory.conversation.spans import Span, Target
+from kv_memory.conversation.targets import resolve
 from kv_memory.engines.base import Sampling
 from kv_memory.erasers.base import Eraser
 from kv_memory.errors import UnknownTargetError
+from kv_memory.policy.authority import OWNER
+from kv_memory.policy.config import Cascade
+from kv_memory.policy.reasons import Reason
+from kv_memory.sessions.apply_policy import apply_policy
 from kv_memory.sessions.attribution import Attribution, attribute
 from kv_memory.sessions.branch import Branch
-from kv_memory.sessions.branches import Tools
-from kv_memory.sessions.policed import PolicedSession
+from kv_memory.sessions.branches import Branches
+from kv_memory.sessions.plan import Tools, plan_reading
 from kv_memory.sessions.reply import Reply, Usage
-from kv_memory.sessions.report import RetractionReport
-from kv_memory.sessions.turn import Answering, ReplyStream, SamplingOptions
-from kv_memory.sessions.undoing import UndoingSession
+from kv_memory.sessions.report import RetractionReport, UndoStatus
+from kv_memory.sessions.retract import dry_run as dry_run_of
+from kv_memory.sessions.retract import retract
+from kv_memory.sessions.retraction_plan import named_spans, plan_retraction
+from kv_memory.sessions.retraction_run import explain
+from kv_memory.sessions.state import Host as StateHost
+from kv_memory.sessions.state import SessionState
+from kv_memory.sessions.turn import ReplyStream, SamplingOptions, Turn
+from kv_memory.sessions.undo import undo
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,33 +44,70 @@ if TYPE_CHECKING:
 Progress = Callable[[int], None]
 
 
-class Session(PolicedSession, UndoingSession):
-    """Made by `Memory.session`. Usable from several threads; forward passes of one engine take turns."""
+class Host(StateHost, Protocol):
+    """What a session shares with others and may ask for; `Memory` is one."""
+
+    def new_session(self, session_id: str) -> Session:
+        """Return a new session; ConversationError when the id is taken."""
+
+    def delete_session(self, session_id: str) -> None:
+        """Remove a session, its cells and what it knew."""
+
+
+class Session:
+    """One agent's conversation in a `Memory`, which makes it.
+
+    Usable from several threads; forward passes of one engine take turns.
+    """
+
+    def __init__(self, memory: Host, session_id: str) -> None:
+        self._memory = memory
+        self._engine = memory.engine
+        self._state = SessionState(memory, session_id)
+
+    @property
+    def id(self) -> str:
+        """Return the id under which the memory knows it."""
+        return self._state.id
+
+    @property
+    def branches(self) -> Branches:
+        """Return its branches."""
+        return self._state.branches
+
+    @property
+    def reports(self) -> list[RetractionReport]:
+        """Return the reports of its retractions, oldest first, as they are by now."""
+        return self._state.reports
+
+    @property
+    def state(self) -> SessionState:
+        """Return what it keeps, for the memory; callers hold the engine's lock."""
+        return self._state
+
+    # Reading and answering
 
     def prefill(
         self, messages: Any, tools: Tools = None, *, without: Sequence[Target] = (), progress: Progress | None = None
     ) -> Usage:
-        """Read a conversation without answering. `without` names parts of it to leave out, as if retracted before."""
-        with self._engine.lock:
-            parsed = parse_messages(messages)
-            unread = self._unread(parsed, Ledger(), tools) if without else None
-            self._apply_queued()
-            self._recall(parsed)
-            redactions = [
-                redaction for target in without for m in resolve(target, [], unread) for redaction in m.redactions
-            ]
-            with self._recorded(without, redactions, log=bool(redactions)) as attempt:
-                self._remember(redactions)
-                attempt.outcome = Outcome("never read")
-            usage = self.branches.hold(parsed, tools, self._redactions, None, progress)[1]
-            self._settle()
-            return usage
+        """Prefill a conversation without answering. `without` names parts of it to leave out, as if retracted before.
 
-    def spans(self) -> list[Span]:
-        """The spans of the conversation that was used last, in order."""
+        `progress` is called with the number of tokens prefilled.
+        """
         with self._engine.lock:
-            latest = self.branches.latest
-            return latest.ledger.spans() if latest else []
+            state, parsed = self._state, parse_messages(messages)
+            if without:
+                unread = state.unread(parsed, tools)
+                state.catch_up()
+                state.records.recall(parsed)
+                found = [target for name in without for target in resolve(name, [], unread)]
+                redactions = [redaction for target in found for redaction in target.redactions]
+                with state.records.logged(without, redactions) as attempt:
+                    state.records.remember(redactions)
+                    attempt.outcome = Outcome("never read")
+            usage = self._read(parsed, tools, progress=progress)[1]
+            state.settle()
+            return usage
 
     def chat(
         self,
@@ -76,7 +122,7 @@ class Session(PolicedSession, UndoingSession):
         """Answer a conversation (all of it, OpenAI format; its last message is the one to answer).
 
         `cancelled` is asked before each token; a cancelled answer is returned as far as it went, but the session does
-        not remember it. `progress` hears how many tokens have been prefilled. `history_eraser` erases what vanished
+        not remember it. `progress` is called with the number of tokens prefilled. `history_eraser` erases what vanished
         from the history since the last call; by default as the memory erases.
         """
         return self.stream(
@@ -93,38 +139,170 @@ class Session(PolicedSession, UndoingSession):
         history_eraser: str | Eraser | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> ReplyStream:
-        """Like `chat`, as an iterator of text. The conversation is read when the first text is asked for."""
-        wanted = None if history_eraser is None else self._memory.load_eraser(history_eraser)
-        answering = Answering(self._engine, self._memory.format, parse_messages(messages), tools, Sampling(**sampling))
+        """Answer like `chat`, as an iterator of text; nothing is prefilled before the first text is asked for."""
+        eraser = None if history_eraser is None else self._memory.load_eraser(history_eraser)
+        turn = Turn(self._engine, self._memory.format, parse_messages(messages), tools, Sampling(**sampling))
+        answer = self._answer(turn, tools, cancelled or (lambda: False), progress, eraser)
+        return ReplyStream(answer, turn.id)
 
-        def hold() -> tuple[Branch, Usage]:
-            self._apply_queued()
-            self._recall(answering.messages)
-            return self.branches.hold(
-                answering.messages, tools, self._redactions, answering.head, progress, history_eraser=wanted
-            )
+    def _answer(
+        self,
+        turn: Turn,
+        tools: Tools,
+        cancelled: Callable[[], bool],
+        progress: Progress | None,
+        eraser: Eraser | None,
+    ) -> Generator[str | Reply]:
+        """Yield the text of an answer as it comes, then its reply."""
+        with self._engine.lock:
+            branch, usage = self._read(turn.messages, tools, room=turn.room, progress=progress, eraser=eraser)
+            turn.begin(branch)
+        try:
+            yield from turn.generate(cancelled)
+        finally:
+            with self._engine.lock:
+                try:
+                    turn.finish()
+                finally:
+                    self._state.catch_up()
+                    self._state.settle()
+        yield turn.reply(usage)
 
-        def afterwards() -> None:
-            self._apply_queued()
-            self._settle()
-
-        return ReplyStream(answering.run(hold, cancelled or (lambda: False), afterwards), answering.id)
+    def _read(
+        self,
+        messages: Sequence[Message],
+        tools: Tools,
+        *,
+        room: int = 0,
+        progress: Progress | None = None,
+        eraser: Eraser | None = None,
+    ) -> tuple[Branch, Usage]:
+        """Have a branch hold this conversation, less what is retracted. Callers hold the engine's lock."""
+        state = self._state
+        state.catch_up()
+        state.records.recall(messages)
+        plan = plan_reading(state.branches, messages, tools, state.records.redactions, self._memory.format)
+        return state.branches.read(plan, room=room, eraser=eraser, progress=progress)
 
     def score(self, messages: Any, answer: str, tools: Tools = None) -> Tensor:
-        """Log-probabilities [tokens + 1, vocabulary] before each token of `answer` and its end, as the next turn."""
+        """Return log-probabilities [tokens + 1, vocabulary] before each token of `answer` and its end, as next turn."""
         with self._engine.lock:
-            parsed = parse_messages(messages)
-            self._recall(parsed)
-            head = self._memory.format.generation_prompt(parsed, tools)
-            branch, _ = self.branches.hold(parsed, tools, self._redactions, head)
+            parsed, form = parse_messages(messages), self._memory.format
+            turn = Turn(self._engine, form, parsed, tools, Sampling())
+            branch, _ = self._read(parsed, tools, room=turn.room)
             start = self._engine.next_position(branch.seq)
             try:
-                self._engine.prefill(branch.seq, head.ids)
+                self._engine.prefill(branch.seq, turn.head.ids)
                 ids, _ = self._engine.tokenizer.encode(answer, special=False)
-                end = self._memory.format.closing([*parsed, Message("assistant", answer)], tools).ids[:1]
+                end = form.closing([*parsed, Message("assistant", answer)], tools).ids[:1]
                 return self._engine.score(branch.seq, [*ids, *end])
             finally:
                 self._engine.truncate(branch.seq, start)
+
+    # Looking
+
+    def spans(self) -> list[Span]:
+        """Return the spans of the conversation that was used last, in order."""
+        with self._engine.lock:
+            latest = self.branches.latest
+            return latest.ledger.spans() if latest else []
+
+    def find(self, target: Target, messages: Any = None) -> list[Span]:
+        """Return the spans that a target means, as they are now; changes nothing.
+
+        `messages`: the conversation that is meant, where the session may not have read all of it yet; spans that it has
+        not read have no tokens. Raises UnknownTargetError, AmbiguousTargetError, and TargetError for characters outside
+        the message.
+        """
+        with self._engine.lock:
+            given = self._state.given(messages)
+            resolved = self._state.resolve([target], given)
+            unread = {span.id for found in resolved if found.ledger is given for span in named_spans([found])}
+            nowhere = {"start": 0, "end": 0, "tokens": 0}
+            return [s.model_copy(update=nowhere) if s.id in unread else s for s in named_spans(resolved)]
+
+    # Retracting
+
+    def retract(
+        self,
+        *targets: Target,
+        reason: Reason | str = "",
+        by: str = OWNER,
+        eraser: str | Eraser | None = None,
+        messages: Any = None,
+        cascade: Cascade | None = None,
+        keep_undo: bool | None = None,
+        dry_run: bool = False,
+    ) -> RetractionReport:
+        """Erase what these targets name from the cache, in all branches, now and for good.
+
+        A target is a span id, tool call id (its result), message id, document id, or a CharRange. The same message in
+        a later call stays erased, though the caller's history still holds it. Naming what is already erased changes
+        nothing, unless the eraser is exact and the earlier one was not.
+
+        `reason`: a text, or a category that the policy has rules for: "security", "privacy", "stale", "error", alone or
+        before a colon and a text. Security is exact, unless the policy or `eraser` says otherwise. Without an `eraser`,
+        here or in the memory, `policy.choose` chooses. `by`: who asks: "owner", "user", "tool", "policy" or
+        "session:<id>"; the policy's authority says what each may retract.
+
+        `messages`: the conversation that is meant, where the session may not have read all of it yet; what it has not
+        read it will not read. `cascade`: score what the assistant wrote afterwards and say, or retract too, what
+        depended on the span; it costs two forward passes of those turns. `keep_undo`: keep the rows that `drop` or
+        `steer` replaces, text and all, in memory for ten minutes, so that `undo` puts them back as they were; until
+        then it is not healed in idle time. Both are by default as the policy says. `dry_run` changes nothing and
+        reports what would be erased.
+
+        Raises UnknownTargetError, AmbiguousTargetError, TargetError, RefusedError (`by` may not), PolicyError (no such
+        cascade) or UnsupportedOperationError (the engine lacks what the eraser needs) before anything is changed.
+        """
+        with self._engine.lock:
+            started = time.perf_counter()
+            plan = plan_retraction(
+                self._state,
+                targets,
+                reason=reason,
+                by=by,
+                eraser=eraser,
+                messages=messages,
+                cascade=cascade,
+                keep_undo=keep_undo,
+            )
+            return (dry_run_of if dry_run else retract)(self._state, plan, started)
+
+    def explain(
+        self, *targets: Target, reason: Reason | str = "", eraser: str | Eraser | None = None, messages: Any = None
+    ) -> str:
+        """Return how these targets would be erased and why: a line for the eraser, then one for each other one.
+
+        Changes nothing. Arguments and errors as of `retract`, whose report says the same afterwards (`explanation`).
+        """
+        with self._engine.lock:
+            plan = plan_retraction(self._state, targets, reason=reason, eraser=eraser, messages=messages)
+            return explain(plan.choices)
+
+    def undo(self, report: RetractionReport) -> UndoStatus:
+        """Take a retraction back: the next call prefills again, from the first erased part on, what its history holds.
+
+        With `keep_undo` the erased cells are put back, bit-identical, as long as nothing has moved or healed since;
+        what was read meanwhile never saw them and stays as it is. Returns which of the two was done; the audit log says
+        the same.
+
+        The text itself is not kept here: a history in which tombstones stand needs the messages back. What another
+        retraction named too stays retracted.
+        """
+        with self._engine.lock:
+            return undo(self._state, report)
+
+    def apply_policy(self, messages: Sequence[Mapping[str, Any]]) -> list[RetractionReport]:
+        """Retract what the policy's rules (`retract` in its file) name in this conversation, read or not.
+
+        To be called before a `chat` with the same messages: what it has not read it will not read. What is retracted
+        already is left alone, so that it can be called each time. There is one retraction for each category of reason
+        and each who asks: the policy, or a tool. Of several rules that name the same the first counts. What these may
+        not retract stays, with a warning and a row in the audit log.
+        """
+        with self._engine.lock:
+            return apply_policy(self._state, messages)
 
     def regenerate(
         self,
@@ -133,15 +311,15 @@ class Session(PolicedSession, UndoingSession):
         tools: Tools = None,
         **sampling: Unpack[SamplingOptions],
     ) -> list[dict[str, Any]]:
-        """The conversation with the assistant's turns that a retraction found dependent written anew.
+        """Return the conversation with those turns generated again that a retraction found dependent.
 
-        It ends after the first new turn that calls a tool or stands where a call was made: what follows belongs to a
-        call that may not be made again, so the agent goes on from there. Messages keep their ids.
+        It ends after the first new turn that calls a tool or is in the place of a call: what follows belongs to a call
+        that may not be made again, so the agent goes on from there. Messages keep their ids.
         """
-        anew = {found.span_id.split(".")[0] for found in report.dependences if found.depends}
+        dependent = {found.span_id.split(".")[0] for found in report.dependences if found.depends}
         with self._engine.lock:
-            ids = {e.span_id: e.digest for branch in self.branches for e in branch.ledger.entries if e.span_id in anew}
-        digests = set(ids.values())
+            entries = [entry for branch in self.branches for entry in branch.ledger.entries]
+            digests = {entry.digest for entry in entries if entry.span_id in dependent}
         result: list[dict[str, Any]] = []
         for message, left in zip(messages, report.tombstones(messages), strict=True):
             parsed = parse_messages([message])[0]
@@ -149,7 +327,7 @@ class Session(PolicedSession, UndoingSession):
                 result.append(left)
                 continue
             reply = self.chat(result, tools, **sampling).message
-            if parse_messages([reply])[0].digest() == parsed.digest():  # the same again, and now rightly so
+            if parse_messages([reply])[0].digest() == parsed.digest():
                 self._allow_again(report, parsed.digest())
             result.append({**reply, **({"id": message["id"]} if "id" in message else {})})
             if reply.get("tool_calls") or parsed.tool_calls:
@@ -157,47 +335,46 @@ class Session(PolicedSession, UndoingSession):
         return result
 
     def _allow_again(self, report: RetractionReport, digest: str) -> None:
-        """What was retracted of this message is not any longer."""
-        again = [redaction for redaction in self._redactions if redaction.digest == digest]
-        if self._audit is not None:
-            self._audit.undone(self.id, report.id, redactions=again, reason="written again without it")
-            self._sealed = self._audit.retracted(self.id)
-        self._redactions = [redaction for redaction in self._redactions if redaction not in again]
+        """Put no redaction of this message in force any longer: the model wrote the same without the retracted text."""
+        records = self._state.records
+        again = [redaction for redaction in records.redactions if redaction.digest == digest]
+        records.withdraw(report.id, again, part=True, reason="written again without it")
 
-    def _record_inherited(self, origin: str) -> None:
-        inherited: list[Redaction | SealedRedaction] = [*self._redactions, *self._sealed]
-        with self._recorded((), inherited, reason=f"forked from {origin}", log=bool(inherited)) as attempt:
-            attempt.outcome = Outcome("inherited")
+    def report(self, report_id: str) -> RetractionReport:
+        """Return the report as it is by now: a healed retraction says "exact". Raises KeyError where there is none."""
+        return self._state.report(report_id)
+
+    def heal(self) -> None:
+        """Recompute exactly, now, what approximate erasures may have left their mark on."""
+        with self._engine.lock:
+            self._state.heal()
+
+    def defer(self, action: Callable[[], object]) -> None:
+        """Have this done before the next conversation is read, with the engine's lock held. Never blocks."""
+        self._state.defer(action)
+
+    # Copies
 
     def fork(self, session_id: str | None = None) -> Session:
-        """A new session with a copy of the latest conversation and of all that is retracted here."""
+        """Return a new session with a copy of the latest conversation and of all that is retracted here."""
         with self._engine.lock:
             other = self._copy(session_id or f"{self.id}/{uuid.uuid4().hex[:6]}")
-            other._record_inherited(self.id)
-            return other
-
-    def _copy(self, session_id: str) -> Session:
-        with self._engine.lock:
-            other = self._memory.new_session(session_id)
-            other._redactions, other._sealed = list(self._redactions), list(self._sealed)
-            latest = self.branches.latest
-            if latest and latest.resident:
-                self._memory.make_room(latest.cells, latest)
-                other.branches.add(latest.fork())
+            other._state.records.log_inherited(self.id)
             return other
 
     def without(self, *targets: Target, eraser: str | Eraser | None = None) -> Session:
-        """What if it had never read these: a fork without them, to ask and then to forget.
+        """Return what it would be had it never read these: a fork without them, to ask and then to delete.
 
         ```python
         with session.without("doc-7") as other:
             print(other.chat(messages).text)
         ```
-        Costs a copy of the cells and an erasure. The fork never heals; leaving the block forgets it.
+        Costs a copy of the cells and an erasure. The fork never heals; leaving the block deletes it.
         """
         with self._engine.lock:
             other = self._copy(f"{self.id}/without/{uuid.uuid4().hex[:6]}")
-            other.heals, other._audit = False, None  # nothing is retracted, only asked about
+            other._state.heals = False
+            other._state.records.stop_logging()  # nothing is retracted, only asked about
             try:
                 other.retract(*targets, reason="counterfactual", eraser=eraser)
             except BaseException:
@@ -205,8 +382,17 @@ class Session(PolicedSession, UndoingSession):
                 raise
             return other
 
+    def _copy(self, session_id: str) -> Session:
+        other = self._memory.new_session(session_id)
+        other._state.records.inherit(self._state.records)
+        latest = self.branches.latest
+        if latest and latest.resident:
+            self._memory.make_room(latest.cells, latest)
+            other.branches.add(latest.fork())
+        return other
+
     def attribute(self, answer: str, *targets: Target, eraser: str | Eraser | None = None) -> list[Attribution]:
-        """What an answer of the latest conversation rests on: its spans by how much less likely it is without each.
+        """Return what an answer of the latest conversation rests on: its spans by how much less likely it is without.
 
         `answer`: the id of an assistant message, its span id, or that of a call in it. `targets`: the spans to compare,
         by default each message and document before it that is there. For each the cells are copied and the span erased
@@ -215,20 +401,17 @@ class Session(PolicedSession, UndoingSession):
         full.
         """
         with self._engine.lock:
-            asked = self._memory.eraser if eraser is None else eraser
-            wanted = None if asked is None else self._memory.load_eraser(asked)
-            return attribute(self._latest(), answer, targets, wanted)
-
-    def _latest(self) -> Branch:
-        latest = self.branches.latest
-        if latest is None or not latest.resident:
-            raise UnknownTargetError(f"Session {self.id!r} has nothing in its cache; call prefill() or chat() first.")
-        return latest
+            latest = self.branches.latest
+            if latest is None or not latest.resident:
+                raise UnknownTargetError(
+                    f"Session {self.id!r} has nothing in its cache; call prefill() or chat() first."
+                )
+            return attribute(latest, answer, targets, self._state.eraser(eraser))
 
     def evict(self) -> None:
         """Give all cells back, and what was kept to undo with. What was retracted stays so when it is read again."""
         with self._engine.lock:
-            self._kept.clear()
+            self._state.kept.clear()
             for branch in self.branches:
                 branch.evict()
 

@@ -1,16 +1,16 @@
-"""Answering: one turn of the assistant, generated token by token and then entered into its branch."""
+"""One turn of the assistant: generated token by token on a branch, then entered into its ledger."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from kv_memory.conversation.chat_format import ChatFormat, Piece
 from kv_memory.conversation.messages import Message, parse_messages
 from kv_memory.engines.base import Engine, LogitsMask, Sampling, Tokenizer
 from kv_memory.sessions.branch import Branch
+from kv_memory.sessions.plan import Tools
 from kv_memory.sessions.reply import FinishReason, Reply, Usage, call_starts, read_message
 
 
@@ -26,7 +26,7 @@ class SamplingOptions(TypedDict, total=False):
 
 
 class ReplyStream:
-    """An answer as it is written: iterate for its text, then read `reply`. Closing it early leaves nothing behind."""
+    """An answer while it is generated: iterate for its text, then read `reply`. Closing it early leaves no trace."""
 
     def __init__(self, items: Generator[str | Reply], answer_id: str) -> None:
         self._items = items
@@ -42,7 +42,7 @@ class ReplyStream:
                 yield item
 
     def finish(self) -> Reply:
-        """Read on to the end."""
+        """Generate to the end and return the reply."""
         for _ in self:
             pass
         assert self.reply is not None, "an exhausted stream has its reply"
@@ -53,84 +53,96 @@ class ReplyStream:
         self._items.close()
 
 
-@dataclass
-class Answering:
-    """The answer to one conversation."""
+class Turn:
+    """The assistant's turn after one conversation: `begin`, then `generate`, then `finish`, in this order."""
 
-    engine: Engine
-    format: ChatFormat
-    messages: list[Message]
-    tools: list[dict[str, Any]] | None
-    sampling: Sampling
-
-    def __post_init__(self) -> None:
-        self.head: Piece = self.format.generation_prompt(self.messages, self.tools)
+    def __init__(
+        self, engine: Engine, form: ChatFormat, messages: list[Message], tools: Tools, sampling: Sampling
+    ) -> None:
+        """Raises ConversationError where the template cannot have the assistant speak after `messages`."""
+        self.messages = messages
+        self.head: Piece = form.generation_prompt(messages, tools)
         self.id = uuid.uuid4().hex[:12]
+        self._engine, self._form, self._tools, self._sampling = engine, form, tools, sampling
+        self._branch: Branch | None = None
+        self._start = 0
+        self._text = ""
+        self._reason = FinishReason.STOP
+        self._generated = 0
+        self._complete = False
 
-    def run(
-        self,
-        hold: Callable[[], tuple[Branch, Usage]],
-        cancelled: Callable[[], bool],
-        afterwards: Callable[[], None],
-    ) -> Generator[str | Reply]:
-        """Yield the text as it comes and the reply last.
+    @property
+    def room(self) -> int:
+        """Number of tokens that have to fit after the conversation: the turn's head and one more."""
+        return len(self.head.ids) + 1
 
-        `hold` gives the branch that holds the conversation; `afterwards` is called when that branch is free again. The
-        engine's lock is taken for each token, never held while the caller looks at the text.
-        """
-        with self.engine.lock:
-            branch, usage = hold()
-            start = self.engine.next_position(branch.seq)
-            branch.busy = True
-        complete, text, finish, generated = False, "", FinishReason("stop"), 0
+    def begin(self, branch: Branch) -> None:
+        """Take the end of a branch that holds the conversation. Callers hold the engine's lock."""
+        self._branch, self._start = branch, self._engine.next_position(branch.seq)
+        branch.busy = True
+
+    def generate(self, cancelled: Callable[[], bool]) -> Generator[str]:
+        """Yield the text as it comes. The engine's lock is held for each token, never while the caller has the text."""
+        assert self._branch is not None, "a turn begins first"
         tokens: Generator[Any] | None = None
         try:
-            with self.engine.lock:
-                self.engine.prefill(branch.seq, self.head.ids)
-                tokens = self.engine.generate(branch.seq, self.sampling, cancelled)
+            with self._engine.lock:
+                self._engine.prefill(self._branch.seq, self.head.ids)
+                tokens = self._engine.generate(self._branch.seq, self._sampling, cancelled)
             while True:
-                with self.engine.lock:
+                with self._engine.lock:
                     token = next(tokens, None)
                 if token is None:
                     break
-                finish, generated = FinishReason(token.finish or finish), generated + (token.id >= 0)
-                text += token.text
+                self._reason = FinishReason(token.finish or self._reason)
+                self._generated += token.id >= 0
+                self._text += token.text
                 if token.text:
                     yield token.text
-            complete = finish is not FinishReason.CANCELLED
+            self._complete = self._reason is not FinishReason.CANCELLED
         finally:
-            with self.engine.lock:
+            with self._engine.lock:
                 if tokens is not None:
                     tokens.close()
-                message, entered = read_message(text, self.id), False
-                try:
-                    entered = complete and self._enter(branch, start, message, text)
-                finally:
-                    if not entered:
-                        self.engine.truncate(branch.seq, start)
-                    branch.busy = False
-                    afterwards()
-        usage = usage.model_copy(update={"prefilled": usage.prefilled + len(self.head.ids), "generated": generated})
-        yield Reply(message=message, text=text, finish_reason=finish, usage=usage)
 
-    def _enter(self, branch: Branch, start: int, message: dict[str, Any], text: str) -> bool:
-        """Close the turn in the cache and enter it; False where its closing no longer fits in the context."""
-        said = parse_messages([message])[0]
-        closing = self.format.closing([*self.messages, said], self.tools)
-        written = len(self.engine.positions(branch.seq))
-        ids = self.engine.tokens(branch.seq)[
-            written - (self.engine.next_position(branch.seq) - start) + len(self.head.ids) :
-        ]
-        if self.engine.next_position(branch.seq) + len(closing.ids) > self.engine.capabilities.max_positions:
+    def finish(self) -> None:
+        """Enter the answer into the branch if it is complete, else remove its cells. Callers hold the engine's lock."""
+        branch = self._branch
+        assert branch is not None, "a turn begins first"
+        entered = False
+        try:
+            entered = self._complete and self._enter(branch)
+        finally:
+            if not entered:
+                self._engine.truncate(branch.seq, self._start)
+            branch.busy = False
+
+    def reply(self, usage: Usage) -> Reply:
+        """Return the finished answer; `usage` is that of reading the conversation."""
+        counted = {"prefilled": usage.prefilled + len(self.head.ids), "generated": self._generated}
+        return Reply(
+            message=read_message(self._text, self.id),
+            text=self._text,
+            finish_reason=self._reason,
+            usage=usage.model_copy(update=counted),
+        )
+
+    def _enter(self, branch: Branch) -> bool:
+        """Close the turn in the cache and enter it; return False where its closing no longer fits in the context."""
+        said = parse_messages([read_message(self._text, self.id)])[0]
+        closing = self._form.closing([*self.messages, said], self._tools)
+        if self._engine.next_position(branch.seq) + len(closing.ids) > self._engine.capabilities.max_positions:
             return False
-        self.engine.prefill(branch.seq, closing.ids)
-        pieces = [self.head, *_generated_pieces(self.engine.tokenizer, ids, text, bool(said.tool_calls)), closing]
-        branch.ledger.append(said, pieces, start, generated=True)
+        ids = [token for position, token in self._engine.cells(branch.seq) if position >= self._start]
+        ids = ids[len(self.head.ids) :]
+        self._engine.prefill(branch.seq, closing.ids)
+        answer = _generated_pieces(self._engine.tokenizer, ids, self._text, bool(said.tool_calls))
+        branch.ledger.append(said, [self.head, *answer, closing], self._start, generated=True)
         return True
 
 
 def _generated_pieces(tokenizer: Tokenizer, ids: list[int], text: str, calls: bool) -> list[Piece]:
-    """The generated tokens as content and, from its `<tool_call>` on, each call."""
+    """Split the generated tokens into content and, from its `<tool_call>` on, each call."""
     chars = _char_intervals(tokenizer, ids, text)
     starts = call_starts(text) if calls else []
     pieces: list[Piece] = []
@@ -145,7 +157,7 @@ def _generated_pieces(tokenizer: Tokenizer, ids: list[int], text: str, calls: bo
 
 
 def _char_intervals(tokenizer: Tokenizer, ids: list[int], text: str) -> list[tuple[int, int]]:
-    """The characters of `text` that each token stands for."""
+    """Return the characters of `text` that each token stands for."""
     again, chars = tokenizer.encode(text, special=False)
     if again == ids:
         return chars

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kv_memory import CharRange, Memory, Session, SpanKind
-from kv_memory.conversation.resolve import resolve
 from kv_memory.conversation.spans import Target
+from kv_memory.conversation.targets import resolve
 from kv_memory.errors import RefusedError
 from kv_memory.policy import Authority, Claim, Policy, claims
 from tests.tiny import tiny_engine
@@ -44,7 +44,7 @@ def session() -> Session:
 def claimed(session: Session, target: Target) -> list[tuple[str, str]]:
     ledgers = [branch.ledger for branch in session.branches]
     resolved = resolve(target, ledgers)
-    return [(c.id, c.kind.value) for target in resolved for c in claims(target.ledger, target.redactions)]
+    return [(c.id, c.kind.value) for target in resolved for c in claims(target.selections)]
 
 
 def span(kind: SpanKind) -> Claim:

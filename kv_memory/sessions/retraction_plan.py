@@ -1,0 +1,157 @@
+"""The plan of a retraction: what the targets mean, which cells of which branches that is, and how they are erased.
+
+Making a plan erases nothing; `explain` and a dry run are answered from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from kv_memory.conversation.ledger import Ledger, Selection
+from kv_memory.conversation.redactions import Redaction, selections
+from kv_memory.conversation.spans import Span, Target
+from kv_memory.conversation.targets import ResolvedTarget
+from kv_memory.erasers.base import Eraser
+from kv_memory.errors import PolicyError, UnknownTargetError
+from kv_memory.policy.authority import OWNER
+from kv_memory.policy.choice import Choice
+from kv_memory.policy.config import Cascade, Handling
+from kv_memory.policy.reasons import Reason
+from kv_memory.positions import Interval, merge
+from kv_memory.sessions.branch import Branch
+from kv_memory.sessions.state import SessionState
+
+
+@dataclass(frozen=True)
+class BranchPlan:
+    """What is erased from one branch."""
+
+    branch: Branch
+    selections: tuple[Selection, ...]
+    intervals: tuple[Interval, ...]
+    """The cells, as intervals of positions, ascending and disjoint; empty where nothing of it is in the cache."""
+    choice: Choice | None
+    """By which eraser, and why; None where there are no cells to erase."""
+
+    @property
+    def cells(self) -> int:
+        """Return the number of cells that are erased."""
+        return self.branch.resident * sum(end - start for start, end in self.intervals)
+
+
+@dataclass(frozen=True)
+class RetractionPlan:
+    """What one retraction is going to do."""
+
+    targets: tuple[Target, ...]
+    reason: Reason | str
+    by: str
+    handling: Handling
+    """What the policy says about this reason."""
+    eraser: Eraser | None
+    """The eraser that was asked for; None where one is chosen for each branch."""
+    cascade: Cascade | None
+    keep_undo: bool
+    resolved: tuple[ResolvedTarget, ...]
+    redactions: tuple[Redaction, ...]
+    branches: tuple[BranchPlan, ...]
+    """One for each branch that holds something of it, the branch that was used last first."""
+    derived: tuple[str, ...]
+    """Ids of the answers after what is named."""
+
+    @property
+    def cells(self) -> int:
+        """Return the number of cells that are erased."""
+        return sum(part.cells for part in self.branches)
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """Return how each branch is erased, and why."""
+        return tuple(part.choice for part in self.branches if part.choice is not None)
+
+    @property
+    def erasers(self) -> tuple[str, ...]:
+        """Return the names of the erasers, each once."""
+        chosen = [part.choice.eraser if part.choice else self.eraser for part in self.branches]
+        return tuple(dict.fromkeys(eraser.name for eraser in chosen if eraser is not None))
+
+
+def plan_retraction(
+    state: SessionState,
+    targets: Sequence[Target],
+    *,
+    reason: Reason | str = "",
+    by: str = OWNER,
+    eraser: str | Eraser | None = None,
+    messages: Any = None,
+    cascade: Cascade | None = None,
+    keep_undo: bool | None = None,
+) -> RetractionPlan:
+    """Plan a retraction; arguments and errors as of `Session.retract`."""
+    if not targets:
+        raise UnknownTargetError("Nothing to retract was named; give a span, tool call, message or document id.")
+    if cascade is not None and cascade not in get_args(Cascade):
+        raise PolicyError(f"There is no cascade {cascade!r}; give one of {', '.join(get_args(Cascade))}, or None.")
+    policy = state.host.policy
+    handling = policy.handling(reason)
+    # the memory's own eraser is no answer where the policy wants an exact one
+    wanted = None if eraser is None and handling.exact else state.eraser(eraser)
+    resolved = state.resolve(targets, state.given(messages))
+    redactions = tuple(dict.fromkeys(redaction for target in resolved for redaction in target.redactions))
+    return RetractionPlan(
+        targets=tuple(targets),
+        reason=reason,
+        by=by,
+        handling=handling,
+        eraser=wanted,
+        cascade=cascade or handling.cascade,
+        keep_undo=policy.keep_undo if keep_undo is None else keep_undo,
+        resolved=tuple(resolved),
+        redactions=redactions,
+        branches=plan_branches(state.branches, redactions, wanted, reason),
+        derived=_answers_after(resolved),
+    )
+
+
+def plan_branches(
+    branches: Iterable[Branch], redactions: Sequence[Redaction], eraser: Eraser | None, reason: Reason | str
+) -> tuple[BranchPlan, ...]:
+    """Plan what is erased from each branch that these redactions concern, the branch that was used last first."""
+    return tuple(
+        _plan_branch(branch, concerned, eraser, reason)
+        for branch in sorted(branches, key=lambda b: -b.used)
+        if (concerned := selections(branch.ledger, redactions))
+    )
+
+
+def _plan_branch(
+    branch: Branch, concerned: Sequence[Selection], eraser: Eraser | None, reason: Reason | str
+) -> BranchPlan:
+    intervals = tuple(merge(interval for chosen in concerned for interval in chosen.intervals()))
+    choice = branch.choose(intervals, reason, eraser) if branch.resident and intervals else None
+    return BranchPlan(branch, tuple(concerned), intervals, choice)
+
+
+def named_spans(resolved: Iterable[ResolvedTarget]) -> tuple[Span, ...]:
+    """Return the spans that the targets mean, as they are now."""
+    found: dict[tuple[int, str], Span] = {}
+    for target in resolved:
+        found |= {(id(target.ledger), s.id): s for s in target.ledger.spans() if s.id in target.span_ids}
+    return tuple(found.values())
+
+
+def _answers_after(resolved: Sequence[ResolvedTarget]) -> tuple[str, ...]:
+    """Return the ids of the answers in each conversation after the first message that is named in it."""
+    ids: dict[str, None] = {}
+    for ledger in _ledgers(resolved):
+        named = [chosen.entry for target in resolved if target.ledger is ledger for chosen in target.selections]
+        first = min((ledger.entries.index(entry) for entry in named), default=len(ledger))
+        later = (e for e in ledger.entries[first + 1 :] if e.message.role == "assistant" and not e.cuts)
+        ids |= dict.fromkeys(e.message.id or e.span_id for e in later)
+    return tuple(ids)
+
+
+def _ledgers(resolved: Sequence[ResolvedTarget]) -> list[Ledger]:
+    return list({id(target.ledger): target.ledger for target in resolved}.values())
