@@ -50,7 +50,7 @@ FURTHER: dict[str, Any] = {
     "slots": 4,
     "closes": True,
 }
-"""With --start: on from a trained eraser."""
+"""Tries for --start, which continue from a trained eraser."""
 MANY: dict[str, Any] = {"questions": 16}
 
 TRIES: dict[str, Try] = {
@@ -106,9 +106,9 @@ TRIES: dict[str, Try] = {
 }
 
 SETTINGS = ("model", "minutes", "tokens", "train_lengths", "lengths", "questions")
-"""What tries of one result file have in common."""
+"""Settings that the tries of one result file have in common."""
 TEXT_SHARE = 0.1
-"""Of the steps that are stage 1."""
+"""Share of the steps that are stage 1."""
 PACE = 20.0
 """Seconds that measuring the pace takes at most; a tenth of a try's minutes where that is less."""
 OVERHEAD = 150.0
@@ -116,7 +116,7 @@ OVERHEAD = 150.0
 
 
 def home(name: str, options: argparse.Namespace) -> Path:
-    """A try's folder."""
+    """Return a try's folder."""
     folder: Path = options.folder / name.replace(" ", "-").replace(",", "")
     return folder
 
@@ -126,7 +126,7 @@ class _Enough(Exception):  # noqa: N818  # not an error: it ends the training th
 
 
 def train(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Train one try into its folder, or go on with it: the steps, seconds and last loss."""
+    """Train one try in its folder, or continue it; return the steps, seconds and last loss."""
     from kv_memory.training.command import RUN, run
     from kv_memory.training.plan import Plan
     from kv_memory.training.trainer import CHECKPOINT, LOG
@@ -148,7 +148,7 @@ def train(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any
 
 
 def planned(name: str, options: argparse.Namespace) -> Any:
-    """The try's Plan, with as many steps as fit the minutes."""
+    """Return the try's Plan, with as many steps as fit the minutes."""
     from kv_memory.training.command import run
     from kv_memory.training.plan import Plan
 
@@ -206,7 +206,7 @@ def one(name: str, options: argparse.Namespace) -> None:
 
 
 def write_text(path: Path, worlds: int) -> None:
-    """Text for stage 1: what is said in conversations of the training split."""
+    """Write text for stage 1: what is said in conversations of the training split."""
     from kv_memory.synthetic.worlds import make_world
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -217,7 +217,7 @@ def write_text(path: Path, worlds: int) -> None:
 
 
 def run_all(names: list[str], options: argparse.Namespace, result: dict[str, Any]) -> list[str]:
-    """Run tries in processes of their own, one a GPU at a time; the names of those that failed."""
+    """Run tries in processes of their own, one a GPU at a time; return the names of those that failed."""
     import torch
 
     count = torch.cuda.device_count()
@@ -258,7 +258,7 @@ def run_all(names: list[str], options: argparse.Namespace, result: dict[str, Any
 
 
 def arguments(options: argparse.Namespace) -> list[str]:
-    """The options of a try's process."""
+    """Return the options of a try's process."""
     given = []
     for name in (*SETTINGS, "seed", "workers", "folder", "text", "start"):
         value = getattr(options, name)

@@ -1,4 +1,4 @@
-"""What a trained eraser's answers are worth beside `drop` and `influence`: agreement with never-saw, by class.
+"""The quality of a trained eraser's answers beside `drop` and `influence`: agreement with never-saw, by class.
 
     python -m benchmarks.eraser_answers ERASER_DIR --questions 1000 --lengths 1024 2048 4096 8192
 
@@ -73,8 +73,10 @@ def evaluate(
     minutes: float = float("inf"),
     workers: int = 0,
 ) -> dict[str, dict[str, Any]]:
-    """By length and class: questions, never-saw's exact match, and each eraser's figures; at least so many `questions`
-    of each class, unless a length's `minutes` are over before."""
+    """Evaluate by length and class: questions, never-saw's exact match, and each eraser's figures.
+
+    There are at least `questions` of each class, unless a length's `minutes` are over before.
+    """
     from kv_memory.conversation.chat_format import ChatFormat
     from kv_memory.engines.transformers import TransformersEngine
     from kv_memory.engines.transformers.loading import load_model
@@ -116,7 +118,7 @@ def evaluate(
 
 @torch.no_grad()
 def judge(objective: Objective, rotation: Rotation, batch: Batch) -> Iterator[Row]:
-    """The questions of one batch."""
+    """Judge the questions of one batch."""
     device = batch.weights.device.type
     with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
         read, reference = objective.read(batch), objective.never_saw(batch)
@@ -135,7 +137,7 @@ def judge(objective: Objective, rotation: Rotation, batch: Batch) -> Iterator[Ro
 
 
 def _contexts(objective: Objective, rotation: Rotation, batch: Batch, read: Context) -> Iterator[tuple[str, Context]]:
-    """What every eraser leaves."""
+    """Return the context that each eraser leaves."""
     erased = {
         NO_ERASE: read,
         "drop": objective.drop(batch, read),
@@ -152,13 +154,13 @@ def _contexts(objective: Objective, rotation: Rotation, batch: Batch, read: Cont
 
 
 def _figures(reference: Tensor, given: Tensor, answer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """By token: whether the most likely one is never-saw's, whether it is the answer's, and KL from never-saw."""
+    """Return by token whether the most likely one is never-saw's, whether it is the answer's, and KL from never-saw."""
     likely = given.argmax(-1)
     return likely == reference.argmax(-1), likely == answer, divergence(reference, given)
 
 
 def summary(rows: Sequence[Row]) -> dict[str, Any]:
-    """By class, from the rows of one length; classes that were not met are left out."""
+    """Summarise the rows of one length by class; classes that were not met are left out."""
     by_kind: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_kind[row.kind].append(row)
@@ -178,7 +180,7 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def show(found: Mapping[str, Mapping[str, Any]]) -> None:
-    """A line for each length and class: agreement by eraser."""
+    """Print a line for each length and class: agreement by eraser."""
     for length, classes in found.items():
         for kind, row in classes.items():
             shown = (f"{name} {row[name]['agreement']['value']:.3f}" for name in ERASERS)

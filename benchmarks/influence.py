@@ -50,7 +50,7 @@ def start(model: str | None, ks: Sequence[int], gpus: Any) -> None:
 
 
 def main_erasers(ks: Sequence[int]) -> dict[str, Any]:
-    """The erasers of question 1, those that choose tokens with each of these k; None erases nothing."""
+    """Return the erasers of question 1; those that choose tokens with each of these k. None erases nothing."""
     from kv_memory.erasers import ERASERS
     from kv_memory.erasers.influence import Influence
     from kv_memory.erasers.shift_influence import ShiftInfluence
@@ -63,7 +63,7 @@ def main_erasers(ks: Sequence[int]) -> dict[str, Any]:
 
 
 def ablations(depth: int) -> dict[str, Any]:
-    """The variants of questions 2 and 3, all with k tokens and the hole closed: an open one hides their differences."""
+    """Return the variants of questions 2 and 3, all with k tokens and the gap closed: an open one hides differences."""
     from benchmarks.variants import ByDeviation, Rescored
     from kv_memory.engines.base import Normaliser
     from kv_memory.erasers.influence import Combine
@@ -83,7 +83,7 @@ def ablations(depth: int) -> dict[str, Any]:
 
 
 def measure(job: tuple[int, int, tuple[str, ...], bool]) -> list[dict[str, Any]]:
-    """One world: a row for one probe of each wanted class."""
+    """Measure one world: a row for one probe of each wanted class."""
     seed, tokens, wanted, ablate = job
     from kv_memory.evaluation.cases import world_cases
     from kv_memory.evaluation.trial import trial
@@ -107,7 +107,7 @@ def measure(job: tuple[int, int, tuple[str, ...], bool]) -> list[dict[str, Any]]
 
 
 def collect(pool: Any, tokens: int, args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
-    """Rows by class, until each has enough, or worlds or time run out; in the order of their worlds."""
+    """Collect rows by class, until each has enough, or worlds or time run out; in the order of their worlds."""
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     seeds, end = count(args.seed), time.monotonic() + 60 * args.minutes
     for _ in range(-(-WORLDS_A_PROBE * args.probes // args.batch)):
@@ -123,7 +123,7 @@ def collect(pool: Any, tokens: int, args: argparse.Namespace) -> dict[str, list[
 
 
 def summarise(rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """By class, and over all classes: exact match, agreement, residual influence by eraser, with 95 % intervals."""
+    """Summarise by class and over all classes: exact match, agreement, residual influence, with 95 % intervals."""
     everything = [row for found in rows.values() for row in found]
     return {kind: dict(_table(found)) for kind, found in {**rows, "all": everything}.items()}
 

@@ -41,7 +41,8 @@ SPAN = 100
 
 
 def score_times(engine: Engine, seq: SequenceId, start: int, rounds: int) -> dict[str, float]:
-    """Median milliseconds to find the tokens that attended most, by normaliser; the first round warms up."""
+    """Measure the median milliseconds to find the tokens that attended most, by normaliser; the first round warms
+    up."""
     from kv_memory.evaluation.calibrate.layers import NORMALISERS
     from kv_memory.evaluation.trial import now
 

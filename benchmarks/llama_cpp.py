@@ -7,12 +7,12 @@ is erased from a copy of one prefilled sequence. A time ends when the logits of 
 llama.cpp moves keys no sooner. Its own ways, on a context of its own with the same cells and without this engine around
 it: `reprefill`, seq_rm from the span on and a prefill of the rest, as its prefix cache does; `reuse`, seq_rm of the
 span and seq_add of what follows, as its cache reuse by shifting does. A turn is 64 tokens read and 32 written. Figures
-are medians; where a context takes minutes to read, it is read again once only, and a figure is then one measurement.
+are medians; where the prefill of a context takes minutes, it is recomputed only once, and a figure is one measurement.
 
 Each cell, a model at a context length, runs in a process of its own, whose memory is reported, and takes at most
-`--minutes`. The result file is written after each; started again, the run goes on with those that are missing. A cell
-that ran out of time is not missing; `--again` measures all anew. The machine should do nothing else: each cell says
-what the load was before it.
+`--minutes`. The result file is written after each; started again, the run continues with those that are missing. A cell
+that ran out of time is not missing; `--again` measures all of them again. The machine should do nothing else: each cell
+reports what the load was before it.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ Cell = dict[str, Any]
 
 
 def missing(result: dict[str, Any], models: list[str], contexts: list[int]) -> list[tuple[str, int]]:
-    """The cells that the result has no figures of."""
+    """Return the cells that the result has no figures of."""
     return [(m, c) for m in models for c in contexts if str(c) not in result["models"].get(m, {})]
 
 
 def resumed(name: str, header: dict[str, Any]) -> dict[str, Any]:
-    """What an earlier run of the same settings on this machine has left, or an empty result."""
+    """Return what an earlier run of the same settings on this machine has left, or an empty result."""
     path = record.RESULTS / f"{name}.json"
     left: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     same = {key: left.get(key) for key in header} == header
@@ -62,7 +62,7 @@ def fill(result: dict[str, Any], cells: list[tuple[str, int]], name: str, run: C
 
 
 class Runner:
-    """Runs cells in processes of their own; makes the models that they need, once."""
+    """The runner of cells in processes of their own; makes the models that they need, once."""
 
     def __init__(self, folder: Path, rounds: int, seed: int, minutes: float) -> None:
         self._folder, self._seed, self._minutes = folder, seed, minutes
@@ -103,7 +103,7 @@ class Runner:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     from importlib.metadata import version
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -2,8 +2,8 @@
 
     python -m benchmarks.llama_cpp_cell MODEL ADAPTER CONTEXT --rounds 5 --seed 0 --minutes 40
 
-Prints one line of JSON. What is quick is measured first, in rounds; then what reads the context again, for which the
-time that prefilling took says whether it can be done before the minutes are over. What cannot is listed.
+Prints one line of JSON. What is quick is measured first, in rounds; then what recomputes much of the context, if it can
+be done before the minutes are over by the time that prefilling took. What cannot is listed.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
 
 SPAN, READ, WRITTEN = 100, 64, 32
 LONG = 20.0
-"""Seconds of prefill from which on what reads the context again is done once."""
+"""Seconds of prefill from which on what recomputes the context is measured once."""
 AGAIN = ("recompute", "reprefill", "selective")
-"""What reads all or much of the context again; each took at most 1.3 times as long as prefilling."""
+"""Erasers that recompute all or much of the context; each took at most 1.3 times as long as prefilling."""
 OWN = ("reprefill", "reuse")
 
 
 class OutOfTimeError(Exception):
-    """The context cannot be read within the time."""
+    """The context cannot be prefilled within the time."""
 
 
 def timed(work: Callable[..., object], *arguments: Any) -> float:
-    """Milliseconds."""
+    """Return the milliseconds that this work takes."""
     started = time.perf_counter()
     work(*arguments)
     return 1e3 * (time.perf_counter() - started)
 
 
 class Own:
-    """llama.cpp by itself: one sequence in a context of its own, with the cells of the engine's."""
+    """A context of llama.cpp by itself: one sequence, with the same cells as the engine's."""
 
     def __init__(self, engine: LlamaCppEngine, seq: int, cells: int) -> None:
         from kv_memory.engines.llama_cpp.library import library
@@ -55,21 +55,21 @@ class Own:
         self.restore()
 
     def restore(self) -> None:
-        """The cells as the engine has them."""
+        """Restore the cells as the engine has them."""
         self.context.remove(self._home)
         self.context.write(self._home, self._state)
 
     def decode(self, ids: list[int], start: int) -> int:
-        """Run tokens; the likeliest next one."""
+        """Run tokens; return the likeliest next one."""
         return int(self.context.decode(self._home, ids, start, 1)[0].argmax())
 
     def reprefill(self, ids: list[int], start: int) -> None:
-        """Forget everything from the span on and read the rest again."""
+        """Remove everything from the span on and prefill the rest."""
         self.context.remove(self._home, start)
         self.decode(ids[start + SPAN :], start)
 
     def reuse(self, ids: list[int], start: int) -> None:
-        """Forget the span, move what follows, and run the last token again, with which the keys are turned."""
+        """Remove the span, move what follows, and run the last token once more, with which the keys are turned."""
         self.context.remove(self._home, start, start + SPAN)
         self._library.llama_memory_seq_add(self.context.memory, self._home, start + SPAN, -1, -SPAN)
         last = len(ids) - SPAN - 1
@@ -77,7 +77,7 @@ class Own:
         self.decode(ids[-1:], last)
 
     def turn(self, ids: list[int], at: int) -> None:
-        """Read and write, greedily."""
+        """Read and write tokens, greedily."""
         token = self.decode(ids, at)
         for position in range(at + len(ids), at + len(ids) + WRITTEN - 1):
             token = self.decode([token], position)
@@ -92,7 +92,7 @@ def _threads() -> int:
 def measure(
     path: Path, adapter: Path, context: int, *, rounds: int, seed: int, seconds: float = float("inf")
 ) -> dict[str, Any]:
-    """All figures of one model and context length that fit in so many seconds; `not_measured` names the others."""
+    """Measure all figures of one model and context length that fit in the time; `not_measured` names the others."""
     import torch
 
     from kv_memory.engines.base import Steering
@@ -173,7 +173,7 @@ def _read(engine: LlamaCppEngine, seq: int, ids: list[int], until: float) -> Non
 
 
 def _resident() -> float:
-    """The most memory that this process has had, in megabytes."""
+    """Return the most memory that this process has had, in megabytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
@@ -193,14 +193,14 @@ def _answer(engine: LlamaCppEngine, seq: int, ids: list[int]) -> None:
 
 
 def _bare(engine: LlamaCppEngine, cells: int) -> Context:
-    """A context of the engine's model as llama.cpp makes it, which nothing watches."""
+    """Return a context of the engine's model as llama.cpp makes it, which nothing watches."""
     from kv_memory.engines.llama_cpp.context import Context
 
     return Context(engine._model, cells=cells, threads=_threads(), kv_type=1, flash_attention=True, watch=None)
 
 
 def _watching(engine: LlamaCppEngine, ids: list[int], rounds: int) -> list[float]:
-    """What prefill takes with the probe layer's queries and keys kept, and in llama.cpp by itself; the quickest.
+    """Return the shortest prefill times, with the probe layer's queries and keys kept and in llama.cpp by itself.
 
     In contexts that hold nothing else: attention goes over all cells in use, whosever they are.
     """
@@ -216,7 +216,7 @@ def _watching(engine: LlamaCppEngine, ids: list[int], rounds: int) -> list[float
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("adapter", type=Path)

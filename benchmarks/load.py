@@ -3,9 +3,10 @@
     python -m benchmarks.load --minutes 10 --seed 0
 
 64 sessions of one memory, worked on by 8 threads and by an asyncio loop: they speak, answer in streams, cancel streams
-midway, retract while an answer is written (their own thread and others), lose their cells and read them again. What is
-done to a session is written down in the order in which it took hold; afterwards each session is played again, alone, in
-a new memory: its answers, its cells and its spans have to be the same. Weights are random: only the bookkeeping counts.
+midway, retract while an answer is written (their own thread and others), lose their cells and prefill them again. What
+is done to a session is written down in the order in which it took hold; afterwards each session is played again, alone,
+in a new memory: its answers, its cells and its spans have to be the same. Weights are random: only the bookkeeping
+counts.
 """
 
 from __future__ import annotations
@@ -41,16 +42,16 @@ class Story:
     final: tuple[Any, ...] | None = None
     """Answers, cells and spans when it was over."""
     turn: threading.Lock = field(default_factory=threading.Lock)
-    """Held by the worker that speaks in it; others may retract meanwhile."""
+    """Lock of the worker that speaks in the session; others may retract meanwhile."""
 
 
 def speak(session: Session, story: Story, what: tuple[str, int, int | None], *, note: bool) -> None:
-    """A question and an answer, cancelled after some tokens or not."""
+    """Ask a question and write an answer, cancelled after some tokens or not."""
     text, seed, stop_after = what
     story.history.append({"role": "user", "id": f"u{len(story.history)}", "content": text})
     asked = list(story.history)
     stream = session.stream(asked, max_tokens=6, temperature=1.0, seed=seed)
-    with session._engine.lock:  # what is written down is what took hold
+    with session._engine.lock:  # noted in the order in which it takes effect
         if note:
             story.steps.append(("speak", what))
         words = iter(stream)
@@ -80,7 +81,7 @@ def retract(session: Session, story: Story, what: tuple[int, str], *, note: bool
 
 
 def forget(session: Session, story: Story, *, note: bool) -> None:
-    """Lose all cells."""
+    """Evict all cells."""
     with session._engine.lock:
         if story.final is not None or any(branch.busy for branch in session.branches):
             return
@@ -90,12 +91,12 @@ def forget(session: Session, story: Story, *, note: bool) -> None:
 
 
 def asked_of(story: Story) -> list[int]:
-    """Numbers of the questions that were put."""
+    """Return the numbers of the questions that were asked."""
     return [int(m["id"][1:]) for m in list(story.history) if m["id"].startswith("u")]
 
 
 class Load:
-    """One run."""
+    """One run over all sessions."""
 
     def __init__(self, engine: Engine, seed: int, sessions: int = SESSIONS) -> None:
         self.memory = Memory(engine, heal="never", cache_tokens=1 << 20)
@@ -107,7 +108,7 @@ class Load:
         self.errors: list[str] = []
 
     def work(self, worker: int, ends: Callable[[], bool]) -> None:
-        """What one thread does."""
+        """Do the work of one thread."""
         rng = Random(f"{self.seed}:{worker}")
         while not ends() and not self.errors:
             try:
@@ -116,7 +117,7 @@ class Load:
                 self.errors.append(f"{type(error).__name__}: {error}")
 
     async def work_in_loop(self, worker: int, ends: Callable[[], bool]) -> None:
-        """The same from a task of an event loop."""
+        """Do the same work in a task of an event loop."""
         rng = Random(f"{self.seed}:{worker}")
         while not ends() and not self.errors:
             try:
@@ -125,7 +126,7 @@ class Load:
                 self.errors.append(f"{type(error).__name__}: {error}")
 
     def step(self, rng: Random) -> None:
-        """One thing done to a random session."""
+        """Do one thing to a random session."""
         place = rng.randrange(len(self.stories))
         story = self.stories[place]
         session = self.memory.session(story.name)
@@ -159,7 +160,7 @@ class Load:
             self.over.append(story)
 
     def run(self, seconds: float) -> float:
-        """Work for so long; the seconds that it took."""
+        """Run for this many seconds; return the time that it took."""
         started = time.monotonic()
 
         def ends() -> bool:
@@ -180,7 +181,7 @@ class Load:
         return time.monotonic() - started
 
     def differences(self) -> list[str]:
-        """Sessions that are not as they would be alone."""
+        """Return the sessions that are not as they would be alone."""
         found = []
         for story in [story for story in self.stories if story.history]:
             self._end(story, self.memory.session(story.name))
@@ -212,7 +213,7 @@ def _state(session: Session, story: Story) -> tuple[Any, ...]:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=0)

@@ -3,9 +3,9 @@
     python -m benchmarks.localisation --data ../shared/data --transcripts 150 --workers 8
 
 Of each transcript (tau-bench airline, AgentDojo) one tool result is the span. The change of every later cell is known
-from a full recompute in place (kv_memory/calibration/oracle.py); the share of it that the top 1, 5 and 15 % of tokens
+from a full recompute in place (kv_memory/evaluation/oracle.py); the share of it that the top 1, 5 and 15 % of tokens
 carry is given by layer. Residual influence is measured on the transcript's own next assistant turn, and on reading the
-span and its neighbourhood again (kv_memory/calibration/cases.py). Called again with the same settings, a source that
+span and its neighbourhood once more (kv_memory/evaluation/cases.py). Called again with the same settings, a source that
 is there is left out.
 """
 
@@ -45,7 +45,7 @@ def start(model: str | None, longest: int) -> None:
 
 
 def cases(messages: list[dict[str, Any]], seed: int, texts: Sequence[str] = ()) -> dict[str, Any]:
-    """One tool result of a transcript as two cases, by what is scored; none where nothing of it is long enough.
+    """Return one tool result of a transcript as two cases, by what is scored; none where nothing of it is long enough.
 
     `texts`: of the results with one of these in them, if there are any.
     """
@@ -83,7 +83,7 @@ def cases(messages: list[dict[str, Any]], seed: int, texts: Sequence[str] = ()) 
 
 
 def measure(job: tuple[str, int, list[dict[str, Any]]]) -> dict[str, Any] | None:
-    """One transcript."""
+    """Measure one transcript."""
     from kv_memory.evaluation.oracle import deviations, top_share
     from kv_memory.evaluation.trial import trial
 
@@ -106,12 +106,12 @@ def measure(job: tuple[str, int, list[dict[str, Any]]]) -> dict[str, Any] | None
 
 
 def tokens(share: float, following: int) -> int:
-    """How many tokens that share is, at least one."""
+    """Return how many tokens that share is, at least one."""
     return max(1, round(share * following))
 
 
 def erasers(following: int) -> dict[str, Any]:
-    """What is compared: the shares chosen by score, by the oracle, and the other erasers."""
+    """Return the erasers to compare: shares chosen by score, by the oracle, and other erasers."""
     from benchmarks.variants import ByDeviation
     from kv_memory.erasers import ERASERS
     from kv_memory.erasers.influence import Influence
@@ -128,7 +128,7 @@ def erasers(following: int) -> dict[str, Any]:
 
 
 def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Shares of change by layer and residual influence by eraser, with 95 % intervals over transcripts."""
+    """Return shares of change by layer and residual influence by eraser, with 95 % intervals over transcripts."""
     from kv_memory.calibration.estimates import ratio
 
     ones = [1.0] * len(rows)
@@ -153,7 +153,7 @@ def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def residual_influence(rows: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, Any]]:
-    """By what is scored and eraser, from the KL of each transcript."""
+    """Return residual influence by what is scored and by eraser, from the KL of each transcript."""
     from kv_memory.calibration.estimates import ratio
 
     return {
@@ -194,7 +194,7 @@ def main() -> None:
 
 
 def collect(source: str, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """What was measured on so many transcripts of one source, in the order of the transcripts."""
+    """Measure this many transcripts of one source, in the order of the transcripts."""
     with gzip.open(args.data / SOURCES[source], "rt", encoding="utf-8") as lines:
         records = [json.loads(line)["messages"] for line in lines]
     Random(args.seed).shuffle(records)

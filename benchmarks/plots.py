@@ -27,7 +27,7 @@ mpl.rcParams.update({"svg.hashsalt": "kv_memory", "font.size": 9, "axes.spines.t
 
 
 def influence() -> None:
-    """Residual influence and points below never-saw, by k and length; and by probe layer."""
+    """Plot residual influence and points below never-saw, by k and length; and by probe layer."""
     result = _load("influence")
     lengths = result["lengths"]
     figure, axes = plt.subplots(2, len(lengths), figsize=(3 * len(lengths), 5), sharey="row", squeeze=False)
@@ -64,7 +64,7 @@ def influence() -> None:
 
 
 def localisation() -> None:
-    """The share of all change that the top tokens carry, by layer, and what repairing them leaves."""
+    """Plot the share of all change that the top tokens carry, by layer, and what repairing them leaves."""
     sources = _load("localisation")["sources"]
     figure, axes = plt.subplots(1, len(sources), figsize=(4 * len(sources), 3), sharey=True, squeeze=False)
     for axis, (source, found) in zip(axes[0], sources.items(), strict=True):
@@ -93,7 +93,7 @@ def localisation() -> None:
 
 
 def calibration() -> None:
-    """What every eraser leaves behind against its time, means over span lengths, by suffix length."""
+    """Plot what every eraser leaves behind against its time, means over span lengths, by suffix length."""
     result = json.loads(CALIBRATION.read_text())
     lengths = sorted({row["following"] for row in result["fidelity"]})
     erasers = dict.fromkeys(row["eraser"] for row in result["fidelity"])

@@ -1,4 +1,4 @@
-"""Does scoring find what depended on a span; does erasing rank what an answer rests on as reading again does.
+"""Does scoring find what depended on a span; does erasing rank what an answer rests on as recomputing does.
 
     python -m benchmarks.provenance --worlds 150 --tokens 600 1500 [--model DIR]
 
@@ -31,7 +31,7 @@ FIRST = 9_000_000
 
 
 def conversations(worlds: int, tokens: int) -> Iterator[tuple[World, str, list[dict[str, Any]], dict[str, bool]]]:
-    """A world, a message to retract, the conversation with answered questions, and which answers hang on it."""
+    """Yield a world, a message to retract, the conversation with answered questions, and which answers depend on it."""
     for seed in range(FIRST, FIRST + worlds):
         world, rng = make_world(seed, tokens, "test"), Random(seed)
         about: dict[str, list[Any]] = defaultdict(list)
@@ -50,19 +50,19 @@ def conversations(worlds: int, tokens: int) -> Iterator[tuple[World, str, list[d
 
 
 def area(yes: list[float], no: list[float]) -> float:
-    """The chance that a dependent turn scores higher than another (half for a tie)."""
+    """Return the chance that a dependent turn scores higher than another (half for a tie)."""
     return mean((a > b) + 0.5 * (a == b) for a in yes for b in no)
 
 
 def ranks(values: list[float]) -> list[float]:
-    """Ascending ranks."""
+    """Return ascending ranks."""
     order = sorted(range(len(values)), key=values.__getitem__)
     places = dict(zip(order, range(len(values)), strict=True))
     return [float(places[i]) for i in range(len(values))]
 
 
 def dependence(memory: Memory, worlds: int, tokens: int) -> dict[str, Any]:
-    """By eraser: area, threshold, share found, seconds with and without scoring."""
+    """Return by eraser: area, threshold, share found, seconds with and without scoring."""
     scores: dict[str, dict[bool, list[float]]] = defaultdict(lambda: {True: [], False: []})
     seconds: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for world, target, messages, labels in conversations(worlds, tokens):
@@ -98,7 +98,7 @@ def dependence(memory: Memory, worlds: int, tokens: int) -> dict[str, Any]:
 
 
 def attribution(memory: Memory, worlds: int, tokens: int) -> dict[str, Any]:
-    """By eraser: agreement with recompute, and time as a share of its time."""
+    """Return by eraser: agreement with recompute, and time as a share of its time."""
     found: dict[str, list[tuple[float, bool, float]]] = defaultdict(list)
     for world, _, messages, labels in conversations(worlds, tokens):
         session = memory.session("base")
@@ -127,7 +127,7 @@ def attribution(memory: Memory, worlds: int, tokens: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worlds", type=int, default=150)
     parser.add_argument("--tokens", type=int, nargs="+", default=[600, 1500])

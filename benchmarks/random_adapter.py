@@ -11,7 +11,7 @@ RANK = 16
 
 
 def write_adapter(model: Path, out: Path, seed: int) -> Path:
-    """Of rank 16, on all projections; the path."""
+    """Write a LoRA of rank 16 on all projections; return its path."""
     reader, numbers = gguf.GGUFReader(model), np.random.default_rng(seed)
     writer = gguf.GGUFWriter(out, reader.fields["general.architecture"].contents())
     writer.add_type(gguf.GGUFType.ADAPTER)

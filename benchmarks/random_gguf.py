@@ -24,11 +24,14 @@ from kv_memory.gguf.writer import Planned
 from kv_memory.pocket import model_path
 
 DEVIATION = 0.02
-"""Of the weights, as transformers initialises them."""
+"""Standard deviation of the weights, as transformers initialises them."""
 
 
 def random_gguf(out: Path, *, vocabulary: int = 151_936, layers: int = 24, seed: int = 0) -> Path:
-    """Write it; the path. The same for the same arguments. Raises KVMemoryError where it cannot be written."""
+    """Write the model and return its path; the same for the same arguments.
+
+    Raises KVMemoryError where it cannot be written.
+    """
     config = Qwen2Config(
         vocab_size=vocabulary,
         hidden_size=896,
@@ -48,7 +51,8 @@ def random_gguf(out: Path, *, vocabulary: int = 151_936, layers: int = 24, seed:
 
 
 def _random(tensor: Planned, numbers: np.random.Generator) -> NDArray[Any]:
-    """A norm of ones, a bias of zeros, or rows of Q8_0: blocks of a float16 scale and 32 bytes, [rows, bytes]."""
+    """Return a norm of ones, a bias of zeros, or rows of Q8_0: blocks of a float16 scale and 32 bytes, [rows,
+    bytes]."""
     if tensor.kind == gguf.GGMLQuantizationType.F32:
         return np.full(tensor.shape, 0.0 if tensor.name.endswith(".bias") else 1.0, np.float32)
     assert tensor.kind == gguf.GGMLQuantizationType.Q8_0, "the sizes are multiples of 32"

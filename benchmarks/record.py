@@ -1,4 +1,4 @@
-"""What every result file says about where its figures come from."""
+"""The record of where figures come from, as every result file has it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def environment(seed: int) -> dict[str, Any]:
-    """Hardware, versions, commit and seed of this run."""
+    """Return hardware, versions, commit and seed of this run."""
     return {
         "hardware": hardware(),
         "python": platform.python_version(),
@@ -36,9 +36,10 @@ def save(name: str, result: dict[str, Any]) -> None:
 
 
 def begun(name: str, settings: dict[str, Any], sources: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
-    """The result file of this name, or an empty one where that is of other settings, and which sources it lacks.
+    """Return the result file of this name, or an empty one if that has other settings, and which sources it lacks.
 
-    Ends the program where it lacks none."""
+    Ends the program where it lacks none.
+    """
     path = RESULTS / f"{name}.json"
     result: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     if {key: result.get(key) for key in settings} != settings:
@@ -50,7 +51,7 @@ def begun(name: str, settings: dict[str, Any], sources: Iterable[str]) -> tuple[
 
 
 def source(result: dict[str, Any]) -> str:
-    """An environment in words."""
+    """Return an environment in words."""
     versions = result["versions"]
     return (
         f"{result['hardware']}, torch {versions['torch']}, transformers {versions['transformers']}, "
@@ -59,7 +60,7 @@ def source(result: dict[str, Any]) -> str:
 
 
 def table(columns: Iterable[str], rows: Mapping[str, Iterable[str]], corner: str = "") -> list[str]:
-    """The lines of a Markdown table, by the rows' names."""
+    """Return the lines of a Markdown table, by the rows' names."""
     names = list(columns)
     lines = ["| " + " | ".join([corner, *names]).lstrip() + " |", "| --- |" + " --- |" * len(names)]
     return lines + [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
@@ -73,7 +74,7 @@ def _version(name: str) -> str:
 
 
 def commit() -> str:
-    """The one that is checked out, or what GIT_COMMIT says of a copy."""
+    """Return the commit that is checked out, or what GIT_COMMIT says of a copy."""
     if "GIT_COMMIT" in os.environ:
         return os.environ["GIT_COMMIT"]
     done = subprocess.run(

@@ -20,7 +20,7 @@ SHAPES = {"pocket": "the pocket model", "qwen3-8b": "random weights of Qwen3-8B'
 SIMPLE = ("drop", "shift", "repair", "selective")
 LLAMA_CPP = ("recompute", "drop", "shift", "repair", "selective", "influence", "shift+influence", "steer")
 LEAKAGE = ("leakage_steer", "leakage_steer_repair", "leakage", "leakage_others")
-"""Results; the first that has an eraser gives its row."""
+"""Results of leakage; the first that has an eraser gives its row."""
 LLAMA_CPP_MODELS = {"pocket": "pocket, F16", "qwen2-0.5b": "0.5 B shape, Q8_0"}
 START, END = "<!-- figures: benchmarks/tables.py -->\n", "<!-- end of figures -->"
 
@@ -46,7 +46,7 @@ def _load(name: str) -> dict[str, Any]:
 
 
 def answers(result: dict[str, Any]) -> str:
-    """Over all classes by eraser and length; and by class at the length that most is known of."""
+    """Return the tables over all classes by eraser and length, and by class at the length with the most figures."""
     by_length = {int(tokens): found for tokens, found in result["lengths"].items()}
     overall = [found["all"] for found in by_length.values()]
     lines = [
@@ -67,7 +67,7 @@ def answers(result: dict[str, Any]) -> str:
 
 
 def _classes(result: dict[str, Any], tokens: int, by_class: dict[str, Any]) -> list[str]:
-    """Exact match by class and eraser at one length."""
+    """Return exact match by class and eraser at one length."""
     names = [NO_ERASE, *SIMPLE, f"influence {result['k']}", f"shift+influence {result['k']}", NEVER_SAW]
     rows = {
         kind: [f"{found['probes']}", *(f"{_value(found[name], 'exact_match'):.3f}" for name in names)]
@@ -87,14 +87,15 @@ def _classes(result: dict[str, Any], tokens: int, by_class: dict[str, Any]) -> l
 
 
 def _shown(ks: Sequence[int]) -> Iterator[str]:
-    """The rows: the simple erasers, and those that choose tokens."""
+    """Return the rows: the simple erasers, and those that choose tokens."""
     yield from (NO_ERASE, *SIMPLE)
     for name in ("influence", "shift+influence"):
         yield from (f"{name} {k}" for k in ks)
 
 
 def steering(result: dict[str, Any]) -> str:
-    """What the pocket model's trained eraser is worth, by class: agreement with never-saw, and influence left."""
+    """Return the quality of the pocket model's trained eraser by class: agreement with never-saw, and influence
+    left."""
     lengths = result["lengths"]
     least = min(row["questions"] for by_class in lengths.values() for row in by_class.values())
     classes = next(iter(lengths.values()))
@@ -129,7 +130,7 @@ def steering(result: dict[str, Any]) -> str:
 
 
 def transcripts(result: dict[str, Any]) -> str:
-    """Residual influence of a span in real transcripts, by eraser."""
+    """Return residual influence of a span in real transcripts, by eraser."""
     sources = result["sources"]
     columns = [(source, what) for source, found in sources.items() for what in found["residual_influence"]]
     counts = ", ".join(f"{found['transcripts']} of {source}" for source, found in sources.items())
@@ -148,7 +149,7 @@ def transcripts(result: dict[str, Any]) -> str:
 
 
 def localisation(result: dict[str, Any]) -> str:
-    """How localised the change that a span made is, in real transcripts."""
+    """Return how localised the change that a span made is, in real transcripts."""
     sources = result["sources"]
     counts = " and ".join(f"{found['transcripts']} of {source}" for source, found in sources.items())
     lines = [
@@ -169,7 +170,7 @@ def _value(found: dict[str, Any], key: str) -> float:
 
 
 def latency_table(result: dict[str, Any]) -> str:
-    """Erase time by context length."""
+    """Return erase time by context length."""
     contexts = result["contexts"]
     names = list(next(iter(contexts.values()))["erase_milliseconds_median"])
     lines = [
@@ -191,7 +192,7 @@ def latency_table(result: dict[str, Any]) -> str:
 
 
 def llama_cpp_table(result: dict[str, Any]) -> str:
-    """Erase time on llama.cpp beside its own ways, by model and context length."""
+    """Return erase time on llama.cpp beside its own ways, by model and context length."""
     cells = [(model, int(c), cell) for model, row in result["models"].items() for c, cell in row.items()]
     commits = ", ".join(sorted({cell["commit"][:9] for _, _, cell in cells}))
     lines = [
@@ -232,7 +233,7 @@ def _llama_cpp_row(model: str, context: int, cell: dict[str, Any]) -> str:
 
 
 def _sources(parts: dict[str, Any]) -> str:
-    """Where the parts of a result come from."""
+    """Return where the parts of a result come from."""
     return "; ".join(dict.fromkeys(source(part["environment"]) for part in parts.values()))
 
 

@@ -30,9 +30,9 @@ SOURCES = {
     "bAbI 13": "babi/qa13_compound-coreference_train.txt.gz",
 }
 K = {"influence": (32,), "shift+influence": (8, 32), "steer+influence": (8, 32)}
-"""Tokens that are run again."""
+"""Number of tokens that are recomputed."""
 BEFORE = 4
-"""Stories before that with the question: a span of a sentence is then erased from some hundred tokens."""
+"""Number of stories before the one with the question: a span of a sentence is then erased from some hundred tokens."""
 
 
 def start(model: str | None, longest: int, eraser: str | None) -> None:
@@ -45,7 +45,7 @@ def start(model: str | None, longest: int, eraser: str | None) -> None:
 
 
 def measure(job: tuple[str, int, Any]) -> dict[str, dict[str, float]] | None:
-    """KL of one transcript, by what is scored and eraser; None where nothing of it is long enough."""
+    """Measure the KL of one transcript, by what is scored and eraser; None where nothing of it is long enough."""
     from kv_memory.evaluation.trial import trial
 
     source, seed, record = job
@@ -58,7 +58,7 @@ def measure(job: tuple[str, int, Any]) -> dict[str, dict[str, float]] | None:
 
 
 def erasers(engine: Any) -> dict[str, Any]:
-    """All that the engine can run, but the full recompute."""
+    """Return all erasers that the engine can run, except the full recompute."""
     from kv_memory.erasers import ERASERS
 
     found: dict[str, Any] = {NO_ERASE: None}
@@ -70,7 +70,7 @@ def erasers(engine: Any) -> dict[str, Any]:
 
 
 def babi(stories: list[list[tuple[str, str, list[int]]]]) -> dict[str, Any]:
-    """The last story's first question, with the first sentence that it rests on as the span."""
+    """Return the last story's first question, with the first sentence that it rests on as the span."""
     from kv_memory.conversation.messages import Message, parse_messages
     from kv_memory.evaluation.cases import TEXT, Case, cells_of, ledger_of
 
@@ -93,7 +93,7 @@ def babi(stories: list[list[tuple[str, str, list[int]]]]) -> dict[str, Any]:
 
 
 def records(source: str, folder: Path, rng: Random) -> Iterator[Any]:
-    """The transcripts of a source, in any order."""
+    """Return the transcripts of a source, in any order."""
     with gzip.open(folder / SOURCES[source], "rt", encoding="utf-8") as lines:
         text = list(lines)
     if source.startswith("bAbI"):
@@ -110,7 +110,7 @@ def records(source: str, folder: Path, rng: Random) -> Iterator[Any]:
 
 
 def _stories(lines: list[str]) -> Iterator[list[tuple[str, str, list[int]]]]:
-    """Each story's sentences and questions: text, answer and the numbers of the sentences it rests on."""
+    """Return each story's sentences and questions: text, answer and the numbers of the sentences it rests on."""
     story: list[tuple[str, str, list[int]]] = []
     for line in lines:
         number, _, rest = line.strip().partition(" ")

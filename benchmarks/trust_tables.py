@@ -15,7 +15,7 @@ HOW = {"found": "echoes found", "spared": "other turns spared"}
 
 
 def leakage(runs: Mapping[str, dict[str, Any]]) -> str:
-    """What attackers get of erased text, by eraser: from the first of the runs, by result file, that has it."""
+    """Return what attackers get of erased text, by eraser: from the first of the runs, by result file, that has it."""
     rows = {name: run for run in reversed(list(runs.values())) for name in run["canaries"]}
     told = []
     for file, run in runs.items():
@@ -59,7 +59,7 @@ def leakage(runs: Mapping[str, dict[str, Any]]) -> str:
 
 
 def provenance(result: dict[str, Any]) -> str:
-    """How well answers that depended on a span are told from others, and what attribution is worth."""
+    """Return how well answers that depended on a span are told from others, and the quality of attribution."""
     ((tokens, found),) = result["tokens"].items()
     rows, attribution = found["dependence"], found["attribution"]
     first = rows["recompute"]
@@ -80,7 +80,7 @@ def provenance(result: dict[str, Any]) -> str:
 
 
 def load(result: dict[str, Any]) -> str:
-    """What many sessions at a time went through."""
+    """Return what many sessions at a time went through."""
     wrong = result["sessions that differ from their replay"]
     return (
         f"**Load.** {result['sessions']} sessions, {result['threads']} threads and {result['tasks']} tasks on one "

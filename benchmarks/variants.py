@@ -1,4 +1,4 @@
-"""Erasers that only answer a question of a benchmark; what proves worth it moves into kv_memory.erasers.
+"""Erasers that only answer a question of a benchmark; one that proves its worth moves into kv_memory.erasers.
 
 All close the gap as `shift+influence` does, so that only the choice of tokens tells them apart.
 """
@@ -18,7 +18,7 @@ from kv_memory.positions import Interval, merge, moved
 
 
 class Rescored(ShiftInfluence):
-    """Repairs half of the k, then the other half: those that attend most to what was repaired."""
+    """An eraser that repairs half of the k, then the other half: those that attend most to what was repaired."""
 
     name: ClassVar[str] = "scored again"
 
@@ -37,7 +37,7 @@ class Rescored(ShiftInfluence):
 
 
 class ByDeviation(Eraser):
-    """Runs the `k` later tokens again whose cells change most: an oracle that costs a full recompute."""
+    """An eraser that recomputes the `k` later tokens whose cells change most: an oracle that costs a full recompute."""
 
     name: ClassVar[str] = "oracle"
 

@@ -10,7 +10,7 @@ class KVMemoryError(Exception):
 
 
 class ConversationError(KVMemoryError):
-    """The messages cannot be read: empty, malformed, or of a kind that the chat template cannot say."""
+    """The messages cannot be read: empty, malformed, or of a kind that the chat template cannot express."""
 
 
 class TargetError(KVMemoryError):
@@ -47,21 +47,21 @@ class PolicyError(KVMemoryError):
 
 @dataclass(frozen=True)
 class Refusal:
-    """A span that somebody may not retract; holds no text."""
+    """A span that an actor may not retract, and why. Never holds text."""
 
     by: str
     id: str
-    """The span's."""
+    """Id of the span."""
     kind: str
-    """The span's, a SpanKind."""
+    """Kind of the span, a SpanKind."""
     why: str
-    """How to allow it."""
+    """Explanation how to allow it."""
 
 
 class RefusedError(KVMemoryError):
-    """Somebody asked to retract what they have no authority over. Nothing was changed."""
+    """An actor asked to retract spans that it has no authority over. Nothing was changed."""
 
     def __init__(self, message: str, refusals: tuple[Refusal, ...] = ()) -> None:
         super().__init__(message)
         self.refusals = refusals
-        """One for each span that was refused."""
+        """Refusals, one for each span that was refused."""

@@ -1,4 +1,4 @@
-"""The lock of an engine: calls take turns, and work that nobody waits for stands back."""
+"""The lock of an engine: calls take turns, and background work gives way to calls that wait."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import TracebackType
 
 
 class TurnLock:
-    """A reentrant lock that knows whether somebody waits for it."""
+    """A reentrant lock that knows whether another thread waits for it."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -19,7 +19,7 @@ class TurnLock:
         self._none_waits.set()
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        """As `threading.RLock.acquire`."""
+        """Acquire the lock; see `threading.RLock.acquire`."""
         self._count(1)
         try:
             return self._lock.acquire(blocking, timeout)
@@ -27,7 +27,7 @@ class TurnLock:
             self._count(-1)
 
     def release(self) -> None:
-        """As `threading.RLock.release`."""
+        """Release the lock; see `threading.RLock.release`."""
         self._lock.release()
 
     def __enter__(self) -> None:
@@ -40,7 +40,8 @@ class TurnLock:
 
     @contextmanager
     def when_idle(self, timeout: float) -> Iterator[bool]:
-        """Hold the lock if nobody waits for it for so many seconds; gives whether it is held."""
+        """Hold the lock if it becomes free with nobody waiting, within `timeout` seconds for each; yield whether it is
+        held."""
         free = self._none_waits.wait(timeout) and self._lock.acquire(timeout=timeout)
         try:
             yield free

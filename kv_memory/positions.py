@@ -1,4 +1,4 @@
-"""Arithmetic of positions: half-open intervals of them, and where a position is after moves."""
+"""Arithmetic of positions: half-open intervals, and where a position is after moves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Interval = tuple[int, int]
 
 
 def merge(intervals: Iterable[Interval]) -> list[Interval]:
-    """Ascending, disjoint intervals that cover the same numbers."""
+    """Return ascending, disjoint intervals that cover the same positions."""
     merged: list[Interval] = []
     for start, end in sorted(intervals):
         if merged and start <= merged[-1][1]:
@@ -20,7 +20,7 @@ def merge(intervals: Iterable[Interval]) -> list[Interval]:
 
 
 def moved(position: int, moves: Sequence[tuple[int, int]]) -> int:
-    """Where a kept cell that stood at `position` stands after these moves (see Erasure)."""
+    """Return the position after these moves (see `Erasure`) of a kept cell that was at `position`."""
     delta = 0
     for at, by in moves:
         if at > position:
@@ -30,7 +30,7 @@ def moved(position: int, moves: Sequence[tuple[int, int]]) -> int:
 
 
 def moves_to(old: Sequence[int], new_start: int) -> tuple[tuple[int, int], ...]:
-    """The moves that take positions `old`, ascending, to contiguous ones from `new_start` on."""
+    """Return the moves that take positions `old`, ascending, to contiguous ones from `new_start` on."""
     moves: list[tuple[int, int]] = []
     for new, position in enumerate(old, new_start):
         if new - position != (moves[-1][1] if moves else 0):

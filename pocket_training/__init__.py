@@ -1,1 +1,1 @@
-"""How the pocket model was made: its corpus, its training and its release. Not part of the installed package."""
+"""The making of the pocket model: its corpus, its training and its release. Not part of the installed package."""

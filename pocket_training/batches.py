@@ -1,4 +1,4 @@
-"""Training batches: batch `n` of a seed is always the same, whichever process makes it and whenever."""
+"""Training batches: batch `n` of a seed is always the same, in every process."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _GAPS, _FARTHEST = 0.25, 12288
 """Share of rows with holes in the positions, and the last position that they lead to: an erased span leaves a hole,
 and distances that are longer than the rows are then known."""
 NOTHING, TEXT, ANSWER, REAL = range(4)
-"""Marks of tokens."""
+"""Marks of tokens: not to be learned, text, or part of an answer."""
 _FILLS = (0.95, 0.85, 0.7, 0.5, 0.3)
-"""How many tokens to ask of the generator, as a share of the row."""
+"""Number of tokens to ask of the generator, as a share of the row."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the training: so many steps, with rows of these lengths."""
+    """A part of the training: a number of steps, with rows of these lengths."""
 
     steps: int
     lengths: dict[int, float]
@@ -64,14 +64,16 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor]]):
         self.text = text
         self.seed = seed
         self.ranks = ranks
-        """How many processes train together: step s of process r has batch s * ranks + r."""
+        """Number of processes that train together: step s of process r has batch s * ranks + r."""
 
     def __len__(self) -> int:
         return sum(stage.steps for stage in self.stages) * self.ranks
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Token ids [rows, length], the weights of the loss of predicting each of them and their positions, same
-        shapes."""
+        """Return token ids [rows, length], the weights of the loss of predicting each of them, and their positions.
+
+        All have the same shape.
+        """
         step = index // self.ranks
         stage = self.stage(step)
         rng = Random(f"{self.seed}:{step}")  # all processes have rows of one length
@@ -95,7 +97,7 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor]]):
         )
 
     def stage(self, step: int) -> Stage:
-        """The stage that a step belongs to."""
+        """Return the stage that a step belongs to."""
         for stage in self.stages:
             if step < stage.steps:
                 return stage
@@ -123,7 +125,10 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor]]):
         return self._fit(length, lambda tokens: make_sample(rng, tokens, passage))
 
     def _fit(self, length: int, make: Callable[[int], Sample]) -> tuple[list[int], list[int]]:
-        """A sample of at most this length. What would be cut off are answers, the best part: rather try with less."""
+        """Return a sample of at most this length.
+
+        Cutting a longer one off would lose answers, its best part: a sample with fewer tokens is drawn instead.
+        """
         for share in _FILLS:
             ids, marks = encode_sample(self.encoder, make(int(length * share)))
             if len(ids) <= length:
@@ -132,10 +137,9 @@ class Batches(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
 
 def positions(rng: Random, length: int) -> Tensor:
-    """The positions of a row of `length` tokens, in some rows with holes at one to four places: int64 [length].
+    """Return the positions of a row of `length` tokens, in some rows with holes at one to four places: int64 [length].
 
-    Longer distances than those of the training rows are known from holes (cf. positional skip-wise training, arXiv
-    2309.10400).
+    Holes teach longer distances than those of the training rows (cf. positional skip-wise training, arXiv 2309.10400).
     """
     result = torch.arange(length)
     if rng.random() < _GAPS:
@@ -151,8 +155,10 @@ def positions(rng: Random, length: int) -> Tensor:
 
 
 def encode_sample(encoder: PieceEncoder, sample: Sample) -> tuple[list[int], list[int]]:
-    """The ids of a sample, and for each its mark: `ANSWER` where it is part of an answer (its end included), `TEXT`,
-    or `NOTHING` where it is not to be learned."""
+    """Return the ids of a sample, and for each its mark.
+
+    `ANSWER` where it is part of an answer (its end included), `TEXT`, or `NOTHING` where it is not to be learned.
+    """
     ids: list[int] = []
     marks: list[int] = []
     items = pieces(sample.messages, sample.tools)

@@ -32,10 +32,10 @@ BABI = {
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A paragraph with questions and their answers: strings that stand in the paragraph, or unknown."""
+    """A paragraph with questions and their answers: strings from the paragraph, or unknown."""
 
     source: str
-    """squad or nq"""
+    """Name of the source: squad or nq."""
     title: str
     text: str
     questions: tuple[tuple[str, str], ...]
@@ -43,7 +43,7 @@ class Document:
 
 @dataclass(frozen=True)
 class RealText:
-    """Real text of one side of the split; empty without data."""
+    """Real text of one split; empty without data."""
 
     books: str = ""
     documents: tuple[Document, ...] = ()
@@ -52,9 +52,9 @@ class RealText:
 
     @classmethod
     def load(cls, folder: Path | None, kept: bool = False, limit: int = 6_000_000) -> RealText:
-        """What is for training in this folder, or with `kept` what is for evaluation; nothing without a folder.
+        """Read the training part of this folder, or with `kept` the evaluation part; nothing without a folder.
 
-        `limit`: how many characters of the books are for training.
+        `limit`: number of characters of the books to read for training.
         """
         if folder is None:
             return cls()
@@ -65,7 +65,7 @@ class RealText:
         )
 
     def passage(self, rng: Random, longest: int) -> str:
-        """Some prose of about 60 to `longest` characters: whole sentences, mostly from the books."""
+        """Draw some prose of about 60 to `longest` characters: whole sentences, mostly from the books."""
         if self.documents and (not self.books or rng.random() < 0.2):
             text = self.documents[int(rng.random() * len(self.documents))].text
             start = 0
@@ -79,18 +79,19 @@ class RealText:
 
 
 def is_kept(text: str) -> bool:
-    """Whether a paragraph or a story is for evaluation only."""
+    """Return whether a paragraph or a story is for evaluation only."""
     return crc32(text.encode()) % 10 == 0
 
 
 def chunks(text: str, size: int = 2000) -> Iterator[str]:
-    """The text in pieces, for the tokenizer's training."""
+    """Return the text in pieces, for the tokenizer's training."""
     for start in range(0, len(text), size):
         yield text[start : start + size]
 
 
 def sentence_end(text: str, start: int, end: int) -> int:
-    """The last end of a sentence in the second half of start..end, else of a line or a word; `end` without any."""
+    """Return the last end of a sentence in the second half of start..end, else of a line or a word; `end` without
+    any."""
     half = (start + end) // 2
     if end >= len(text):
         return len(text)
@@ -127,7 +128,10 @@ def _documents(folder: Path) -> Iterator[Document]:
 
 
 def _answer(golds: list[str], text: str) -> str:
-    """The shortest right answer that stands in the text; unknown if there is none to give, "" if none that stands."""
+    """Return the shortest right answer that occurs in the text.
+
+    Unknown if there is none to give, "" if none occurs.
+    """
     if not golds:
         return UNKNOWN
     return min((gold for gold in golds if gold in text and any(map(str.isalnum, gold))), key=len, default="")

@@ -1,4 +1,4 @@
-"""Writes a conversation message by message and keeps count: for samples and cases over real text."""
+"""A conversation that is written message by message and counts its tokens: for samples and cases over real text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ REPLIES = ("Noted.", "All right.", "I see.", "Thank you.", "Done.", "Go on.")
 
 
 class Dialogue:
-    """A conversation that grows."""
+    """A conversation that grows message by message."""
 
     def __init__(self, rng: Random) -> None:
         self.rng = rng
@@ -20,21 +20,22 @@ class Dialogue:
         self.answers: set[int] = set()
         """Indices of the messages that answer."""
         self.used = 0.0
-        """About how many tokens there are."""
+        """Approximate number of tokens so far."""
         self._tools: dict[str, tuple[str, ...]] = {}
         self._told: dict[str, str] = {}
 
     @property
     def tools(self) -> list[dict[str, Any]]:
-        """The tools that were called, in the OpenAI form."""
+        """Return the tools that were called, in the OpenAI form."""
         return [describe(name, arguments) for name, arguments in self._tools.items()]
 
     def say(self, role: str, content: str) -> dict[str, Any]:
-        """A message of this role."""
+        """Add and return a message of this role."""
         return self._add({"role": role, "content": content}, len(content))
 
     def call(self, name: str, results: list[tuple[dict[str, Any], str]]) -> list[dict[str, Any]]:
-        """A turn of the assistant that calls a tool, once for each arguments, and the results; returns these."""
+        """Add an assistant turn that calls a tool once for each of the arguments, and the results; return the
+        results."""
         calls: list[dict[str, Any]] = []
         for arguments, _ in results:
             calls.append(tool_call(self.rng, name, arguments))
@@ -47,9 +48,9 @@ class Dialogue:
         ]
 
     def ask(self, question: str, answer: str, after: str = "") -> None:
-        """A question with its answer, in one message with the text `after` which it stands, if any.
+        """Add a question and its answer; with `after`, the question follows that text in one message.
 
-        Without the question where it was answered so before: the answer could be copied.
+        The question is left out if it was answered the same before: the answer could be copied.
         """
         known = self._told.get(question) == answer
         if after or not known:

@@ -16,11 +16,11 @@ _REQUESTS = ("Look it up.", "Search for it, please.", "Read these.", "I have som
 _FOLLOWS = ('Which word follows "{}"?', 'What is the next word after "{}"?', 'Complete with one word: "{} ..."')
 _FIVE_WORDS = re.compile(r"\b(\w+(?: \w+){3}) (\w+)")
 _A_QUESTION = 40
-"""Tokens that a question takes with its answer."""
+"""Number of tokens of a question with its answer."""
 
 
 class Reader:
-    """Adds paragraphs and questions about them to a conversation."""
+    """The writer of paragraphs, and questions about them, into a conversation."""
 
     def __init__(self, talk: Dialogue, text: RealText) -> None:
         self.talk = talk
@@ -32,7 +32,7 @@ class Reader:
         self.impossible: list[tuple[str, str]] = []
 
     def read(self, room: float) -> None:
-        """Paragraphs and questions of about `room` tokens."""
+        """Add paragraphs and questions of about `room` tokens."""
         rng = self.rng
         count = rng.choice((1, 1, 2, 3, 5, 8))
         questions = rng.randint(1, max(1, min(2 * count + 2, int(room / 2 / _A_QUESTION))))
@@ -59,7 +59,7 @@ class Reader:
         return list(documents.values())
 
     def _together(self, documents: Sequence[Document], erased: int | None) -> None:
-        """All in one text; an erased one is left out."""
+        """Add all in one text; an erased one is left out."""
         rng = self.rng
         heading = rng.choice(("Document {}: {}\n", "Document [{}](Title: {}) ", "[{}] {}\n", "# {}. {}\n\n"))
         parts = [heading.format(number, item.title) + item.text for number, item in enumerate(documents, 1)]
@@ -74,7 +74,7 @@ class Reader:
             self._take_in(documents[place])
 
     def _pages(self, documents: Sequence[Document], erased: int | None) -> None:
-        """A call for each, one after the other or all at once."""
+        """Add a call for each, one after the other or all at once."""
         rng, name = self.rng, self.rng.choice(_TOOLS)
         self._request()
         pages = [({"title": item.title}, "" if place == erased else item.text) for place, item in enumerate(documents)]
@@ -88,7 +88,7 @@ class Reader:
                 self._ask()
 
     def _pastes(self, documents: Sequence[Document], erased: int | None) -> None:
-        """A message of the user for each, an erased one left out."""
+        """Add a message of the user for each; an erased one is left out."""
         rng = self.rng
         titled, attached, replied = rng.random() < 0.4, rng.random() < 0.5, rng.random() < 0.5
         for place, item in enumerate(documents):
@@ -125,7 +125,7 @@ class Reader:
         self.talk.ask(question, answer, after)
 
     def _foreign(self) -> tuple[str, str]:
-        """A question about something else, of which nothing was read."""
+        """Return a question about something else, of which nothing was read."""
         while True:
             question, answer = self.rng.choice(self.rng.choice(self.text.documents).questions or (("", ""),))
             if question and not any(answer in text for text in self.read_texts):
@@ -133,7 +133,7 @@ class Reader:
 
 
 def shortened(document: Document, longest: int) -> Document:
-    """The begin of a paragraph, whole sentences, with the questions whose answers all stand in there."""
+    """Return the beginning of a paragraph, whole sentences, with the questions whose answers are all in it."""
     if len(document.text) <= longest:
         return document
     text = document.text[: sentence_end(document.text, 0, longest)].strip()
@@ -143,7 +143,7 @@ def shortened(document: Document, longest: int) -> Document:
 
 
 def quoted(rng: Random, text: str) -> Document:
-    """Prose with questions after its words: which one follows four others."""
+    """Return prose with questions about its words: which one follows four others."""
     questions = []
     for _ in range(3):
         match = _FIVE_WORDS.search(text, rng.randrange(len(text) // 2 + 1))

@@ -2,8 +2,8 @@
 
 Answers in capitals have to be spelled, for a letter in capitals is a token of its own and a word is not; and calls have
 many places to go wrong. Without drills these two were most of what a trained model still got wrong. How a token is
-spelled can only be known from having seen it spelled, so the drills go through the whole vocabulary: words that
-otherwise stand in tests alone are among it.
+spelled can only be known from having seen it spelled, so the drills cover the whole vocabulary, including words that
+otherwise occur in tests alone.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _ASKS = ("Repeat: {}", "Say {}", "Write: {}", "Read this back: {}", "Copy {}", "
 
 
 def spelled_words(tokenizer: Any) -> list[str]:
-    """The vocabulary's words and parts of words, in small letters."""
+    """Return the vocabulary's words and parts of words, in small letters."""
     texts = (tokenizer.decode([token]) for token in range(len(tokenizer)))
     return sorted({text.lower() for text in texts if len(text) > 1 and text.isalpha()})
 
 
 def spelling_sample(rng: Random, tokens: int, words: Sequence[str] = ()) -> Sample:
-    """Values and some of these words to be said again, all in capitals or all in small letters."""
+    """Make a sample in which values and some of these words are repeated, all in capitals or all in small letters."""
     values = Values(rng, "train")
     events = Events(values, Phrases("train"))
     turns: list[Turn] = []
@@ -59,7 +59,7 @@ def spelling_sample(rng: Random, tokens: int, words: Sequence[str] = ()) -> Samp
 
 
 def call_sample(rng: Random, tokens: int) -> Sample:
-    """Requests for some tools, one after the other."""
+    """Make a sample of requests for some tools, one after the other."""
     return interview(Drafter(Values(rng, "train"), Phrases("train"), tokens).write_calls(), 2)
 
 

@@ -1,4 +1,4 @@
-"""Exact match of a model on test worlds, by class of question, with the span and without it."""
+"""The evaluation of a model on test worlds: exact match by class of question, with the span and without it."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Case:
     question: str
     answer: str
     call: str | None = None
-    """For a request that needs a tool, the tool's name; `answer` is then the arguments, as JSON."""
+    """Name of the tool, for a request that needs one; `answer` is then the arguments, as JSON."""
 
     @property
     def reply(self) -> dict[str, Any]:
-        """The right assistant message."""
+        """Return the right assistant message."""
         return reply(self.answer, self.call)
 
 
@@ -44,18 +44,18 @@ class Encoded:
     ids: array[int]
     """The conversation, the question, the right answer and the end of its turn."""
     count: int
-    """How many of them are the answer's, its end included."""
+    """Number of tokens of the answer, its end included."""
     never: int | None = None
-    """For a request that needs no tool, the token that calls begin with: an answer that begins otherwise is right."""
+    """Id of the token that calls begin with, for a request that needs no tool: any other beginning is right."""
 
     def right(self, said: tuple[int, ...]) -> bool:
-        """Whether the most likely tokens in the answer's places make it right."""
+        """Return whether the most likely tokens in the answer's places make it right."""
         return said == tuple(self.ids[-self.count :]) if self.never is None else said[0] != self.never
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a model did on one case."""
+    """The result of a model on one case."""
 
     right: bool
     best: tuple[int, ...]
@@ -63,13 +63,13 @@ class Outcome:
 
 
 def never_saw(messages: Sequence[dict[str, Any]], target: str) -> list[dict[str, Any]]:
-    """The conversation without the target: a tool result becomes empty, another message goes."""
+    """Return the conversation without the target: a tool result becomes empty, another message is removed."""
     kept = [message for message in messages if message["id"] != target or message["role"] == "tool"]
     return [message | {"content": ""} if message.get("tool_call_id") == target else message for message in kept]
 
 
 def world_cases(world: World, probes: Iterable[Probe]) -> Iterator[Case]:
-    """Two cases a probe: with the span ("kind/with") and without it ("kind/without")."""
+    """Return two cases a probe: with the span ("kind/with") and without it ("kind/without")."""
     for probe in probes:
         read = Case(f"{probe.kind}/with", world.messages, world.tools, probe.question, probe.answer, probe.call)
         messages = never_saw(world.messages, probe.target)
@@ -78,7 +78,8 @@ def world_cases(world: World, probes: Iterable[Probe]) -> Iterator[Case]:
 
 
 def test_cases(tokens: int, each: int, held_out: bool | None = None, first_seed: int = 0) -> list[Case]:
-    """`each` probes of every class, at most two of a class from one world, from unseen worlds of this many tokens."""
+    """Return `each` probes of every class, at most two of a class from one world, from unseen worlds of this many
+    tokens."""
     cases: list[Case] = []
     left = dict.fromkeys((kind for kind in KINDS if kind != "call" or tokens >= TOKENS_WITH_TOOLS), each)
     seed = first_seed
@@ -93,7 +94,7 @@ def test_cases(tokens: int, each: int, held_out: bool | None = None, first_seed:
 
 
 def encode(encoder: PieceEncoder, case: Case) -> Encoded:
-    """The case's tokens."""
+    """Encode a case as tokens."""
     asked = [*case.messages, {"role": "user", "content": case.question}]
     items = pieces([*asked, case.reply], case.tools)
     parts = encoder.encode(items)
@@ -108,10 +109,10 @@ def encode(encoder: PieceEncoder, case: Case) -> Encoded:
 
 @torch.inference_mode()
 def answer_cases(model: Any, cases: Sequence[Encoded], tokens: int = 65536) -> list[Outcome]:
-    """Whether greedy decoding gives each case's answer and then ends the turn; no call where no tool is needed.
+    """Return whether greedy decoding gives each case's answer and then ends the turn; no call where no tool is needed.
 
-    Read off one forward pass over the right answer: greedy decoding gives it exactly if every token of it is the most
-    likely one after those before. `tokens` bounds a batch.
+    It is computed in one forward pass over the right answer: greedy decoding gives it exactly if every token of it is
+    the most likely one after those before. `tokens` bounds a batch.
     """
     queue = sorted(enumerate(cases), key=lambda item: len(item[1].ids))
     outcomes = [Outcome(False, ())] * len(cases)
@@ -134,7 +135,7 @@ def answer_cases(model: Any, cases: Sequence[Encoded], tokens: int = 65536) -> l
 
 
 def scores(cases: Sequence[Encoded], outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """The share of right answers by group."""
+    """Return the share of right answers by group."""
     groups: dict[str, list[bool]] = defaultdict(list)
     for case, outcome in zip(cases, outcomes, strict=True):
         groups[case.group].append(outcome.right)

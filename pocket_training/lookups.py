@@ -18,7 +18,7 @@ TRAJECTORIES = "tau_bench_airline.jsonl.gz"
 
 
 def look_ups(file: Path, each: int = 2, tokens: int = 3800, seed: int = 0) -> list[Case]:
-    """`each` look-ups a trajectory, over its first messages, about `tokens` tokens of them."""
+    """Return `each` look-ups a trajectory, over its first messages, about `tokens` tokens of them."""
     rng = Random(seed)
     cases: list[Case] = []
     with gzip.open(file, "rt", encoding="utf-8") as lines:
@@ -57,7 +57,7 @@ def _parsed(text: str) -> Any:
 
 
 def _values(item: Any) -> Iterator[tuple[str, Keys, str]]:
-    """Each value with the id of the nearest object around it that has one, and its keys from there."""
+    """Yield each value with the id of the nearest object around it that has one, and its keys from there."""
     if isinstance(item, list):
         for part in item:
             yield from _values(part)

@@ -1,4 +1,4 @@
-"""Measures a pocket model on unseen worlds and on real text, as its card tells.
+"""Measure a pocket model on unseen worlds and on real text, and write the figures into its card.
 
     python -m pocket_training.measure --model DIR [--each 1000] [--data FOLDER]
 
@@ -32,17 +32,17 @@ from pocket_training.tokenizer import PieceEncoder
 
 LENGTHS = (1024, 2048, 4096, 8192)
 FIRST_SEED, SEEDS = 5_000_000, 100_000
-"""Of the worlds of a suite; those of its parts are this far apart."""
+"""Seed of a suite's first world, and distance between the first seeds of its parts."""
 MISSES = 12
 """Wrong answers of each suite that are kept as examples."""
 
 
 _encoder: PieceEncoder
-"""Of a worker process."""
+"""Encoder of a worker process."""
 
 
 def suites(encoder: PieceEncoder, each: int, data: Path | None, workers: int) -> Iterator[tuple[str, list[Encoded]]]:
-    """The cases of each suite: unseen worlds by length, in known and in held-out sentences; then real text."""
+    """Yield the cases of each suite: unseen worlds by length, in known and in held-out sentences; then real text."""
     share = -(-each // workers)
     # forked, so that no worker imports anything; a worker never touches the GPU
     with ProcessPoolExecutor(workers, get_context("fork"), _keep, (encoder,)) as pool:
@@ -72,7 +72,7 @@ def _keep(encoder: PieceEncoder) -> None:
 
 
 def _part(length: int, each: int, held_out: bool, seed: int) -> list[Encoded]:
-    """`each` probes of a class, never seen; a third of them also with the span."""
+    """Return `each` probes of a class, without the span; a third of them also with it."""
     seen: Counter[str] = Counter()
     found = []
     for case in test_cases(length, each, held_out, seed):
@@ -85,9 +85,9 @@ def _part(length: int, each: int, held_out: bool, seed: int) -> list[Encoded]:
 def measure(
     model: Any, encoder: PieceEncoder, each: int, data: Path | None = None, workers: int | None = None
 ) -> dict[str, Any]:
-    """Exact match by suite and class, with the span and never having seen it; about `each` probes of a class.
+    """Measure exact match by suite and class, with the span and without it; about `each` probes of a class.
 
-    With the folder of real text also on that. Prints each suite as it is done. Returns the figures ("metrics") and
+    With the folder of real text, that too. Prints each suite as it is done. Returns the figures ("metrics") and
     examples of wrong answers ("misses").
     """
     metrics, misses = {}, {}
@@ -101,7 +101,7 @@ def measure(
 
 
 def _replicas(model: Any) -> list[Any]:
-    """The model in bf16, as it ships, on each GPU; on a CPU the model as it is."""
+    """Return the model in bf16, as it ships, on each GPU; on a CPU the model itself."""
     if not torch.cuda.is_available():
         return [model]
     replicas = [type(model)(deepcopy(model.config)) for _ in range(torch.cuda.device_count())]  # none of it compiled
@@ -112,7 +112,7 @@ def _replicas(model: Any) -> list[Any]:
 
 
 def _answer(replicas: list[Any], cases: list[Encoded]) -> list[Outcome]:
-    """The outcome of each case, all replicas at work."""
+    """Return the outcome of each case, computed on all replicas."""
     outcomes = [Outcome(False, ())] * len(cases)
     tokens = 131072 if replicas[0].device.type == "cuda" else 8192
     with ThreadPoolExecutor(len(replicas)) as pool:
@@ -134,7 +134,7 @@ def _misses(encoder: PieceEncoder, cases: list[Encoded], outcomes: list[Outcome]
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m pocket_training.measure", description=__doc__)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--each", type=int, default=1000, help="probes of each class")

@@ -44,7 +44,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """The nearest orthogonal matrix of each, about: bf16 [count, rows, columns]. Newton-Schulz iteration."""
+    """Return nearly the nearest orthogonal matrix of each: bf16 [count, rows, columns]. Newton-Schulz iteration."""
     a, b, c = _COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.bfloat16()

@@ -17,11 +17,11 @@ _MARK = json.dumps(_STRING)[1:-1]
 
 
 class Piece(NamedTuple):
-    """A run of text that comes from one place."""
+    """A run of text that is either content or the template's scaffolding."""
 
     text: str
     content: bool
-    """From a message, not from the template."""
+    """Whether it comes from a message, not from the template."""
     message: int
     """Index of the message; -1 for the tools."""
 
@@ -29,7 +29,7 @@ class Piece(NamedTuple):
 def pieces(
     messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] | None = None, generate: bool = False
 ) -> list[Piece]:
-    """The pieces of a conversation; with `generate`, followed by the head of an assistant turn."""
+    """Split a conversation into pieces; with `generate`, followed by the head of an assistant turn."""
     out: list[Piece] = []
     if tools:
         start = "<|im_start|>system\n"
@@ -65,7 +65,7 @@ def pieces(
 
 
 def _head(tools: Sequence[dict[str, Any]], before: str) -> list[Piece]:
-    """The tools; their descriptions may be anybody's text, so they are contents."""
+    """Return the pieces of the tools; their descriptions may be anybody's text, so they are contents."""
     texts: list[str] = []
     frame = "".join("\n" + json.dumps(_framed(tool, texts), ensure_ascii=False) for tool in tools)
     rest = f"{before}# Tools\n\nYou may call these functions:\n<tools>{frame}\n</tools><|im_end|>\n".split(_MARK)
@@ -76,7 +76,7 @@ def _head(tools: Sequence[dict[str, Any]], before: str) -> list[Piece]:
 
 
 def _framed(item: Any, texts: list[str]) -> Any:
-    """The tool with each description taken out into `texts`."""
+    """Return the tool with each description moved out into `texts`."""
     if isinstance(item, list):
         return [_framed(part, texts) for part in item]
     if not isinstance(item, dict):
@@ -92,7 +92,7 @@ def _framed(item: Any, texts: list[str]) -> Any:
 
 
 def _call(function: dict[str, Any]) -> str:
-    """A call as the model would write it."""
+    """Return a call as the model would write it."""
     arguments = function["arguments"]
     item = json.loads(arguments) if isinstance(arguments, str) else arguments
     return f'{{"name": "{function["name"]}", "arguments": {json.dumps(item, ensure_ascii=False)}}}'

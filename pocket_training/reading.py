@@ -25,11 +25,11 @@ _INTROS = ("", "", "", "Here is a story.\n", "Story:\n", _NOTE, "Remember this:\
 REQUESTS = ("Read the story.", "What do the notes say?", "Read on, please.", "Is there news?", "Open the next note.")
 _TOOLS = ("read_story", "read_notes", "read_log", "get_messages", "read_page")
 _SMALLEST = 100
-"""Tokens that anything needs."""
+"""Number of tokens that anything needs."""
 
 
 def reading_sample(rng: Random, tokens: int, text: RealText) -> Sample:
-    """A conversation of about `tokens` tokens; without real text, of invented stories alone."""
+    """Make a conversation of about `tokens` tokens; without real text, of invented stories alone."""
     talk = Dialogue(rng)
     if rng.random() < 0.4:
         talk.say("system", rng.choice(_SYSTEMS))
@@ -48,7 +48,7 @@ def reading_sample(rng: Random, tokens: int, text: RealText) -> Sample:
 
 
 def pass_time(talk: Dialogue, text: RealText, room: float) -> None:
-    """Prose about something else, at most about a third of the room."""
+    """Add prose about something else, at most about a third of the room."""
     passage = text.passage(talk.rng, max(60, min(800, int(room * CHARACTERS_PER_TOKEN / 3))))
     if talk.rng.random() < 0.5:
         talk.say("user", passage)
@@ -58,7 +58,7 @@ def pass_time(talk: Dialogue, text: RealText, room: float) -> None:
 
 
 class StoryTalk:
-    """Tells a story in one of many forms. `state` goes on over all stories of a conversation."""
+    """The teller of a story in one of many forms. `state` lasts over all stories of a conversation."""
 
     def __init__(self, talk: Dialogue, text: RealText, state: Whereabouts) -> None:
         self.talk = talk
@@ -69,17 +69,17 @@ class StoryTalk:
         self.by_line = rng.random() < 0.35
         self.numbered = rng.random() < 0.1
         self.attached = rng.choice((0, 0.5, 1))
-        """How often a question stands in the message of the lines before it."""
+        """Share of questions in the message of the lines before them."""
         self.replies = rng.choice((0, 0.5, 1))
         self.requests = rng.choice((0, 0.6))
         self.tool = rng.choice(_TOOLS)
         self.intro = rng.choice(_INTROS)
         self.between = rng.choice(("\n", "\n", "\n", " "))
         self.erased = rng.choice((0, 0, 0.15))
-        """How often a message is never read: what it said does not count."""
+        """Share of messages that are never read: what they said does not count."""
 
     def tell(self, room: float) -> None:
-        """The lines, with the questions at their places or after them all, and more questions at the end."""
+        """Add the lines, with the questions at their places or after them all, and more questions at the end."""
         end = self.talk.used + room
         story = self._draw(room)
         steps: Sequence[Line | Asked] = story.steps
@@ -96,7 +96,7 @@ class StoryTalk:
                 self._ask(ask_about(self.rng, story, self.state, 0.2))
 
     def _draw(self, room: float) -> Story:
-        """A real or an invented story, cut to what the room allows."""
+        """Return a real or an invented story, cut to what the room allows."""
         rng = self.rng
         if self.text.stories and rng.random() < 0.45:
             story = parse(self.text.stories[int(rng.random() * len(self.text.stories))][1])
@@ -113,7 +113,7 @@ class StoryTalk:
         return story
 
     def _blocks(self, steps: Sequence[Line | Asked]) -> Iterator[tuple[list[tuple[int, Line]], Asked | None]]:
-        """The lines of each message, each with its number, and the question that follows."""
+        """Yield the lines of each message, each with its number, and the question that follows."""
         lines: list[tuple[int, Line]] = []
         for number, step in enumerate(steps, 1):
             if isinstance(step, Asked):
@@ -128,7 +128,7 @@ class StoryTalk:
             yield lines, None
 
     def _read(self, story: Story, lines: list[tuple[int, Line]], asked: Asked | None) -> bool:
-        """A message with these lines; whether the question was put with them."""
+        """Add a message with these lines; return whether the question was asked in it."""
         rng, talk = self.rng, self.talk
         content = self.intro + self.between.join(
             f"{n} {line.text}" if self.numbered else line.text for n, line in lines

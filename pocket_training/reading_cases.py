@@ -12,12 +12,12 @@ from pocket_training.evaluate import Case
 
 
 def reading_cases(kept: RealText, each: int, seed: int = 0) -> list[Case]:
-    """`each` cases of each group, as far as there are so many: "babi <task>", "squad", "squad unanswerable", "nq"."""
+    """Return up to `each` cases of each group: "babi <task>", "squad", "squad unanswerable", "nq"."""
     return [*story_cases(kept, each, seed), *document_cases(kept, each, seed)]
 
 
 def story_cases(kept: RealText, each: int, seed: int = 0) -> list[Case]:
-    """A story up to one of its questions, without the questions before; `each` of every task."""
+    """Return cases of a story up to one of its questions, without the questions before; up to `each` of every task."""
     rng = Random(seed)
     cases: list[Case] = []
     for task in BABI:
@@ -38,7 +38,7 @@ def story_cases(kept: RealText, each: int, seed: int = 0) -> list[Case]:
 
 
 def document_cases(kept: RealText, each: int, seed: int = 0) -> list[Case]:
-    """A paragraph, in most cases among others, and a question about it; `each` of every group."""
+    """Return cases of a paragraph, mostly among others, and a question about it; up to `each` of every group."""
     rng = Random(seed)
     found: dict[str, list[tuple[Document, str, str]]] = {}
     for document in kept.documents:
@@ -60,7 +60,7 @@ def _case(group: str, talk: Dialogue, question: str, answer: str) -> Case:
 
 
 def _tell(talk: Dialogue, lines: Sequence[str]) -> None:
-    """The lines in one message of the user or of a tool, or each in its own."""
+    """Add the lines in one message of the user or of a tool, or each in its own."""
     rng = talk.rng
     by_user, replies = rng.random() < 0.5, rng.random() < 0.5
     for content in lines if rng.random() < 0.4 else ["\n".join(lines)]:
@@ -73,7 +73,7 @@ def _tell(talk: Dialogue, lines: Sequence[str]) -> None:
 
 
 def _show(talk: Dialogue, document: Document, others: dict[str, Document]) -> None:
-    """The paragraph at some place among others: numbered in one text, or a page each."""
+    """Add the paragraph at some place among others: numbered in one text, or a page each."""
     rng = talk.rng
     shown = [document, *others.values()]
     rng.shuffle(shown)

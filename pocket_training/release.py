@@ -1,4 +1,4 @@
-"""Writes the finished model as it ships: bf16 safetensors shards, config, tokenizer, model card."""
+"""The release of the finished model: bf16 safetensors shards, config, tokenizer, model card."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def write_card(folder: Path, facts: dict[str, Any]) -> None:
 
 
 def _table(metrics: dict[str, dict[str, float]], side: str) -> str:
-    """The suites of worlds by class."""
+    """Return the table of the suites of worlds, by class."""
     suites = {name: scores for name, scores in metrics.items() if any("/" in group for group in scores)}
     kinds = list(dict.fromkeys(group.split("/")[0] for scores in suites.values() for group in scores))
     head = "never saw" if side == "without" else "with the span"

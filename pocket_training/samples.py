@@ -15,7 +15,7 @@ from kv_memory.synthetic.values import Values
 
 TOKENS_PER_QUESTION = 40
 _SPANS = {300: (0, 1), 600: (1, 1), 1100: (1, 2), 2100: (2, 3), 4200: (3, 5), 1 << 20: (4, 8)}
-"""Up to how many tokens, how many kinds of spans that matter."""
+"""Least and largest number of kinds of spans that matter, by the largest number of tokens."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Sample:
 
 
 def make_sample(rng: Random, tokens: int, passage: Passage | None = None) -> Sample:
-    """A training conversation of about `tokens` tokens."""
+    """Make a training conversation of about `tokens` tokens."""
     share = rng.uniform(0.3, 0.65) if tokens <= 1024 else rng.uniform(0.15, 0.5) if tokens < 5000 else 0.2
     questions = max(2, int(tokens * share / TOKENS_PER_QUESTION))
     drafter = Drafter(Values(rng, "train"), Phrases("train"), tokens - questions * TOKENS_PER_QUESTION, passage)
@@ -42,12 +42,12 @@ def make_sample(rng: Random, tokens: int, passage: Passage | None = None) -> Sam
 
 
 def interview(draft: Draft, questions: int) -> Sample:
-    """The draft with about so many questions and their answers."""
+    """Make a sample of the draft with about `questions` questions and their answers."""
     return _Interview(draft, questions).hold()
 
 
 def plain_sample(rng: Random, tokens: int) -> Sample:
-    """A conversation of look-ups alone, in plain words: what a model learns first."""
+    """Make a conversation of look-ups alone, in plain words: what a model learns first."""
     questions = max(2, int(tokens * rng.uniform(0.4, 0.65) / TOKENS_PER_QUESTION))
     drafter = Drafter(Values(rng, "train"), Phrases("train", plain=True), tokens - questions * TOKENS_PER_QUESTION)
     return interview(drafter.write_plain(), questions)
@@ -67,7 +67,7 @@ def _kinds(rng: Random, tokens: int) -> list[Kind]:
 
 
 def _erase(draft: Draft) -> None:
-    """One turn is never read: a span that matters to a question, or any that says something."""
+    """Remove one turn, as if never read: a span that matters to a question, or any that says something."""
     rng = draft.values.rng
     spans = [special.turn for special in draft.specials]
     if not spans or rng.random() < 0.3:
@@ -76,7 +76,7 @@ def _erase(draft: Draft) -> None:
         return
     turn = rng.choice(spans)
     for event in draft.events:
-        if turn in event:  # what was said of it is no longer the right thing to say
+        if turn in event:  # what was said about it is no longer right
             for other in event[event.index(turn) + 1 :]:
                 other.answer = False
     turn.effects = ()
@@ -86,7 +86,7 @@ def _erase(draft: Draft) -> None:
 
 
 class _Interview:
-    """Puts questions between the events of a draft and after them; each answer is right where it stands."""
+    """The asking of questions between the events of a draft and after them; each answer is right at its place."""
 
     def __init__(self, draft: Draft, questions: int) -> None:
         self.draft = draft
@@ -101,7 +101,7 @@ class _Interview:
         self.special = [special.ask for special in draft.specials]
 
     def hold(self) -> Sample:
-        """The finished conversation."""
+        """Ask the questions and return the finished conversation."""
         count = len(self.draft.events)
         early = 0 if self.rng.random() < 0.3 else self.questions // 2
         after = [self.rng.randrange(count) for _ in range(early)]

@@ -30,7 +30,7 @@ _QUESTION = re.compile(r"(?:Where is|Is)(?: the)? (\w+)(?: in the (\w+))?")
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Somebody does something."""
+    """A line of a story: somebody does something."""
 
     text: str
     who: tuple[str, ...]
@@ -42,7 +42,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question: where this person or thing is, or whether it is in `place`."""
+    """A question about where a person or thing is, or whether it is in `place`."""
 
     text: str
     about: str
@@ -51,20 +51,20 @@ class Asked:
 
 @dataclass
 class Story:
-    """Lines and questions in order."""
+    """Lines and questions, in order."""
 
     steps: list[Line | Asked]
     pronouns: dict[str, str]
-    """he or she, for each name."""
+    """Pronoun (he or she) of each name."""
 
     @property
     def lines(self) -> list[Line]:
-        """What happens."""
+        """Return the lines without the questions."""
         return [step for step in self.steps if isinstance(step, Line)]
 
 
 def parse(text: str) -> Story:
-    """A story of the files."""
+    """Parse a story of the files."""
     steps: list[Line | Asked] = []
     for item in text.split("\n"):
         sentence, _, rest = item.partition("\t")
@@ -82,18 +82,18 @@ def parse(text: str) -> Story:
 
 @dataclass
 class Whereabouts:
-    """Where everybody and everything is after the lines that were read; what was said last counts."""
+    """The places of everybody and everything after the lines that were read; the last statement counts."""
 
     places: dict[str, str] = field(default_factory=dict)
-    """Of people, and of things that nobody has."""
+    """Places of people, and of things that nobody has."""
     holders: dict[str, str] = field(default_factory=dict)
     latest: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Whom he, she or they means: the latest named."""
+    """Names that he, she or they means: the latest named."""
     doubtful: set[str] = field(default_factory=set)
-    """Those about whom the lines contradict each other, as they can where a line is missing."""
+    """Names about which the lines contradict each other, as they can where a line is missing."""
 
     def read(self, line: Line, pronouns: dict[str, str]) -> None:
-        """The line is true from here on."""
+        """Apply a line, which is true from here on."""
         who = line.who
         if who[0] in ("he", "she", "they"):
             who = self.latest.get(who[0], ())
@@ -111,12 +111,12 @@ class Whereabouts:
                 self._drop(name, line.what)
 
     def where(self, about: str) -> str | None:
-        """The place of a person or a thing; unknown if it was not said, None if that is in doubt."""
+        """Return the place of a person or a thing; unknown if it was not said, None if that is in doubt."""
         about = self.holders.get(about, about)
         return None if about in self.doubtful else self.places.get(about, UNKNOWN)
 
     def answer(self, asked: Asked) -> str | None:
-        """The right answer, None if that is in doubt."""
+        """Return the right answer, None if that is in doubt."""
         place = self.where(asked.about)
         if place in (None, UNKNOWN) or not asked.place:
             return place

@@ -30,7 +30,8 @@ _WHERE = ("Where is {} now?", "In which place is {}?", "What is the location of 
 
 
 def ask_about(rng: Random, story: Story, state: Whereabouts, yes_no: float, plain: bool = True) -> Asked:
-    """A question about somebody or something of the story; with the share `yes_no` whether somebody is at a place.
+    """Make a question about somebody or something of the story; with the share `yes_no`, whether somebody is at a
+    place.
 
     `plain`: in the words of the files.
     """
@@ -50,7 +51,7 @@ def ask_about(rng: Random, story: Story, state: Whereabouts, yes_no: float, plai
 
 
 def invent(values: Values, count: int) -> Story:
-    """A story of this many lines, with questions in between."""
+    """Make a story of this many lines, with questions in between."""
     return _Teller(values).tell(count)
 
 
@@ -82,7 +83,8 @@ class _Teller:
         return story
 
     def _people(self, count: int) -> dict[str, str]:
-        """Names, each with its pronoun. Nobody can know the pronoun of an invented name: all have the same there."""
+        """Draw names, each with its pronoun. Nobody can know the pronoun of an invented name: all have the same
+        there."""
         rng, values = self.rng, self.values
         if rng.random() < 0.6:
             pool = (*_HE, *_SHE)

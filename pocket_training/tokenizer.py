@@ -1,8 +1,8 @@
 """The tokenizer: byte-level BPE with 8,192 entries, and the rule that contents carry no structure.
 
-A name must cut into the same tokens wherever it stands, after a space, a quote or a dash: only then can a small model
-match it by copying. So spaces and punctuation are never merged with words, and each digit, and each letter of a word
-in capitals, is a token of its own; to save tokens, common function words take their leading space along.
+A name must be cut into the same tokens everywhere, after a space, a quote or a dash: only then can a small model match
+it by copying. So spaces and punctuation are never merged with words, and each digit, and each letter of a word in
+capitals, is a token of its own; to save tokens, common function words take their leading space along.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PATTERN += r"|\p{N}|\n[^\p{L}\p{M}\p{N}\n]*|[^\p{L}\p{M}\p{N}\n]+"
 
 
 def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer fitted to these texts, with the chat template."""
+    """Train a tokenizer on these texts; it has the chat template."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -63,22 +63,22 @@ def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 class PieceEncoder:
-    """Pieces to ids. Scaffolding repeats, so its ids are kept."""
+    """The encoder from pieces to ids. Scaffolding repeats, so its ids are cached."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._whole: Tokenizer = tokenizer.backend_tokenizer
         self._plain = without_structure(self._whole)
         self._scaffold = lru_cache(4096)(self._encode_scaffold)
         self.call_start: int = self._whole.token_to_id(STRUCTURE[0])
-        """The token that a call begins with."""
+        """Id of the token that a call begins with."""
 
     def encode(self, items: Sequence[Piece]) -> list[list[int]]:
-        """The ids of each piece, each encoded alone."""
+        """Encode each piece alone."""
         contents = iter(self._plain.encode_batch_fast([item.text for item in items if item.content]))
         return [next(contents).ids if item.content else self._scaffold(item.text) for item in items]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of these ids."""
+        """Return the text of these ids."""
         return str(self._whole.decode(list(ids), skip_special_tokens=False))
 
     def _encode_scaffold(self, text: str) -> list[int]:

@@ -1,12 +1,12 @@
-"""Trains the pocket model from scratch.
+"""Train the pocket model from scratch.
 
     python -m pocket_training.train --out runs/pocket --data ../shared/data [--minutes 9] [--resume] [--weights FOLDER]
 
 On several GPUs: `torchrun --nproc-per-node N -m pocket_training.train ...`; a batch is then N times as large.
 
 Writes the finished model to OUT/model, a checkpoint to OUT/checkpoint.pt and, whenever it stops, its weights in bf16 to
-OUT/weights. With --minutes it stops in time, and the same command with --resume goes on from there; the result is that
-of one uninterrupted run.
+OUT/weights. With --minutes it stops in time, and the same command with --resume continues; the result is that of one
+uninterrupted run.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ CYCLES = (
 )
 PEAK_RATES = (2.0e-3, 1.5e-3, 1.2e-3, 1.2e-3, 1.0e-3, 1.0e-3)
 DECAY, WARM_UP = (0.4, 0.7, 0.7, 0.7, 0.8, 0.8), 200
-"""Learning rate of each cycle; the share of a cycle, at its end, in which the rate falls to 0; steps up to it."""
+"""Share of each cycle, at its end, in which the learning rate falls to 0; number of warm-up steps."""
 SHARES = (0.0, 0.0, 0.0, 0.0, 0.375, 0.625)
-"""What ships is a mean of the weights at the ends of the cycles, this much of each: better than any one of them
-(WiSE-FT, arXiv 2109.01903; benchmarks/ablations.md)."""
+"""Shares of the weights at the cycles' ends in the mean that ships: it is better than any one of them (WiSE-FT, arXiv
+2109.01903; benchmarks/ablations.md)."""
 CYCLE_END, RUN = "cycle_{}.pt", "run.json"
 EVALUATE_EVERY = 2500
 """Steps between reports, which are on worlds of the shortest and the longest rows of the stage."""
@@ -78,7 +78,7 @@ console = Console(width=160)
 
 
 def architecture() -> Qwen3Config:
-    """The model's shape: 19.3 M parameters."""
+    """Return the model's shape: 19.3 M parameters."""
     return Qwen3Config(
         vocab_size=VOCABULARY,
         hidden_size=384,
@@ -95,14 +95,20 @@ def architecture() -> Qwen3Config:
 
 
 def weighted_loss(hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean cross-entropy. hidden [tokens, width], head [vocabulary, width], targets and weights [tokens]."""
+    """Return the weighted mean cross-entropy.
+
+    hidden [tokens, width], head [vocabulary, width], targets and weights [tokens].
+    """
     logits = functional.linear(hidden, head).float()
     losses = functional.cross_entropy(logits, targets, reduction="none")
     return (losses * weights).sum() / weights.sum().clamp(min=1)
 
 
 def rate_at(step: int, steps: tuple[int, ...]) -> float:
-    """The learning rate, for cycles of so many steps: in each up, level, and down to 0 (SGDR, arXiv 1608.03983)."""
+    """Return the learning rate for cycles of these numbers of steps: in each up, level, and down to 0.
+
+    SGDR, arXiv 1608.03983.
+    """
     cycle = 0
     while step >= steps[cycle] and cycle + 1 < len(steps):
         step, cycle = step - steps[cycle], cycle + 1
@@ -111,7 +117,7 @@ def rate_at(step: int, steps: tuple[int, ...]) -> float:
 
 
 class Training:
-    """One run in its folder."""
+    """One training run in its folder."""
 
     def __init__(
         self,
@@ -124,7 +130,7 @@ class Training:
         resume: bool = False,
         start: tuple[Path, int] | None = None,
     ) -> None:
-        """`start`: weights of an earlier run, and the cycle to begin with them, counted from 0."""
+        """Set up a run; `start`: weights of an earlier run, and the cycle to begin with them, counted from 0."""
         out.mkdir(parents=True, exist_ok=True)
         self.out, self.seed = out, seed
         self.rank, self.ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -159,7 +165,7 @@ class Training:
             self.loss_function = torch.compile(weighted_loss, dynamic=True)
 
     def _tokenizer(self, text: RealText, weights: Path | None, resume: bool) -> Any:
-        """That of the run; at its beginning that of the weights that it begins with, or a new one."""
+        """Return the run's tokenizer; at its beginning that of the weights that it begins with, or a new one."""
         folder = self.out / "tokenizer"
         if resume:  # with another one the weights would have to be learned again, and it would hardly be noticed
             return AutoTokenizer.from_pretrained(folder)
@@ -183,7 +189,7 @@ class Training:
         self.step, self.tokens, self.seconds = state["step"], state["tokens"], state["seconds"]
 
     def _begin(self, weights: Path, cycle: int) -> None:
-        """A cycle starts from weights alone: those of another run count as those of the cycle before."""
+        """Begin a cycle from weights alone: those of another run count as those of the cycle before."""
         self.model.load_state_dict(Qwen3ForCausalLM.from_pretrained(weights, dtype=torch.float32).state_dict())
         self.step = sum(self.cycles[:cycle])
         self._end_cycle(cycle - 1)
@@ -196,19 +202,19 @@ class Training:
             torch.save(self.model.state_dict(), self.out / CYCLE_END.format(number))
 
     def write_weights(self, folder: Path) -> None:
-        """Write the weights in bf16 with the tokenizer, to be brought home or begun with again."""
+        """Write the weights in bf16 with the tokenizer, to continue from them elsewhere."""
         release(self.model, self.tokenizer, folder)
         (folder / RUN).write_text(json.dumps({"tokens": self.tokens, "seconds": self.seconds}))
 
     def save(self) -> None:
-        """Write the checkpoint; a crash while writing leaves the one before."""
+        """Write the checkpoint; after a crash while writing, the one before is still there."""
         state = {"model": self.model.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers]}
         state |= {"step": self.step, "tokens": self.tokens, "seconds": self.seconds}
         torch.save(state, self.out / "checkpoint.part")
         (self.out / "checkpoint.part").replace(self.out / "checkpoint.pt")
 
     def run(self, until: int, workers: int, minutes: float | None = None) -> bool:
-        """Train up to step `until`; False if the time was up before."""
+        """Train up to step `until`; return False if the time was up before."""
         started, steps = time.monotonic(), sum(self.cycles)
         last, shown = started, self.tokens
         loader: DataLoader[tuple[Tensor, Tensor, Tensor]] = DataLoader(
@@ -256,7 +262,7 @@ class Training:
             console.print(text, markup=False)
 
     def _late(self, started: float, minutes: float | None) -> bool:
-        """Whether the time is up; all processes say the same."""
+        """Return whether the time is up; all processes agree."""
         if minutes is None:
             return False
         late = torch.tensor([time.monotonic() - started > 60 * minutes], dtype=torch.int32, device=self.device)
@@ -269,7 +275,7 @@ class Training:
         return tuple(dict.fromkeys((min(lengths), min(4096, max(lengths)))))
 
     def train_step(self, ids: Tensor, weights: Tensor, positions: Tensor) -> Tensor:
-        """One step of the optimizers; returns the loss. All arguments [rows, length]."""
+        """Run one step of the optimizers and return the loss. All arguments [rows, length]."""
         self.model.train()
         causal = {"full_attention": None}  # without it, holes in the positions would be taken for packed sequences
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
@@ -344,7 +350,7 @@ class Training:
 
 
 def mean_weights(sets: Sequence[dict[str, Tensor]], shares: Sequence[float]) -> dict[str, Tensor]:
-    """The mean of several sets of weights with these shares, weight by weight."""
+    """Return the mean of several sets of weights with these shares, weight by weight."""
     means = {name: torch.zeros_like(weight) for name, weight in sets[0].items()}
     for weights, share in zip(sets, shares, strict=True):
         for name, mean in means.items():
@@ -353,14 +359,14 @@ def mean_weights(sets: Sequence[dict[str, Tensor]], shares: Sequence[float]) -> 
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m pocket_training.train", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--data", type=Path, help="folder with real text (text_childrens_books.txt.gz)")
     parser.add_argument("--weights", type=Path, help="folder of weights to begin with, those of an earlier run")
     parser.add_argument("--cycle", type=int, default=len(CYCLES) - 1, help="the cycle to begin with them, from 0")
-    parser.add_argument("--minutes", type=float, help="stop after so many minutes; go on with --resume")
-    parser.add_argument("--resume", action="store_true", help="go on from OUT/checkpoint.pt")
+    parser.add_argument("--minutes", type=float, help="stop after this many minutes; continue with --resume")
+    parser.add_argument("--resume", action="store_true", help="continue from OUT/checkpoint.pt")
     parser.add_argument("--finish", action="store_true", help="write the model from what there is when the time is up")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

@@ -16,7 +16,7 @@ torch.set_num_threads(1)  # the test workers have one core each
 
 @pytest.fixture(scope="session")
 def data() -> Callable[[str], Path]:
-    """Finds a file of the project's data; skips, saying which is missing."""
+    """Find a file of the project's data; skip the test if it is missing, and say which."""
     folder = Path(os.environ.get("KV_MEMORY_DATA") or Path(__file__).parents[2] / "shared" / "data")
 
     def find(name: str) -> Path:
@@ -29,7 +29,7 @@ def data() -> Callable[[str], Path]:
 
 @pytest.fixture
 def measured(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
-    """Reports a measured value at the end of the run."""
+    """Report a measured value at the end of the run."""
     return lambda line: record_property("measured", line)
 
 

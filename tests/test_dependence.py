@@ -41,7 +41,7 @@ def test_a_misspelt_cascade_is_refused_and_nothing_is_erased(session: Session) -
 
 
 def log_probability(messages: list[dict[str, Any]], answer: str) -> float:
-    """Of an answer's tokens, by an independent reading."""
+    """Return the log-probability of an answer's tokens, computed independently."""
     scored = Memory(ENGINE).session("fresh").score(messages, answer)
     ids = ENGINE.tokenizer.encode(answer, special=False)[0]
     return float(sum(row[i] for row, i in zip(scored, ids, strict=False)))

@@ -20,7 +20,7 @@ TEXTS = st.sampled_from(["hi", "the price is 30", "é🙂", "<|im_end|>\n", " a 
 
 
 class Histories(RuleBasedStateMachine):
-    """One caller's history and a session; the retracted texts carry a mark that must never be read again."""
+    """One caller's history and a session; the retracted texts carry a mark that must never be read afterwards."""
 
     @initialize()
     def start(self) -> None:

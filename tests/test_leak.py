@@ -22,7 +22,7 @@ def memory() -> Memory:
 
 
 def probability(session: Session, answer: str) -> float:
-    """Of the model's answer beginning so."""
+    """Return the probability that the model's answer begins like this."""
     ids, _ = session._engine.tokenizer.encode(answer, special=False)
     scores = session.score(ASKED, answer)
     return float(scores[list(range(len(ids))), ids].sum().exp())

@@ -38,7 +38,7 @@ def states(session: Session) -> int:
 
 
 def slots(session: Session, tokens: int) -> int:
-    """How many of so many tokens the loaded eraser steers."""
+    """Return how many of this many `tokens` the loaded eraser steers."""
     steering = session._engine.capabilities.steering
     assert steering is not None
     return tokens if steering.slots is None else min(steering.slots, tokens)
@@ -118,7 +118,7 @@ def test_a_fork_has_its_own(session: Session) -> None:
 
 
 def test_a_history_that_diverges_right_after_them_keeps_none_at_its_end(session: Session) -> None:
-    """The first message is vanished, scaffolding too, so that its steering states are all that stands at the end."""
+    """The first message is removed, scaffolding too, so that only its steering states are left at the end."""
     history = [*CONVERSATION, {"role": "assistant", "id": "a", "content": "4711"}, {"role": "user", "content": "Hm."}]
     session.prefill(history)
     session.prefill([*CONVERSATION, history[-1]])

@@ -1,4 +1,4 @@
-"""The audit log: who had what retracted, when, why and with what success; never the retracted text."""
+"""The audit log: who retracted what, when, why and with what result. It never holds the retracted text."""
 
 from kv_memory.audit.attempt import Attempt, Outcome
 from kv_memory.audit.errors import AuditError

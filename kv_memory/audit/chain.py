@@ -1,4 +1,4 @@
-"""The chain of rows: each row's hash covers the row before it, and the head, keyed, says where the chain ends."""
+"""The hash chain of the log: each row's hash covers the row before it, and a keyed head says where the chain ends."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from kv_memory.audit.key import Key, Value
 
 
 def is_new(connection: sqlite3.Connection) -> bool:
-    """Whether this log has no chain yet."""
+    """Return whether this log has no chain yet."""
     return connection.execute("SELECT 1 FROM log").fetchone() is None
 
 
 def begin(connection: sqlite3.Connection, key: Key) -> None:
-    """Start the chain of a new log, within the transaction under way."""
+    """Start the chain of a new log, within the open transaction."""
     log = secrets.token_hex(16)
     now = datetime.now(UTC).isoformat()
     connection.execute("INSERT INTO log VALUES (?, ?, ?)", (log, now, key.hash("log", log, now)))
@@ -25,7 +25,10 @@ def begin(connection: sqlite3.Connection, key: Key) -> None:
 
 
 def log_id(connection: sqlite3.Connection, key: Key) -> str:
-    """The id of the log, which the hash of its first row covers; AuditError when the key is another log's."""
+    """Return the id of the log, which the hash of its first row covers.
+
+    Raises AuditError when the key belongs to another log.
+    """
     row = connection.execute("SELECT id, created, key_check FROM log").fetchone()
     if row is None or row["key_check"] != key.hash("log", str(row["id"]), str(row["created"])):
         raise AuditError("The key is not the one of this audit log, or the log's record of its key was changed.")
@@ -33,14 +36,14 @@ def log_id(connection: sqlite3.Connection, key: Key) -> str:
 
 
 def head_seal(key: Key, log: str, count: int, last: str) -> str:
-    """What makes a head genuine."""
+    """Return the keyed hash that makes a head genuine."""
     return key.hash("head", log, str(count), last)
 
 
 def append(connection: sqlite3.Connection, key: Key, columns: dict[str, Value | None]) -> int:
-    """Add a row and move the head, within the transaction under way; the row's number.
+    """Add a row, move the head to it and return the row's number, within the open transaction.
 
-    AuditError when the head is not genuine: a new one would hide what was done to the log.
+    Raises AuditError when the head is not genuine: a new one would hide what was done to the log.
     """
     log = log_id(connection, key)
     head = connection.execute("SELECT count, hash, seal FROM head").fetchone()
@@ -59,9 +62,9 @@ def append(connection: sqlite3.Connection, key: Key, columns: dict[str, Value | 
 
 
 def storable(value: Value | None) -> Value | None:
-    """The value as SQLite gives it back, so that its hash stays right."""
+    """Return the value as SQLite gives it back, so that its hash stays right."""
     if isinstance(value, str):
-        return value.encode(errors="backslashreplace").decode()  # half a surrogate pair is no text
+        return value.encode(errors="backslashreplace").decode()  # half a surrogate pair cannot be encoded
     if isinstance(value, float):
-        return None if math.isnan(value) else value + 0.0  # no negative zero, and what is not a number is not known
+        return None if math.isnan(value) else value + 0.0  # SQLite stores NaN as NULL and -0.0 as 0.0
     return value

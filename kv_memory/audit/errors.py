@@ -1,4 +1,4 @@
-"""What can be wrong with an audit log, each in one sentence."""
+"""The error of the audit log, and SQLite's errors as one sentence each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class AuditError(KVMemoryError):
 
 
 def explained(error: sqlite3.Error | UnicodeDecodeError, path: Path) -> AuditError:
-    """What an error of SQLite means to the caller."""
+    """Return an SQLite error as an AuditError whose one sentence says what to do."""
     name = getattr(error, "sqlite_errorname", "")
     log = f"The audit log {path}"
     if name.startswith("SQLITE_BUSY"):

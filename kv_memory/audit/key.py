@@ -1,4 +1,4 @@
-"""The key of an audit log: hashes that nobody without it can compute, so that short secrets cannot be guessed."""
+"""The key of an audit log. Nobody without it can compute the hashes, so short secrets cannot be guessed from them."""
 
 from __future__ import annotations
 
@@ -21,35 +21,36 @@ Purpose = Literal["text", "id", "row", "head", "log"]
 
 
 class Key:
-    """HMAC-SHA256, for each purpose as with a key of its own."""
+    """HMAC-SHA256 with one secret key. A hash covers its purpose too, so that equal texts have other hashes
+    elsewhere."""
 
     def __init__(self, key: bytes) -> None:
-        """AuditError when the key is too short to be one."""
+        """Raise AuditError when the key is too short."""
         if len(key) < _SHORTEST:
             raise AuditError(f"The key of an audit log has at least {_SHORTEST} bytes, this one has {len(key)}.")
         self._key = key
 
     def hash(self, purpose: Purpose, *parts: str) -> str:
-        """Of these texts together, 64 hexadecimal digits."""
+        """Return the hash of these texts together: 64 hexadecimal digits."""
         return hmac.new(self._key, json.dumps([purpose, *parts]).encode(), "sha256").hexdigest()
 
     def seal(self, digest: str) -> str:
-        """The hash that stands for the digest of a text."""
+        """Return the keyed hash that replaces a text's digest in the log."""
         return self.hash("text", digest)
 
     def row(self, before: str, row: Mapping[str, Value | None]) -> str:
-        """The hash of a row's columns, and of the row before it by its hash."""
+        """Return the hash of a row's columns together with `before`, the hash of the previous row."""
         held = {name: value for name, value in row.items() if value is not None}  # columns may be added later
         return self.hash("row", before, json.dumps(held, sort_keys=True, default=lambda b: {"bytes": b.hex()}))
 
 
 def beside(path: Path) -> Path:
-    """Where the key of a log is, where none is given."""
+    """Return the default path of a log's key: beside the log."""
     return path.with_name(f"{path.name}.key")
 
 
 def read_key(path: Path) -> bytes:
-    """The key in a file; AuditError when there is none, or when others may read it."""
+    """Read the key from a file. Raises AuditError when there is none, or when others may read it."""
     try:
         if os.name == "posix" and path.stat().st_mode & 0o077:
             raise AuditError(f"The key {path} can be read by others; allow it to its owner alone: chmod 600.")
@@ -64,9 +65,9 @@ def read_key(path: Path) -> bytes:
 
 
 def make_key(path: Path) -> bytes:
-    """The key in a file, which is made when there is none: whole from the first moment on, also for other processes.
+    """Return the key from a file, which is made when there is none; other processes never see it half-written.
 
-    AuditError when the file cannot be written.
+    Raises AuditError when the file cannot be written.
     """
     draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:

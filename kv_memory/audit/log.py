@@ -1,4 +1,4 @@
-"""The audit log of retractions: what is written when, and what a new process reads back from it."""
+"""The audit log of retractions: what is written when, and what a new process reads from it after a restart."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from kv_memory.policy.authority import Spanned
 
 _DURABLE: frozenset[Kind] = frozenset({"intent", "refusal", "undone"})
-"""Rows that a power cut must not take. Without its outcome a retraction reads as interrupted, which is safe."""
+"""Kinds of rows that must survive a power cut. A retraction without its outcome counts as interrupted, which is
+safe."""
 
 
 class AuditLog:
@@ -41,17 +42,19 @@ class AuditLog:
         it.outcome = Outcome("exact", eraser="recompute", tokens_erased=120, tokens_recomputed=800)
     ```
 
-    It holds ids, reasons and names as they are given, and keyed hashes of texts; never a text. Who has the file but
-    not the key can neither guess the texts nor change rows without `verify` finding it; an old copy of the whole file
-    put in its place is not found.
+    It holds ids, reasons and names as they are given, and keyed hashes of texts, but never a text. Somebody who has the
+    file but not the key can neither guess the texts nor change rows without `verify` finding it. An old copy of the
+    whole file put in its place is not found.
     """
 
     def __init__(
         self, path: str | Path, *, key: bytes | None = None, timeout: float = 10.0, reading: bool = False
     ) -> None:
-        """`key`: at least 16 bytes that nobody can guess; by default those in the file beside the log, `<name>.key`,
-        which is made together with it. `timeout`: seconds to wait for other processes. `reading`: to look up and
-        verify only; nothing is made or changed, and only `verify` needs the key.
+        """Open the log, or make it.
+
+        `key`: at least 16 bytes that nobody can guess; by default those in the file beside the log, `<name>.key`, which
+        is made together with it. `timeout`: seconds to wait for other processes. `reading`: open it for looking up and
+        verifying only; nothing is made or changed, and only `verify` needs the key.
 
         Raises AuditError when the file cannot be opened or made, is of something else or of a newer version, or when
         the key is missing, readable by others, or not this log's.
@@ -71,7 +74,7 @@ class AuditLog:
             chain.log_id(connection, self._key)
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         self._store.close()
 
     @contextmanager
@@ -85,11 +88,11 @@ class AuditLog:
         by: str = "",
         reason: str = "",
     ) -> Iterator[Attempt]:
-        """Around the work of a retraction: the intent is on the disk before it begins, the outcome is written after it.
+        """Log a retraction: the intent is on the disk before the block begins, the outcome is written after it.
 
-        What is set on the `Attempt` becomes the outcome; work that raises gets the outcome `failed` with the error's
-        class. `spans`: what the targets named. Raises AuditError when the intent cannot be written (then nothing of
-        the work was done), or the outcome cannot.
+        What is set on the `Attempt` becomes the outcome; a block that raises gets the outcome `failed` with the error's
+        class. `spans`: what the targets named. Raises AuditError when the intent cannot be written (the block does not
+        run then), or the outcome cannot.
         """
         attempt = Attempt()
         self._write("intent", session, attempt.id, by=by, reason=reason, **self._named(targets, spans, redactions))
@@ -121,11 +124,11 @@ class AuditLog:
         by: str = "",
         reason: str = "",
     ) -> None:
-        """More is to be retracted by a retraction under way: another intent, on the disk before that is done."""
+        """Log that a running retraction takes out more: another intent, on the disk before that is erased."""
         self._write("intent", session, retraction, by=by, reason=reason, **self._named((), spans, redactions))
 
     def outcome(self, session: str, retraction: str, outcome: Outcome) -> None:
-        """How a retraction ended; for one whose outcome was `queued` again, once it has been applied."""
+        """Log the outcome of a retraction; a second time for one that was `queued`, once it has been applied."""
         self._write("outcome", session, retraction, **asdict(outcome))
 
     def refusal(
@@ -138,7 +141,10 @@ class AuditLog:
         reason: str = "",
         error: str | None = None,
     ) -> str:
-        """Somebody without the authority asked; `error` is the class of what they were told. The id of the row."""
+        """Log a request that was refused for want of authority and return the row's id.
+
+        `error`: class name of the exception that the caller got.
+        """
         attempt = Attempt()
         named = self._named(targets, spans, ())
         self._write("refusal", session, attempt.id, by=by, reason=reason, status="refused", error=error, **named)
@@ -147,7 +153,7 @@ class AuditLog:
     def healed(
         self, session: str, retraction: str, *, tokens_recomputed: int | None = None, seconds: float | None = None
     ) -> None:
-        """An approximate retraction has become exact."""
+        """Log that an approximate retraction has become exact."""
         self._write(
             "healed",
             session,
@@ -168,9 +174,9 @@ class AuditLog:
         reason: str = "",
         status: str | None = None,
     ) -> None:
-        """A retraction is taken back, or only these `redactions` of it: `retracted` no longer counts them.
+        """Log that a retraction, or only these `redactions` of it, was undone: `retracted` no longer counts them.
 
-        `status`: whether its cells are put back, or the text is to be read again.
+        `status`: whether the cells are put back, or the text is to be prefilled again.
         """
         part = None if redactions is None else self.seal(redactions)
         if part != ():
@@ -178,22 +184,22 @@ class AuditLog:
             self._write("undone", session, retraction, by=by, reason=reason, status=status, redactions=held)
 
     def seal(self, redactions: Iterable[Redaction | SealedRedaction]) -> tuple[SealedRedaction, ...]:
-        """Redactions as the log may hold them; those that are sealed stay as they are."""
+        """Return the redactions as the log may hold them; those that are sealed already stay as they are."""
         key = self._secret()
         return tuple(
             e if isinstance(e, SealedRedaction) else SealedRedaction.of(e, key.seal(e.digest)) for e in redactions
         )
 
     def unseal(self, sealed: Iterable[SealedRedaction], messages: Iterable[Message]) -> list[Redaction]:
-        """The redactions again, of those messages that are in this conversation; the others stay sealed."""
+        """Return the redactions whose messages are in this conversation, with their digests; the others stay sealed."""
         key = self._secret()
         digests = {key.seal(digest): digest for digest in {message.digest() for message in messages}}
         return [redaction.opened(digests[redaction.seal]) for redaction in sealed if redaction.seal in digests]
 
     def retracted(self, session: str) -> list[SealedRedaction]:
-        """All that was to be retracted in a session and was not undone, whether or not the work was finished.
+        """Return all redactions that were requested in a session and not undone, whether or not the work was finished.
 
-        A process that died in the middle took its cache along; what was wished still holds.
+        A process that died in the middle took its cache along, but its requests are still in force.
         """
         with self._store.reading() as connection:
             return queries.wished(connection, str(chain.storable(session)))
@@ -201,18 +207,18 @@ class AuditLog:
     def entries(
         self, session: str | None = None, retraction: str | None = None, limit: int | None = None
     ) -> list[AuditRow]:
-        """Rows in the order in which they were written, of this session and retraction; the latest `limit` of them."""
+        """Return the rows of this session and retraction, oldest first; with `limit`, only that many of the latest."""
         wanted = {"session": session, "retraction": retraction}
         with self._store.reading() as connection:
             return queries.rows(connection, {k: chain.storable(v) for k, v in wanted.items() if v is not None}, limit)
 
     def unfinished(self) -> list[AuditRow]:
-        """Intents without an outcome, or with none but `queued`: still under way, or their process died."""
+        """Return intents without an outcome, or with none but `queued`: still running, or their process died."""
         with self._store.reading() as connection:
             return queries.unfinished(connection)
 
     def close_unfinished(self) -> list[str]:
-        """Give those whose process has ended the outcome `interrupted`; the ids of these retractions."""
+        """Write the outcome `interrupted` for retractions whose process has ended; return their ids."""
         with self._store.transaction() as connection:
             dead = [row for row in queries.unfinished(connection) if process.is_gone(row.pid, row.process)]
             ended = list(dict.fromkeys((row.session, row.retraction) for row in dead))
@@ -221,7 +227,7 @@ class AuditLog:
         return [retraction for _, retraction in ended]
 
     def verify(self) -> list[Problem]:
-        """Whatever is wrong with the log: nothing, when every row is as it was written and none is missing.
+        """Return all that is wrong with the log; an empty list if every row is as it was written and none is missing.
 
         Reads all rows. Raises AuditError when the file cannot be opened, or the key is not this log's.
         """

@@ -1,4 +1,4 @@
-"""Which process this is, and whether another one still runs."""
+"""The identity of this process, and the check whether another one still runs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _PROC = Path("/proc")
 
 
 def current() -> tuple[int, str]:
-    """The pid of this process, and a token that no other process with that pid ever had."""
+    """Return the pid of this process, and a token that no other process with that pid ever had."""
     return os.getpid(), _own_token(os.getpid())
 
 
 def is_gone(pid: int, token: str) -> bool:
-    """Whether that process has surely ended. Of a process that cannot be seen from here that is not known: False."""
+    """Return whether that process has surely ended; False where a process cannot be seen from here."""
     boot, space, start = token.split("/", 2)
     boot_here, space_here, _ = current()[1].split("/", 2)
     if boot != boot_here:
@@ -38,10 +38,10 @@ def _own_token(pid: int) -> str:
 
 
 def _start(pid: int) -> str | None:
-    """When a process began, "" where the system does not say, None when there is none or only its remains."""
+    """Return when a process began; "" where the system does not say, None when there is none or a zombie."""
     stat = _read(_PROC / str(pid) / "stat")
     if stat:
-        fields = stat.rpartition(")")[2].split()  # its name may hold anything
+        fields = stat.rpartition(")")[2].split()  # the process name before it may contain spaces
         return None if fields[0] in "ZX" else fields[19]
     if os.name != "posix":
         return ""

@@ -1,4 +1,4 @@
-"""Looking rows up."""
+"""The queries of the audit log."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SELECT * FROM rows AS intent WHERE kind = 'intent' AND NOT EXISTS (
 
 
 def rows(connection: sqlite3.Connection, wanted: Mapping[str, Value | None], limit: int | None) -> list[AuditRow]:
-    """Rows with these values in these columns, the latest `limit` of them, in order."""
+    """Return the rows with these values in these columns, oldest first; with `limit`, only that many of the latest."""
     where = " AND ".join(f"{column} = ?" for column in wanted) or "1"
     found = connection.execute(
         f"SELECT * FROM rows WHERE {where} ORDER BY number DESC LIMIT ?",
@@ -29,7 +29,7 @@ def rows(connection: sqlite3.Connection, wanted: Mapping[str, Value | None], lim
 
 
 def wished(connection: sqlite3.Connection, session: str) -> list[SealedRedaction]:
-    """What the intents of a session were to take out, less what was taken back of it later."""
+    """Return the redactions that the intents of a session asked for, less those that were undone later."""
     held: dict[str, dict[SealedRedaction, None]] = {}
     for found in connection.execute(_WISHES, (session,)):
         row = from_row(found)
@@ -42,5 +42,5 @@ def wished(connection: sqlite3.Connection, session: str) -> list[SealedRedaction
 
 
 def unfinished(connection: sqlite3.Connection) -> list[AuditRow]:
-    """The intents of which it is not known how they ended."""
+    """Return the intents without a final outcome."""
     return [from_row(row) for row in connection.execute(_UNFINISHED)]

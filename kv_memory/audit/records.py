@@ -1,4 +1,4 @@
-"""What a row of the audit log holds."""
+"""The records of the audit log: a row and its parts, as models and as columns."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Record(BaseModel):
 
 
 class SealedRedaction(_Record):
-    """An `Redaction` with a keyed hash in the place of the digest: it says nothing of the message to who has no key."""
+    """A `Redaction` with a keyed hash in place of the digest; it tells nothing about the message without the key."""
 
     role: str
     message_id: str | None
@@ -37,23 +37,23 @@ class SealedRedaction(_Record):
 
     @classmethod
     def of(cls, redaction: Redaction, seal: str) -> SealedRedaction:
-        """This redaction under this seal."""
+        """Return this redaction under this seal."""
         return cls(seal=seal, **redaction.model_dump(exclude={"digest"}))
 
     def opened(self, digest: str) -> Redaction:
-        """The redaction, of the message with this digest."""
+        """Return the redaction of the message that has this digest."""
         return Redaction(digest=digest, **self.model_dump(exclude={"seal"}))
 
 
 class TargetRecord(_Record):
-    """A target as it was named: its id, and a keyed hash of that, or of the message where a message was given."""
+    """A target as it was named: its id, and a keyed hash of that id, or of the message where a message was given."""
 
     name: str
     hash: str
 
 
 class SpanRecord(_Record):
-    """A span that a target named: of what kind it is, and the ids that it has."""
+    """A span that a target named: its kind and its ids."""
 
     id: str
     kind: SpanKind
@@ -63,31 +63,31 @@ class SpanRecord(_Record):
 
     @classmethod
     def of(cls, span: Spanned) -> SpanRecord:
-        """This span, without its tool's name, which a tool call may have to forget too."""
+        """Return the record of this span, without the tool's name: erasing a tool call erases that too."""
         return cls.model_validate(span, from_attributes=True)
 
 
 class AuditRow(_Record):
-    """One row of the log; what does not belong to its kind is None or empty."""
+    """One row of the log; fields that its kind does not have are None or empty."""
 
     number: int
-    """From 1, without gaps."""
+    """Number of the row, from 1 without gaps."""
     kind: Kind
     time: datetime
-    """UTC."""
+    """Time of writing, in UTC."""
     session: str
     retraction: str
-    """Id of the retraction that it is about; the id of its report."""
+    """Id of the retraction that the row is about; its report has the same."""
     by: str = ""
-    """Who asked."""
+    """Name of who asked for the retraction."""
     reason: str = ""
     targets: tuple[TargetRecord, ...] = ()
     spans: tuple[SpanRecord, ...] = ()
     redactions: tuple[SealedRedaction, ...] = ()
     pid: int
-    """Of the process that wrote the row."""
+    """Id of the process that wrote the row."""
     process: str
-    """When and where that process began; tells it from a later one with the same pid."""
+    """Token of that process (when and where it began), which tells it from a later one with the same pid."""
     status: str | None = None
     eraser: str | None = None
     tokens_erased: int | None = None
@@ -95,7 +95,7 @@ class AuditRow(_Record):
     seconds: float | None = None
     fidelity: float | None = None
     error: str | None = None
-    """Class of the error with which it failed, or for which it was refused."""
+    """Class name of the error with which it failed, or for which it was refused."""
     hash: str
     """Keyed hash over the row and the hash of the row before it."""
 
@@ -104,12 +104,12 @@ _JSON = ("targets", "spans", "redactions")
 
 
 def as_json(records: Iterable[BaseModel]) -> str:
-    """Records as one column holds them."""
+    """Return the records as one column holds them."""
     return json.dumps([record.model_dump(mode="json") for record in records], sort_keys=True)
 
 
 def from_row(row: sqlite3.Row | Mapping[str, Any]) -> AuditRow:
-    """A row of the database; AuditError when it is not one that this library wrote."""
+    """Return a row of the database as a record. Raises AuditError when this library did not write it."""
     columns = {name: row[name] for name in row.keys() if row[name] is not None}  # noqa: SIM118 - a Row iterates values
     try:
         columns |= {name: json.loads(columns[name]) for name in _JSON if name in columns}

@@ -62,13 +62,13 @@ _FIRST = (
 )
 
 MIGRATIONS: list[tuple[str, tuple[str, ...]]] = [("first", _FIRST)]
-"""Append only: a name and its statements. The number of a migration is its place, from 1."""
+"""Names of the migrations with their statements; append only. A migration's number is its place, from 1."""
 
 
 def check(connection: sqlite3.Connection, path: Path) -> bool:
-    """Whether this is an audit log, False for an empty file.
+    """Return whether this is an audit log; False for an empty file.
 
-    AuditError for a database of something else, or an audit log of a newer version of this library.
+    Raises AuditError for a database of something else, or an audit log of a newer version of this library.
     """
     ours = connection.execute("PRAGMA application_id").fetchone()[0] == _APPLICATION
     if not ours:
@@ -86,7 +86,7 @@ def check(connection: sqlite3.Connection, path: Path) -> bool:
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Bring the schema up to date, within the transaction under way."""
+    """Bring the schema up to date, within the open transaction."""
     applied = 0
     if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'migrations'").fetchone():
         applied = connection.execute("SELECT count(*) FROM migrations").fetchone()[0]
@@ -97,13 +97,13 @@ def migrate(connection: sqlite3.Connection) -> None:
 
 
 def objects(connection: sqlite3.Connection) -> dict[str, str]:
-    """How each table, index and trigger was made, by its kind and name."""
+    """Return the SQL that made each table, index and trigger, by kind and name."""
     made = connection.execute("SELECT type || ' ' || name, sql FROM sqlite_master WHERE sql IS NOT NULL")
     return dict(made.fetchall())
 
 
 def intended() -> dict[str, str]:
-    """What `objects` finds in a log that nobody has touched."""
+    """Return what `objects` finds in a log that nobody has tampered with."""
     connection = sqlite3.connect(":memory:", isolation_level=None)
     try:
         migrate(connection)

@@ -1,4 +1,4 @@
-"""The audit log for people, and as JSON."""
+"""The audit log for people, as tables, and for programs, as JSON."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def show_rows(rows: Sequence[AuditRow]) -> None:
 
 
 def show_retraction(rows: Sequence[AuditRow]) -> None:
-    """Print all about one retraction."""
+    """Print everything about one retraction."""
     table = Table(box=None, show_header=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -60,7 +60,7 @@ def show_problems(problems: Sequence[Problem]) -> None:
 
 
 def print_json(**lists: Sequence[BaseModel]) -> None:
-    """Print one JSON object with these lists."""
+    """Print these lists as one JSON object."""
     print(
         json.dumps({name: [item.model_dump(mode="json") for item in items] for name, items in lists.items()}, indent=2)
     )
@@ -77,7 +77,7 @@ def _what(row: AuditRow) -> Text:
 
 
 def _plain(text: str, style: str = "") -> Text:
-    """Text of others without what steers a terminal."""
+    """Return other people's text without the characters that control a terminal."""
     return Text("".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text), style)
 
 

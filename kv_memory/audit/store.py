@@ -1,4 +1,4 @@
-"""The SQLite file: a connection for all threads of a process, transactions, and what goes wrong in them."""
+"""The SQLite file of the log: one connection for all threads of a process, transactions, and their errors."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from kv_memory.audit.schema import check, migrate
 
 _stores: weakref.WeakSet[Store] = weakref.WeakSet()
 _of_parents: list[sqlite3.Connection] = []
-"""What a forked child must neither use nor close."""
+"""Connections of parent processes, which a forked child must neither use nor close."""
 
 
 class Store:
-    """Usable from several threads; several processes may have the same file open, also by forking."""
+    """The SQLite file, usable from several threads; several processes may have it open, also by forking."""
 
     def __init__(self, path: Path, *, timeout: float, reading: bool) -> None:
         self.path = path
@@ -32,9 +32,9 @@ class Store:
 
     @contextmanager
     def transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
-        """All or nothing, one after the other over all processes; `durable`: on the disk when it returns.
+        """Run the block as one transaction, after those of all other processes; `durable`: on the disk when it returns.
 
-        AuditError when the file cannot be opened or written, or is busy for longer than the timeout.
+        Raises AuditError when the file cannot be opened or written, or is busy for longer than the timeout.
         """
         with self._lock, self._explaining():
             connection = self._connected()
@@ -45,19 +45,22 @@ class Store:
                 connection.execute("COMMIT")
             except BaseException:
                 if connection.in_transaction:
-                    with suppress(sqlite3.Error):  # what went wrong first is what is said
+                    with suppress(sqlite3.Error):  # the first error is the one to report
                         connection.execute("ROLLBACK")
                 raise
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """To look up; AuditError when the file cannot be read."""
+        """Yield a connection for queries. Raises AuditError when the file cannot be read."""
         with self._lock, self._explaining():
             yield self._connected()
 
     @contextmanager
     def snapshot(self) -> Iterator[sqlite3.Connection]:
-        """All as it is now, on a connection of its own; writers do not wait for it. Text may be any bytes."""
+        """Yield a connection of its own that sees the file as it is now; writers do not wait for it.
+
+        Undecodable text comes back with surrogate escapes.
+        """
         with self._explaining():
             connection = connect(self.path, timeout=self._timeout, reading=True)
             try:
@@ -68,14 +71,14 @@ class Store:
                 connection.close()
 
     def close(self) -> None:
-        """Give the file back; it is opened again when it is used."""
+        """Close the file; it is opened again at the next use."""
         with self._lock:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
 
     def forked(self) -> None:
-        """In a child: forget the parent's connection without closing it, which would take the parent's locks away."""
+        """Drop the parent's connection in a forked child, without closing it: that would release the parent's locks."""
         if self._connection is not None:
             _of_parents.append(self._connection)
         self._lock, self._connection = threading.RLock(), None
@@ -127,7 +130,7 @@ def connect(path: Path, *, timeout: float, reading: bool) -> sqlite3.Connection:
 
 
 def _write_ahead(connection: sqlite3.Connection, timeout: float) -> None:
-    """Turn write-ahead logging on; SQLite does not wait for that while another process does the same."""
+    """Turn on write-ahead logging; SQLite does not wait by itself while another process does the same."""
     deadline = time.monotonic() + timeout
     while True:
         try:

@@ -1,4 +1,5 @@
-"""Whether an audit log is as it was written: finds changed, removed, swapped and inserted rows, and a cut-off end."""
+"""The check that an audit log is as it was written: finds changed, removed, swapped and added rows, and a cut-off
+end."""
 
 from __future__ import annotations
 
@@ -13,22 +14,25 @@ from kv_memory.audit.schema import intended, objects
 
 
 class Problem(BaseModel):
-    """Something that is wrong with the log."""
+    """One thing that is wrong with the log."""
 
     model_config = ConfigDict(frozen=True)
 
     row: int | None
-    """Number of the row; None where it is none in particular."""
+    """Number of the row; None for a problem of no particular row."""
     text: str
-    """One sentence."""
+    """Description of the problem, in one sentence."""
 
 
 def problems(connection: sqlite3.Connection, key: Key) -> Iterator[Problem]:
-    """All that is wrong. Raises AuditError for the key of another log, sqlite3.Error for a file that cannot be read."""
+    """Yield all that is wrong with the log.
+
+    Raises AuditError for the key of another log, sqlite3.Error for a file that cannot be read.
+    """
     structure = list(_structure(connection))
     yield from structure
     if any(problem.text.startswith("The table") for problem in structure):
-        return  # what its columns mean is not known
+        return  # the columns of a changed table cannot be trusted
     log = log_id(connection, key)
     number, last = 0, log
     for found in connection.execute("SELECT * FROM rows ORDER BY number"):
@@ -65,7 +69,7 @@ def _head(connection: sqlite3.Connection, key: Key, log: str, number: int, last:
 
 
 def _structure(connection: sqlite3.Connection) -> Iterator[Problem]:
-    """The file itself, its tables, and the triggers that forbid changes."""
+    """Check the file itself, its tables, and the triggers that forbid changes."""
     for (said,) in connection.execute("PRAGMA integrity_check"):
         if said != "ok":
             yield Problem(row=None, text=f"The database is damaged: {said}.")

@@ -1,1 +1,1 @@
-"""What each eraser costs and leaves behind on one model, measured, and the choice that follows from it."""
+"""The calibration of a model: the measured cost and residual of each eraser, and the choice that follows from them."""

@@ -1,17 +1,17 @@
-"""The rule by which a calibration chooses the default eraser, length by length.
+"""The rule by which a calibration chooses the default eraser for each suffix length.
 
 An eraser is good enough for a suffix length if
 
 - its residual influence is at most `RESIDUAL`, the mean over the span lengths measured with that suffix length, and
-- of no class of questions does it answer more than 1 probe, and 1 in a hundred, other than never-saw; counted are the
-  conversations whose length is nearest, and classes of which never-saw answers at least `ENOUGH` probes.
+- in no class of questions does it answer more than 1 probe plus 1 in a hundred differently from never-saw. Counted are
+  the conversations whose length is nearest, and classes in which never-saw answers at least `ENOUGH` probes.
 
-A mean, because a default does not ask how long the span is, and the interval of one span length, of a few cases, is too
-wide to decide.
+It is a mean because a default does not depend on the length of the span, and because the interval for one span length,
+of a few cases, is too wide to decide.
 
-Of those that are good enough the fastest is the default, by its median times summed over span lengths; `recompute`
-where none is faster than `GAIN` times recompute. Between two lengths the choice for the shorter one holds; below the
-shortest it is `recompute`.
+The fastest eraser that is good enough is the default, by its median times summed over span lengths; it is `recompute`
+where none takes less than `GAIN` of recompute's time. Between two measured lengths the choice for the shorter one
+holds; below the shortest it is `recompute`.
 """
 
 from __future__ import annotations
@@ -38,13 +38,14 @@ ENOUGH = 10
 GAIN = 0.9
 KS = (16, 32, 64, 128)
 STEERED_KS = (8, 16, 32)
-"""Tokens recomputed besides steering: fewer, since the steering states answer for the others."""
+"""Numbers of tokens recomputed besides steering: fewer, since the steering states stand in for the others."""
 
 
 def candidates(settings: InfluenceSettings) -> dict[str, Eraser]:
-    """What is measured, by the names that a calibration uses; for an engine that keeps these probe layers' queries.
+    """Return the erasers that are measured, by their names in a calibration.
 
-    Those of them that the engine can do: some need a trained eraser.
+    `settings` fit an engine that keeps the queries of their probe layers. An engine may lack what some erasers need,
+    such as a trained eraser.
     """
     simple: list[Eraser] = [Recompute(), Drop(), Shift(), Repair(), Selective(), Steer()]
     result = {eraser.name: eraser for eraser in simple}
@@ -61,7 +62,7 @@ def candidates(settings: InfluenceSettings) -> dict[str, Eraser]:
 def defaults(
     fidelity: Sequence[Fidelity], agreement: Sequence[Agreement], latency: Sequence[Latency]
 ) -> tuple[Default, ...]:
-    """The default for each suffix length of which the time was measured."""
+    """Return the default eraser for each suffix length at which the time was measured."""
     lengths = sorted({row.following for row in latency})
     return tuple(Default(following=n, eraser=_fastest(n, fidelity, agreement, latency)) for n in lengths)
 
@@ -87,7 +88,10 @@ def _fastest(
 
 
 def _removes(name: str, following: int, fidelity: Sequence[Fidelity]) -> bool:
-    """Nearest length of those measured: time may have been measured at others."""
+    """Return whether the mean residual influence at the nearest measured length is low enough.
+
+    Time may have been measured at lengths that residual influence was not.
+    """
     rows = [row for row in fidelity if row.eraser == name]
     measured = nearest(following, [row.following for row in rows])
     left = [row.residual.value for row in rows if row.following == measured]
@@ -103,5 +107,5 @@ def _agrees(name: str, following: int, agreement: Sequence[Agreement]) -> bool:
 
 
 def nearest(length: int, lengths: Sequence[int]) -> int | None:
-    """The length that `length` differs from by the smallest factor; None of none."""
+    """Return the length that differs from `length` by the smallest factor; None if there are none."""
     return min(lengths, key=lambda other: abs(math.log(max(1, other) / max(1, length))), default=None)

@@ -16,7 +16,7 @@ Rounded = Annotated[float, AfterValidator(lambda value: round(value, 5))]
 
 
 class Estimate(BaseModel):
-    """A value and its 95 % interval."""
+    """A value with its 95 % interval."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -26,7 +26,7 @@ class Estimate(BaseModel):
 
 
 def wilson(hits: int, tries: int) -> Estimate:
-    """A share, with Wilson's score interval. `tries` is at least 1."""
+    """Return the share `hits / tries` with Wilson's score interval; `tries` is at least 1."""
     share, square = hits / tries, _Z**2
     centre = (share + square / (2 * tries)) / (1 + square / tries)
     half = _Z * math.sqrt(share * (1 - share) / tries + square / (4 * tries**2)) / (1 + square / tries)
@@ -34,7 +34,7 @@ def wilson(hits: int, tries: int) -> Estimate:
 
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float], seed: int = 0) -> Estimate:
-    """The ratio of two means over the same cases, with a bootstrap interval over cases; 0 where all are 0."""
+    """Return the ratio of two means over the same cases, with a bootstrap interval over cases; 0 where all are 0."""
     import torch
 
     pairs = torch.tensor([numerators, denominators], dtype=torch.float64)

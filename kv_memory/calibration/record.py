@@ -1,6 +1,6 @@
-"""The calibration of one model: what was measured, and the default erasers that follow; `calibration.json`.
+"""The calibration of one model, `calibration.json`: what was measured, and the default erasers that follow.
 
-Fidelity belongs to the model, time to the hardware too: the two may be measured on different machines, each under its
+Fidelity depends on the model, time on the hardware too: the two may be measured on different machines, each under its
 own `Run`.
 """
 
@@ -35,24 +35,24 @@ class _Record(BaseModel):
 
 
 class Run(_Record):
-    """Where and when figures were measured."""
+    """The machine, versions and time of a measurement."""
 
     hardware: str
     dtype: str
     versions: dict[str, str]
     seed: int
     date: str
-    """ISO 8601, UTC."""
+    """Date of the run: ISO 8601, UTC."""
     seconds: float
 
 
 class LayerShare(_Record):
-    """How well one layer's score finds the tokens that the spans changed."""
+    """The quality of one layer's influence score: how well it finds the tokens that the spans changed."""
 
     layer: int
     normaliser: Normaliser
     share: float
-    """Of the squared change that the best choice of as many tokens carries: 1 is perfect (layers.py)."""
+    """Share of the squared change in the chosen tokens, relative to the best choice of as many: 1 is perfect."""
 
 
 class InfluenceSettings(_Record):
@@ -62,11 +62,12 @@ class InfluenceSettings(_Record):
     combine: Combine = "mean"
     normaliser: Normaliser = "softmax"
     share: float
-    """As LayerShare's, for these settings."""
+    """Share of the squared change that these settings find; see `LayerShare.share`."""
 
 
 class Fidelity(_Record):
-    """Residual influence by eraser, span and suffix length: mean KL from never-saw as a share of that of no erasing."""
+    """The residual influence of an eraser at one span and suffix length: mean KL from never-saw relative to no
+    erasing."""
 
     eraser: str
     span: int
@@ -76,30 +77,30 @@ class Fidelity(_Record):
 
 
 class Latency(_Record):
-    """Time by eraser, span and suffix length."""
+    """The time of an eraser at one span and suffix length."""
 
     eraser: str
     span: int
     following: int
     milliseconds: float
-    """Median."""
+    """Median time."""
     recomputed: float
-    """Tokens that ran again, on average."""
+    """Mean number of tokens recomputed."""
 
 
 class Agreement(_Record):
-    """How often the greedy answer is never-saw's, on questions that never-saw answers rightly."""
+    """The share of questions whose greedy answer is never-saw's, among those that never-saw answers rightly."""
 
     eraser: str
     kind: str
     tokens: int
-    """About how long the conversations are."""
+    """Approximate length of the conversations, in tokens."""
     probes: int
     agree: Estimate
 
 
 class Default(_Record):
-    """The eraser from so many following tokens on, up to the next entry."""
+    """The default eraser where at least `following` tokens follow the span, up to the next entry's `following`."""
 
     following: int
     eraser: str
@@ -119,10 +120,11 @@ class Calibration(_Record):
     latency_run: Run
     latency: tuple[Latency, ...]
     defaults: tuple[Default, ...]
-    """By `decide.defaults`, ascending."""
+    """Default erasers from `decide.defaults`, by ascending `following`."""
 
     def default(self, following: int) -> str | None:
-        """The eraser for so many kept tokens after the span; None below the shortest length measured."""
+        """Return the default eraser for `following` kept tokens after the span; None below the shortest measured
+        length."""
         entry: Default | None = None
         for entry_here in self.defaults:
             if entry_here.following <= following:
@@ -130,7 +132,7 @@ class Calibration(_Record):
         return entry.eraser if entry else None
 
     def check(self, config: Mapping[str, Any]) -> None:
-        """Raise KVMemoryError where it was made for a model of another shape."""
+        """Raise KVMemoryError if the calibration was made for a model of another shape."""
         if self.shape != shape_of(config):
             raise KVMemoryError(
                 f"The calibration is of {self.model}, a model of another shape; run kv-memory calibrate for this one."
@@ -138,7 +140,7 @@ class Calibration(_Record):
 
 
 def shape_of(config: Mapping[str, Any]) -> dict[str, int | str]:
-    """What tells models apart in a (text) config: architecture and sizes."""
+    """Return what identifies a model's shape in its (text) config: architecture and sizes."""
     return {key: config[key] for key in _SHAPE if config.get(key) is not None}
 
 
@@ -156,9 +158,9 @@ def load(path: Path) -> Calibration:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file to write beside `path`, which it replaces after the block; after an exception both are as before.
+    """Yield a path beside `path` to write to; it replaces `path` after the block, and is removed after an exception.
 
-    Raises KVMemoryError at once where nothing can be written there.
+    Raises KVMemoryError at once if nothing can be written there.
     """
     draft = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
     try:

@@ -1,7 +1,8 @@
-"""The architectures that can be written: what llama.cpp calls their parts, and the order of rows that it wants.
+"""The model architectures that can be converted: llama.cpp's names for their parts, and the order of rows that it
+wants.
 
-Llama's queries and keys are rotated there in pairs of neighbours, and in transformers in pairs half a head apart: the
-rows of their projections change places. Qwen's do not.
+llama.cpp rotates Llama's queries and keys in pairs of neighbours, transformers in pairs half a head apart: the rows of
+their projections have to be reordered. Qwen's are not.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ ARCHITECTURES = {
     "qwen2": gguf.MODEL_ARCH.QWEN2,
     "llama": gguf.MODEL_ARCH.LLAMA,
 }
-"""By `model_type` of a transformers config; llama.cpp has the same names for these."""
+"""GGUF architectures by `model_type` of a transformers config; llama.cpp uses the same names."""
 _SIZES = {
     "{arch}.context_length": "max_position_embeddings",
     "{arch}.embedding_length": "hidden_size",
@@ -38,7 +39,10 @@ _SIZES = {
 
 
 def architecture(config: Any, converter: str) -> str:
-    """llama.cpp's name of a text config's architecture. Raises UnsupportedModelError, which names the `converter`."""
+    """Return llama.cpp's name of a text config's architecture.
+
+    Raises UnsupportedModelError, which names the `converter` to use instead.
+    """
     if config.model_type not in ARCHITECTURES:
         raise UnsupportedModelError(
             f"Models of type {config.model_type} are not converted here, only {', '.join(ARCHITECTURES)}; use "
@@ -48,14 +52,14 @@ def architecture(config: Any, converter: str) -> str:
 
 
 def sizes(config: Any) -> dict[str, int]:
-    """A text config's sizes, under the keys of GGUF metadata."""
+    """Return a text config's sizes, under the keys of GGUF metadata."""
     given = {key.format(arch=config.model_type): getattr(config, name, None) for key, name in _SIZES.items()}
     head_dim = config.hidden_size // config.num_attention_heads
     return {key: int(value or head_dim) for key, value in given.items()}
 
 
 def config_of(metadata: Mapping[str, Any]) -> Any:
-    """A transformers config of the sizes that GGUF metadata give; other settings are the defaults of its type.
+    """Return a transformers config with the sizes from GGUF metadata; other settings are the defaults of its type.
 
     Raises UnsupportedModelError for architectures that are not in ARCHITECTURES, KeyError for missing sizes.
     """
@@ -76,14 +80,14 @@ def config_of(metadata: Mapping[str, Any]) -> Any:
 
 
 def skeleton(config: Any) -> Any:
-    """The model of a config without memory for its weights: names and shapes of its parameters."""
+    """Return the config's model on the meta device: names and shapes of its parameters, without memory for weights."""
     with torch.device("meta"):
         # transformers makes this dtype the process's default meanwhile: another one would meet other threads.
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
 def tensor_names(config: Any, parameters: list[str]) -> dict[str, str]:
-    """GGUF's name of each parameter. Raises UnsupportedModelError for one that llama.cpp has no place for."""
+    """Return GGUF's name of each parameter. Raises UnsupportedModelError for one that llama.cpp has no place for."""
     known = gguf.get_tensor_name_map(ARCHITECTURES[config.model_type], config.num_hidden_layers)
     names = {parameter: known.get_name(parameter, (".weight", ".bias")) for parameter in parameters}
     for parameter, name in names.items():
@@ -93,7 +97,7 @@ def tensor_names(config: Any, parameters: list[str]) -> dict[str, str]:
 
 
 def reorder(config: Any, parameter: str, rows: NDArray[Any]) -> NDArray[Any]:
-    """A parameter, or a LoRA's B of one, [rows, ...], with its rows in llama.cpp's order."""
+    """Return a parameter, or the B matrix of its LoRA, [rows, ...], with its rows in llama.cpp's order."""
     projection = re.search(r"\.([qk])_proj\.", parameter)
     if config.model_type != "llama" or projection is None:
         return rows

@@ -1,4 +1,4 @@
-"""Which model a file is of: read from a directory of transformers, or from a GGUF file."""
+"""The identity of a model, read from a transformers directory or from a GGUF file."""
 
 from __future__ import annotations
 
@@ -20,39 +20,40 @@ from kv_memory.gguf.checkpoint import Checkpoint
 from kv_memory.pocket import model_path
 
 MODEL_KEY = "kv_memory.model"
-"""Metadata of a model: JSON with `model`, `revision`, `weights` and `shape`, as EraserRecord has them."""
+"""Metadata key of a model: JSON with `model`, `revision`, `weights` and `shape`, as EraserRecord has them."""
 ERASER_KEY = "kv_memory.eraser"
-"""Metadata of an adapter: its EraserRecord as JSON, of the model and shape alone where the eraser had none."""
+"""Metadata key of an adapter: its EraserRecord as JSON; model and shape alone if the eraser had no record."""
 
 
 @dataclass(frozen=True)
 class BaseModel:
-    """What tells a model from others."""
+    """The name, revision, weights digest and config that identify a model."""
 
     name: str
-    """A hub id, the name of its folder or file, or `pocket`."""
+    """Hub id, name of its folder or file, or `pocket`."""
     revision: str | None
-    """Its commit on the hub, where that is known."""
+    """Commit on the hub, if known."""
     weights: str | None
-    """As `Engine.weights_digest`; None where it is not known, as for GGUF files of another converter."""
+    """Digest of the weights, as `Engine.weights_digest`; None where unknown, as in GGUF files of other converters."""
     config: Any
-    """Its text config; from a GGUF file, one of the same sizes."""
+    """Text config of the model; from a GGUF file, a config with the same sizes."""
 
     @property
     def shape(self) -> dict[str, int | str]:
-        """As calibration.record.shape_of."""
+        """Return the sizes that identify the model's shape; see `calibration.record.shape_of`."""
         return shape_of(self.config.to_dict())
 
     def as_json(self) -> str:
-        """For MODEL_KEY."""
+        """Return the metadata value for MODEL_KEY."""
         known = {"model": self.name, "revision": self.revision, "weights": self.weights, "shape": self.shape}
         return json.dumps(known)
 
 
 def read_base(path: Path) -> BaseModel:
-    """The model of a directory or of a .gguf file; its weights are not read but for a few numbers of each parameter.
+    """Read the identity of the model in a directory or .gguf file; of the weights only samples are read, for the
+    digest.
 
-    Raises ModelError where it is none, UnsupportedModelError for layers that cannot be edited, and for a GGUF of
+    Raises ModelError where there is no model, UnsupportedModelError for layers that cannot be edited, and for a GGUF of
     another architecture than Qwen3, Qwen2 or Llama.
     """
     if path.is_file():
@@ -63,7 +64,7 @@ def read_base(path: Path) -> BaseModel:
 
 
 def read_config(folder: Path) -> Any:
-    """The text config of a model directory. Raises as `read_base`."""
+    """Read the text config of a model directory. Raises as `read_base`."""
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"{folder} is not a model: it has no config.json; give a directory saved with save_pretrained."
@@ -75,7 +76,10 @@ def read_config(folder: Path) -> Any:
 
 
 def model_name(folder: Path) -> str:
-    """The hub id where the folder is of the hub's cache (`models--owner--name/snapshots/commit`), else its name."""
+    """Return the hub id if the folder is in the hub's cache (`models--owner--name/snapshots/commit`), else its name.
+
+    The embedded model's name is `pocket`.
+    """
     folder = folder.expanduser().resolve()
     if folder == model_path().resolve():
         return "pocket"
@@ -86,7 +90,7 @@ def model_name(folder: Path) -> str:
 
 
 def revision_at(folder: Path) -> str | None:
-    """The commit of a folder of the hub's cache; None for others."""
+    """Return the commit of a folder in the hub's cache; None for others."""
     return revision_of(str(folder.expanduser().resolve()))
 
 

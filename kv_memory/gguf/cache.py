@@ -1,4 +1,4 @@
-"""The embedded model as GGUF: made at first use, kept in the user's cache directory."""
+"""The embedded model as a GGUF file, converted at first use and kept in the user's cache directory."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from kv_memory.gguf.writer import Dtype, Progress
 from kv_memory.pocket import model_path
 
 _FORMAT = 1
-"""Counted up when `export_model` writes something else for the same model."""
+"""Version of what `export_model` writes; counted up when it writes something else for the same model."""
 _SOURCES = ("*.safetensors", "config.json", "generation_config.json", "tokenizer*.json", "chat_template.jinja")
 
 
 def pocket_gguf(dtype: Dtype = "f32", progress: Progress = lambda done, total: None) -> Path:
-    """The embedded model's GGUF file, in `$XDG_CACHE_HOME/kv_memory` (by default `~/.cache/kv_memory`).
+    """Return the embedded model's GGUF file in `$XDG_CACHE_HOME/kv_memory` (default `~/.cache/kv_memory`).
 
-    Written under another name and renamed when it is whole: safe for several processes at once, and to interrupt.
-    Raises KVMemoryError where the directory cannot be written.
+    It is converted if missing, under another name, and renamed when complete: safe for several processes at once, and
+    to interrupt. Raises KVMemoryError where the directory cannot be written.
     """
     path = cache_folder() / f"pocket-{dtype}-{_digest()}.gguf"
     if not path.is_file():
@@ -35,7 +35,7 @@ def pocket_gguf(dtype: Dtype = "f32", progress: Progress = lambda done, total: N
 
 
 def cache_folder() -> Path:
-    """Where converted models are kept. As the XDG rules say, a relative XDG_CACHE_HOME does not count."""
+    """Return the folder of converted models. By the XDG rules a relative XDG_CACHE_HOME is ignored."""
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (given if given.is_absolute() else Path.home() / ".cache") / "kv_memory"
 

@@ -19,10 +19,10 @@ _DTYPES = ("F32", "F16", "BF16")
 
 
 class Checkpoint:
-    """Named tensors over one or several files."""
+    """The named tensors of a model directory, in one or several files."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises ModelError where there are no weights, or they cannot be read."""
+        """Raise ModelError where there are no weights, or they cannot be read."""
         self.folder = folder
         index = folder / _INDEX
         with self._reading():
@@ -34,7 +34,7 @@ class Checkpoint:
             self._where = {name: file for file in opened for name in file.keys()}  # noqa: SIM118
 
     def check(self, shapes: dict[str, tuple[int, ...]]) -> None:
-        """Raise ModelError where one of these is not there, in another shape, or not in 16 or 32 bits."""
+        """Raise ModelError if one of these tensors is missing, has another shape, or is not stored in 16 or 32 bits."""
         for name, shape in shapes.items():
             if name not in self._where:
                 raise ModelError(f"The weights of {self.folder} have no {name}; save the model with save_pretrained.")
@@ -50,13 +50,13 @@ class Checkpoint:
                 raise ModelError(f"{name} in {self.folder} is stored as {dtype}; give a model in 16 or 32 bits.")
 
     def tensor(self, name: str) -> torch.Tensor:
-        """One tensor, float32."""
+        """Return one tensor, float32."""
         with self._reading():
             tensor: torch.Tensor = self._where[name].get_tensor(name)
             return tensor.float()
 
     def heads(self, names: Iterable[str]) -> Iterator[torch.Tensor]:
-        """The first numbers of each tensor, float32, at least as many as a digest is of."""
+        """Yield the first numbers of each tensor, float32, at least as many as the weights digest samples."""
         for name in names:
             with self._reading():
                 stored = self._where[name].get_slice(name)

@@ -1,4 +1,4 @@
-"""A model directory of transformers as a GGUF file."""
+"""The conversion of a transformers model directory to a GGUF file."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _FILE_TYPES = {
 
 
 def export_model(model_dir: Path, out: Path, dtype: Dtype, progress: Progress = lambda done, total: None) -> None:
-    """Write a Qwen3, Qwen2 or Llama model, as save_pretrained left it, for llama.cpp.
+    """Write a Qwen3, Qwen2 or Llama model, as save_pretrained left it, as a GGUF file for llama.cpp.
 
-    Matrices get `dtype` (float16 where their rows are no multiple of 32 numbers and q8_0 is asked for), vectors stay
-    float32. One tensor at a time is in memory. `out` is written beside itself and renamed.
+    Matrices get `dtype` (float16 where q8_0 is asked for and their rows are no multiple of 32 numbers), vectors stay
+    float32. Only one tensor at a time is in memory. The file is written beside `out` and renamed.
 
     Raises UnsupportedModelError for other architectures, tokenizers and rotary positions, ModelError for a directory
     that is not a model or not a whole one, KVMemoryError where `out` cannot be written.
@@ -63,7 +63,7 @@ def write_model(
     stops: list[int],
     progress: Progress = lambda done, total: None,
 ) -> None:
-    """Write a model of this config and tokenizer, whose tensors `encode` gives by their GGUF names.
+    """Write a model of this config and tokenizer; `encode` returns its tensors by their GGUF names.
 
     `stops`: ids that end a turn. Raises as `export_model`.
     """
@@ -101,12 +101,12 @@ def write_model(
 
 
 def parameter_shapes(config: Any) -> dict[str, tuple[int, ...]]:
-    """Every parameter of a config's model, in the order of `named_parameters`; tied embeddings once."""
+    """Return the shape of every parameter, in the order of `named_parameters`; tied embeddings once."""
     return {name: tuple(parameter.shape) for name, parameter in skeleton(config).named_parameters()}
 
 
 def _stops(folder: Path, tokenizer: Any) -> list[int]:
-    """Ids that end a turn: the tokenizer's eos first, then those of generation_config.json."""
+    """Return the ids that end a turn: the tokenizer's eos first, then those of generation_config.json."""
     try:
         ids = GenerationConfig.from_pretrained(folder).eos_token_id
     except (OSError, ValueError):  # it has none

@@ -1,4 +1,4 @@
-"""Rotary position settings as GGUF has them."""
+"""The settings of rotary positions as GGUF metadata."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from kv_memory.errors import UnsupportedModelError
 
 FREQUENCIES = "rope_freqs.weight"
 _PLAIN = {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": True, "attention_factor": None, "partial_rotary_factor": 1.0}
-"""What llama.cpp does in any case."""
+"""Values that llama.cpp uses in any case."""
 
 
 def rope_fields(config: Any) -> dict[str, int | float | str]:
-    """GGUF metadata of a text config's rotary positions. Raises UnsupportedModelError for a kind llama.cpp lacks."""
+    """Return the GGUF metadata of a text config's rotary positions.
+
+    Raises UnsupportedModelError for a kind that llama.cpp lacks.
+    """
     rope = config.rope_parameters
     kind = rope.get("rope_type", "default")
     arch = config.model_type
@@ -40,7 +43,7 @@ def rope_fields(config: Any) -> dict[str, int | float | str]:
 
 
 def frequency_factors(config: Any) -> NDArray[np.float32] | None:
-    """What Llama 3's scaling divides each frequency by, [head_dim / 2]; None for other kinds."""
+    """Return the divisors of the frequencies in Llama 3's scaling, [head_dim / 2]; None for other kinds."""
     rope = config.rope_parameters
     if rope.get("rope_type") != "llama3":
         return None

@@ -16,15 +16,15 @@ _QWEN = (
 _LLAMA = _QWEN.replace(r"\p{N}|", r"\p{N}{1,3}|", 1)
 _UNKNOWN = "qwen2"
 _NO_MERGE = "[no [merge"
-"""llama.cpp refuses an empty list. Symbols of several characters come from merges only: this one never applies."""
+"""A merge that never applies, for a tokenizer without merges: llama.cpp refuses an empty list."""
 
 
 def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any, size: int, stops: list[int]) -> None:
-    """Write a transformers tokenizer for a model of `size` embeddings; `stops`: ids that end a turn, the first first.
+    """Write a transformers tokenizer for a model with `size` embeddings; `stops`: ids that end a turn, main one first.
 
     Ids that the tokenizer does not use become tokens marked as unused. Where llama.cpp does not know how the text is
-    cut before merging, `tokenizer.ggml.pre` is `qwen2`, which loads and writes tokens out as they are: only reading
-    text then needs `tokenizer.huggingface.json`. Raises UnsupportedModelError for other tokenizers than byte-level BPE.
+    cut before merging, `tokenizer.ggml.pre` is `qwen2`, which loads and decodes tokens correctly: only encoding text
+    then needs `tokenizer.huggingface.json`. Raises UnsupportedModelError for other tokenizers than byte-level BPE.
     """
     described = json.loads(tokenizer.backend_tokenizer.to_str())
     pre = _known_cut(described["pre_tokenizer"] or {})
@@ -58,7 +58,7 @@ def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any, size: int, stops: lis
 
 
 def _tokens(described: dict[str, Any], size: int) -> tuple[list[str], list[int]]:
-    """Text and type of each id below `size`."""
+    """Return text and type of each id below `size`."""
     tokens = [f"[PAD{i}]" for i in range(size)]
     types = [int(gguf.TokenType.UNUSED)] * size
     vocabulary = [(id_, text, gguf.TokenType.NORMAL) for text, id_ in described["model"]["vocab"].items()]
@@ -77,7 +77,10 @@ def _tokens(described: dict[str, Any], size: int) -> tuple[list[str], list[int]]
 
 
 def _known_cut(pre_tokenizer: dict[str, Any]) -> str | None:
-    """llama.cpp's name for a pre-tokenizer, _UNKNOWN for another that ends in bytes; None where it does not."""
+    """Return llama.cpp's name for a pre-tokenizer.
+
+    _UNKNOWN for another one that ends in bytes; None where it does not.
+    """
     steps = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
     *before, last = steps
     if last.get("type") != "ByteLevel" or last["add_prefix_space"]:

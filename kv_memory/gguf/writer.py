@@ -1,4 +1,4 @@
-"""GGUF files written tensor by tensor, whole or not at all."""
+"""The writer of GGUF files: tensor by tensor, and the whole file or nothing."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ from kv_memory.errors import KVMemoryError
 Dtype = Literal["f32", "f16", "q8_0"]
 KINDS: dict[Dtype, Kind] = {"f32": Kind.F32, "f16": Kind.F16, "q8_0": Kind.Q8_0}
 Progress = Callable[[int, int], None]
-"""Hears how many tensors are written, and of how many."""
+"""A callback that receives how many tensors are written, and the total."""
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A tensor of a file."""
+    """A tensor that is to be written."""
 
     name: str
     shape: tuple[int, ...]
-    """As numpy has it: rows first, the other way round than GGUF."""
+    """Shape as numpy has it: rows first, the reverse of GGUF."""
     kind: Kind
 
     @classmethod
     def of(cls, name: str, shape: Sequence[int], kind: Kind) -> Planned:
-        """As llama.cpp stores it: vectors in float32, rows that do not fill blocks of this kind in float16."""
+        """Plan a tensor as llama.cpp stores it: vectors in float32, rows that do not fill blocks of `kind` in
+        float16."""
         if len(shape) == 1:
             kind = Kind.F32
         elif shape[-1] % gguf.GGML_QUANT_SIZES[kind][0]:
@@ -43,7 +44,7 @@ class Planned:
 
     @property
     def bytes(self) -> int:
-        """Its size in the file."""
+        """Return its size in the file."""
         block, size = gguf.GGML_QUANT_SIZES[self.kind]
         return math.prod(self.shape) // block * size
 
@@ -55,10 +56,10 @@ def write_file(
     encode: Callable[[Planned], NDArray[Any]],
     progress: Progress = lambda done, total: None,
 ) -> None:
-    """Write the metadata that `writer` was given and these tensors, each as `encode` gives it, of its kind.
+    """Write the metadata that `writer` holds and these tensors; `encode` returns each one's data, of its kind.
 
-    `out` is replaced when all is written; after an error or an interruption it is as before. Raises KVMemoryError where
-    it cannot be written.
+    `out` is replaced when all is written; after an error or an interruption it is as before. Raises KVMemoryError if it
+    cannot be written.
     """
     if out.is_dir():
         raise KVMemoryError(f"{out} is a directory; give the name of a file.")

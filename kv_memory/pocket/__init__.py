@@ -1,4 +1,4 @@
-"""The embedded default model."""
+"""The embedded default model, which ships with the package."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from pathlib import Path
 
 
 def model_path() -> Path:
-    """The folder of the shipped model: config, weights, tokenizer and model card."""
+    """Return the folder of the shipped model: config, weights, tokenizer and model card."""
     return Path(__file__).parent / "model"

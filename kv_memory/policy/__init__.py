@@ -1,4 +1,5 @@
-"""Policy: when something is to be retracted (rules), how (choose), and who may ask for it (authority)."""
+"""Retraction policies: when to retract something (rules), how to erase it (choose), and who may ask for it
+(authority)."""
 
 from kv_memory.errors import Refusal
 from kv_memory.policy.authority import Authority, Claim, claims

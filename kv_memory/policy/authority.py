@@ -1,4 +1,4 @@
-"""Who may retract what. What is not allowed is refused, and each refusal can be written down."""
+"""The check who may retract what. A request that is not allowed is refused, and each refusal can be logged."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from kv_memory.conversation.spans import SpanKind
 from kv_memory.errors import Refusal, RefusedError
 
 OWNER = "owner"
-"""Whoever calls the library directly."""
+"""Name of the owner: code that calls the library directly."""
 
 _READ = (SpanKind.TOOL_CALL, SpanKind.TOOL_RESULT, SpanKind.DOCUMENT)
 
 
 class Spanned(Protocol):
-    """What has the id and kind of a span."""
+    """Anything with the id and kind of a span."""
 
     @property
     def id(self) -> str:
-        """The span's id."""
+        """Return the span's id."""
         ...
 
     @property
     def kind(self) -> str:
-        """Its kind, a SpanKind."""
+        """Return the span's kind, a SpanKind."""
         ...
 
 
@@ -44,7 +44,7 @@ class Claim:
 
 
 class Authority(BaseModel):
-    """The kinds of spans that each may retract. The owner may retract everything.
+    """The kinds of spans that each actor may retract. The owner may retract everything.
 
     `range` is a part of a span, whose own kind counts: it need not be listed.
     """
@@ -52,13 +52,13 @@ class Authority(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     user: tuple[SpanKind, ...] = (SpanKind.USER, SpanKind.ASSISTANT, *_READ)
-    """The person in the conversation."""
+    """Kinds of spans that the person in the conversation may retract."""
     tool: tuple[SpanKind, ...] = _READ
-    """A tool that names what it invalidates."""
+    """Kinds of spans that a tool may retract by naming what it invalidates."""
     policy: tuple[SpanKind, ...] = (SpanKind.ASSISTANT, *_READ)
-    """The rules of a policy, and a session about itself."""
+    """Kinds of spans that the rules of a policy may retract, and a session about itself."""
     session: tuple[SpanKind, ...] = ()
-    """Another session."""
+    """Kinds of spans that another session may retract."""
 
     @field_validator("user", "tool", "policy", "session")
     @classmethod
@@ -68,10 +68,10 @@ class Authority(BaseModel):
         return kinds
 
     def refusals(self, by: str, spans: Sequence[Spanned], *, session: str | None = None) -> tuple[Refusal, ...]:
-        """Those of the spans that `by` may not retract, in their order.
+        """Return a refusal for each of the spans that `by` may not retract, in their order.
 
-        `by`: "owner", "user", "tool", "policy" or "session:<id>". `session`: whose spans these are; a session has the
-        authority of its policy over itself. Nobody else may retract anything.
+        `by`: "owner", "user", "tool", "policy" or "session:<id>". `session`: id of the session that the spans belong
+        to; a session has the authority of its policy over itself. Nobody else may retract anything.
         """
         if by == OWNER:
             return ()
@@ -89,7 +89,7 @@ class Authority(BaseModel):
         )
 
     def check(self, by: str, spans: Sequence[Spanned], *, session: str | None = None) -> None:
-        """Raise RefusedError, with its `refusals`, where `by` may not retract all of these spans; see `refusals`."""
+        """Raise RefusedError, with its `refusals`, if `by` may not retract all of these spans; see `refusals`."""
         refused = self.refusals(by, spans, session=session)
         if refused:
             first = refused[0]
@@ -115,7 +115,7 @@ def _claims(chosen: Selection) -> list[Claim]:
 
 
 def _group(by: str, session: str | None) -> str | None:
-    """The field of Authority that speaks of an actor."""
+    """Return the field of Authority for an actor."""
     if by in ("user", "tool", "policy"):
         return by
     if by.startswith("session:"):

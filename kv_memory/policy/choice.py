@@ -1,4 +1,4 @@
-"""A choice of eraser, with every alternative's figures and why it was passed over, in words."""
+"""A choice of eraser, with the figures of every alternative and why it was passed over, in words."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from kv_memory.policy.figures import Figures
 
 @dataclass(frozen=True)
 class Candidate:
-    """An eraser that could do it: what was measured of it, and which targets it misses."""
+    """An eraser that could be used, with its measured figures and the targets that it misses."""
 
     name: str
-    """As the calibration calls it."""
+    """Name of the eraser in the calibration."""
     eraser: Eraser
     figures: Figures
     lacking: str = ""
-    """What the engine lacks for it; empty where it can run."""
+    """Capabilities that the engine lacks for it, in words; empty where it can run."""
     unfaithful: str = ""
-    """How it misses the fidelity target; empty where it meets it or none is set. An exact eraser always does."""
+    """Fidelity target that it misses, in words; empty where none is missed. An exact eraser never misses one."""
     late: str = ""
-    """How it misses the latency target; empty where it meets it or none is set."""
+    """Latency target that it misses, in words; empty where none is missed."""
 
     @classmethod
     def of(cls, name: str, eraser: Eraser, figures: Figures, engine: Engine, handling: Handling) -> Candidate:
@@ -43,43 +43,43 @@ class Candidate:
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """Why it cannot run or which targets it misses, in words."""
+        """Return why it cannot run and which targets it misses, in words."""
         return tuple(fault for fault in (self.lacking, self.unfaithful, self.late) if fault)
 
     def describe(self) -> str:
-        """Its figures in words: residual influence and agreement with their intervals, milliseconds, where measured."""
+        """Return its figures in words: residual influence and agreement with intervals, milliseconds, if measured."""
         return "; ".join(_figures(self))
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Which eraser, and why."""
+    """The eraser that was chosen, with the reasons."""
 
     chosen: Candidate
     why: str
     rejected: tuple[tuple[Candidate, str], ...] = ()
-    """Every other candidate, and why it was passed over."""
+    """Every other candidate, each with the reason why it was passed over."""
 
     @property
     def eraser(self) -> Eraser:
-        """The eraser to use."""
+        """Return the eraser to use."""
         return self.chosen.eraser
 
     @property
     def name(self) -> str:
-        """What the calibration calls it."""
+        """Return the eraser's name in the calibration."""
         return self.chosen.name
 
     @property
     def residual(self) -> float | None:
-        """Residual influence that was measured of it at such lengths; 0 of an exact one, None where none was."""
+        """Return its residual influence measured at such lengths; 0 for an exact eraser, None if not measured."""
         if self.eraser.exact:
             return 0.0
         known = self.chosen.figures.fidelity
         return None if known is None else known.residual.value
 
     def explain(self) -> str:
-        """In words, a line for each candidate, the chosen one first."""
+        """Return the choice in words, one line for each candidate, the chosen one first."""
         but = f", although {' and '.join(self.chosen.faults)}" if self.chosen.faults else ""
         lines = [f"{self.name}: chosen, {self.why}{but} ({self.chosen.describe()})."]
         lines += [f"{other.name}: passed over, {why} ({other.describe()})." for other, why in self.rejected]

@@ -1,4 +1,4 @@
-"""How to erase where nobody said: the choice of eraser by what is known of the model, the targets and the reason."""
+"""The choice of an eraser where the caller named none: by the calibration of the model, the targets and the reason."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from kv_memory.policy.figures import Figures, figures
 from kv_memory.policy.reasons import Reason
 
 EXACT_UP_TO = 128
-"""Without a calibration: tokens after a span up to which reading them again costs about as much as an approximation."""
+"""Number of tokens after a span up to which, without a calibration, recomputing them costs about as much as an
+approximation."""
 
 
 def default_eraser(engine: Engine, following: int, calibration: Calibration | None = None) -> Eraser:
-    """What `choose` says with no policy and no reason, by `following`, the kept tokens after the span."""
+    """Return what `choose` gives without policy and reason; `following`: number of kept tokens after the span."""
     # the calibration's defaults do not ask for the length of the span
     return choose(engine, 1, following, calibration=calibration).eraser
 
@@ -36,7 +37,7 @@ def choose(
     reason: Reason | str = "",
     erasers: Mapping[str, Eraser] | None = None,
 ) -> Choice:
-    """How to erase `span` tokens that `following` kept tokens stand after.
+    """Choose how to erase `span` tokens that are followed by `following` kept tokens.
 
     - For a reason that the policy wants exact (security, unless it says otherwise): the fastest exact eraser.
     - Without targets: the calibration's default for this length, `recompute` below the shortest length measured or
@@ -47,8 +48,8 @@ def choose(
       calibration only an exact one is known to meet it.
     - Where none meets all: the fastest of those that meet the fidelity target, if there is one. Fidelity comes first.
 
-    `erasers`: the candidates, by the names that the calibration uses; by default all that a calibration measures. One
-    that the engine lacks something for is never chosen.
+    `erasers`: the candidates, by the names that the calibration uses; by default all that a calibration measures. An
+    eraser that needs a capability which the engine lacks is never chosen.
     """
     handling = (policy or Policy()).handling(reason)
     if erasers is None and calibration is None:
@@ -83,7 +84,7 @@ def as_named(
     policy: Policy | None = None,
     reason: Reason | str = "",
 ) -> Choice:
-    """The choice that somebody has made: this eraser, with what is known of it and which targets it misses."""
+    """Return a choice for an eraser that the caller named, with its figures and the targets that it misses."""
     handling = (policy or Policy()).handling(reason)
     name, known = eraser.name, Figures()
     if calibration is not None:
@@ -122,7 +123,7 @@ def _uncalibrated(judged: Sequence[Candidate], following: int, handling: Handlin
     if handling.faithful:
         return _exact(judged), f"{why} only an exact eraser is known to meet the fidelity target"
     if following <= EXACT_UP_TO:
-        return _exact(judged), f"{why} reading {following} tokens again costs about as much as an approximation"
+        return _exact(judged), f"{why} recomputing {following} tokens costs about as much as an approximation"
     if other is None:
         return _exact(judged), f"{why} no approximation can run here"
     return other, f"{why} more than {EXACT_UP_TO} tokens follow the span"
@@ -133,7 +134,7 @@ def _exact(judged: Sequence[Candidate]) -> Candidate:
 
 
 def _fastest(pool: Sequence[Candidate]) -> Candidate:
-    """The fastest; an exact one where none is faster than `GAIN` times it, or no time is known."""
+    """Return the fastest; an exact one where none is faster than `GAIN` times it, or no time is known."""
     best = min(pool, key=lambda candidate: candidate.figures.milliseconds)
     exact = min(
         (candidate for candidate in pool if candidate.eraser.exact),
@@ -144,7 +145,7 @@ def _fastest(pool: Sequence[Candidate]) -> Candidate:
 
 
 def _rejection(candidate: Candidate, chosen: Candidate, handling: Handling) -> str:
-    """Why it was passed over."""
+    """Return why a candidate was passed over."""
     inexact = chosen.eraser.exact and not candidate.eraser.exact
     slower = candidate.figures.milliseconds > chosen.figures.milliseconds
     if candidate.lacking:

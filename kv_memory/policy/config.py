@@ -19,8 +19,8 @@ from kv_memory.policy.rules import Rule, RuleSettings
 Heal = Literal["idle", "now", "never"]
 """When an approximate erasure is made exact: while no request waits, at once, or not at all."""
 Cascade = Literal["report", "retract", "regenerate"]
-"""What to do about later turns of the assistant that depended on what is retracted: name them, retract them too, or
-that and have `Session.regenerate` write them anew. Without one they are not scored."""
+"""Treatment of later assistant turns that depended on the retracted text: they are named in the report, retracted too,
+or retracted and then generated again by `Session.regenerate`. Without a value they are not scored."""
 
 Milliseconds = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Residual = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
@@ -33,23 +33,24 @@ class _Targets(BaseModel):
     latency_ms: Milliseconds | None = None
     """Median milliseconds that an erasure may take."""
     residual: Residual | None = None
-    """Residual influence that it may leave (of no erasing: 1), by the upper end of the measured interval."""
+    """Residual influence that an erasure may leave (1: as if nothing was erased), by the upper end of the measured
+    interval."""
     agreement: Share | None = None
-    """Share of questions, in the worst class, that it has to answer as if the span had never been read."""
+    """Share of questions, in the worst class, that must be answered as if the span had never been read."""
 
 
 class CategoryRule(_Targets):
-    """What is different for reasons of one category; what is left out is as in the policy."""
+    """Settings for reasons of one category; fields that are left out are as in the policy."""
 
     exact: Annotated[bool, Field(strict=True)] | None = None
-    """Whether only an exact eraser will do; by default for security alone."""
+    """Whether only an exact eraser may be used; by default for security alone."""
     heal: Heal | None = None
     cascade: Cascade | None = None
 
 
 @dataclass(frozen=True)
 class Handling:
-    """What a policy says about one retraction."""
+    """The settings of a policy for one retraction."""
 
     category: Category
     exact: bool
@@ -61,17 +62,17 @@ class Handling:
 
     @property
     def faithful(self) -> bool:
-        """Whether there is a fidelity target."""
+        """Return whether there is a fidelity target."""
         return self.residual is not None or self.agreement is not None
 
     @property
     def targets(self) -> bool:
-        """Whether there is any target."""
+        """Return whether there is any target."""
         return self.faithful or self.latency_ms is not None
 
 
 class Policy(_Targets):
-    """How retractions are made. Without any setting: as the calibration says, exact for security, healed when idle.
+    """The settings for retractions. By default: erasers as the calibration says, exact for security, healed when idle.
 
     ```toml
     latency_ms = 50
@@ -93,15 +94,15 @@ class Policy(_Targets):
     heal: Heal = "idle"
     cascade: Cascade | None = None
     keep_undo: Annotated[bool, Field(strict=True)] = False
-    """Whether the rows of erased spans are kept, so that a retraction can be undone bit-identically."""
+    """Whether the KV rows of erased spans are kept, so that a retraction can be undone bit-identically."""
     categories: dict[Category, CategoryRule] = {}
     authority: Authority = Authority()
     retract: tuple[RuleSettings, ...] = ()
-    """The rules that say what is to be retracted; `Session.apply_policy` carries them out."""
+    """Rules that say what is to be retracted; `Session.apply_policy` carries them out."""
 
     @classmethod
     def load(cls, path: str | Path) -> Policy:
-        """Read a .toml, .yaml or .yml file.
+        """Read a policy from a .toml, .yaml or .yml file.
 
         Raises PolicyError, in one sentence, for a file that cannot be read, and for a field that is not known or has a
         value that is not allowed.
@@ -110,14 +111,15 @@ class Policy(_Targets):
 
     @classmethod
     def of(cls, values: Mapping[str, Any], source: str = "the policy") -> Policy:
-        """From plain values. Raises PolicyError as `load` does; `source` is what it calls them."""
+        """Make a policy from plain values. Raises PolicyError as `load` does; `source`: name of the values in the
+        error."""
         try:
             return cls.model_validate(values)
         except ValidationError as error:
             raise PolicyError(sentence(error, cls, source)) from error
 
     def handling(self, reason: Reason | str = "") -> Handling:
-        """What holds for a retraction for this reason."""
+        """Return the settings for a retraction with this reason."""
         category = Reason.of(reason).category
         rule = self.categories.get(category, CategoryRule())
         return Handling(
@@ -131,5 +133,5 @@ class Policy(_Targets):
         )
 
     def rules(self, clock: Callable[[], float] = time.time) -> tuple[Rule, ...]:
-        """The rules of `retract`, ready to decide. `clock` gives seconds since the epoch."""
+        """Return the rules of `retract`, ready to decide. `clock` gives seconds since the epoch."""
         return tuple(settings.build(clock) for settings in self.retract)

@@ -1,4 +1,4 @@
-"""What a calibration has measured of each eraser, at the lengths nearest to those of an erasure."""
+"""The figures that a calibration has for each eraser, at the lengths nearest to those of an erasure."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ _Row = TypeVar("_Row", Fidelity, Latency)
 
 @dataclass(frozen=True)
 class Figures:
-    """The rows that speak of one erasure by one eraser; None where nothing was measured."""
+    """The measured rows that fit one erasure by one eraser; None where nothing was measured."""
 
     latency: Latency | None = None
     fidelity: Fidelity | None = None
     agreement: Agreement | None = None
-    """Of the class of questions with the lowest value, of those with at least `ENOUGH` of them."""
+    """Agreement in the class of questions with the lowest value, among those with at least `ENOUGH` probes."""
 
     @property
     def milliseconds(self) -> float:
-        """Median time; infinite where it was not measured."""
+        """Return the median time; infinite where it was not measured."""
         return self.latency.milliseconds if self.latency else float("inf")
 
     @property
     def residual(self) -> float:
-        """Residual influence, the upper end of its interval; infinite where it was not measured."""
+        """Return the upper end of the residual influence's interval; infinite where it was not measured."""
         return self.fidelity.residual.high if self.fidelity else float("inf")
 
 
 def figures(calibration: Calibration, span: int, following: int) -> Mapping[str, Figures]:
-    """By eraser, for a span of `span` tokens with `following` kept tokens after it.
+    """Return the figures by eraser, for a span of `span` tokens with `following` kept tokens after it.
 
-    Of the lengths that were measured the nearest count, that after the span first.
+    They are those of the nearest measured lengths; the length after the span is matched first.
     """
     rows: dict[str, _Rows] = defaultdict(_Rows)
     for latency in calibration.latency:
@@ -58,7 +58,7 @@ def figures(calibration: Calibration, span: int, following: int) -> Mapping[str,
 
 @dataclass
 class _Rows:
-    """All that was measured of one eraser."""
+    """All measured rows of one eraser."""
 
     latency: list[Latency] = field(default_factory=list)
     fidelity: list[Fidelity] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Policy files: TOML and YAML into plain values, and what is wrong with those in one sentence."""
+"""Policy files: TOML and YAML as plain values, and what is wrong with the values in one sentence."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Location = tuple[int | str, ...]
 
 
 def read_values(path: Path) -> dict[str, Any]:
-    """The table that a policy file holds. Raises PolicyError where it cannot be read or is none."""
+    """Read the table of a policy file. Raises PolicyError where it cannot be read or holds no table."""
     if path.suffix not in (".toml", ".yaml", ".yml"):
         raise PolicyError(f"{path} is not a policy file by its name; it has to end in .toml, .yaml or .yml.")
     try:
@@ -32,7 +32,7 @@ def read_values(path: Path) -> dict[str, Any]:
 
 
 def sentence(error: ValidationError, model: type[BaseModel], source: str) -> str:
-    """What is wrong with the first field that is: its name, its value, and what is allowed."""
+    """Describe the first field that is wrong: its name, its value, and what is allowed."""
     first, *more = error.errors(include_url=False, include_input=True)
     others = f" (and {len(more)} more)" if more else ""
     kind, where = first["type"], _path(first["loc"])
@@ -79,7 +79,7 @@ def _shown(value: Any) -> str:
 
 
 def _path(location: Location) -> str:
-    """`retract[0].seconds` of ("retract", 0, "time_to_live", "seconds")."""
+    """Return a location as text: `retract[0].seconds` for ("retract", 0, "time_to_live", "seconds")."""
     path, tag = "", False
     for key in location:
         if isinstance(key, int):
@@ -94,20 +94,20 @@ def _path(location: Location) -> str:
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
-    """The models that a field's type speaks of."""
+    """Return the models in a field's type."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in get_args(annotation) for model in _models(part)]
 
 
 def _tag(model: type[BaseModel]) -> str | None:
-    """The name of a rule, where the model is one's settings."""
+    """Return the name of the rule that a model holds the settings of, if any."""
     field = model.model_fields.get("rule")
     return get_args(field.annotation)[0] if field else None
 
 
 def _at(model: type[BaseModel], location: Location) -> list[type[BaseModel]]:
-    """The models that may stand at a place."""
+    """Return the models that are allowed at a location."""
     models = [model]
     for key in location:
         tagged = [m for m in models if _tag(m) == key]

@@ -1,4 +1,4 @@
-"""Why something is retracted: one of a few categories, which a policy goes by, and free text for people."""
+"""The reasons for a retraction: one of a few categories, which a policy uses, and free text for people."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Category(StrEnum):
-    """What kind of reason a retraction has."""
+    """The category of a reason."""
 
     SECURITY = "security"
     """Hostile text, such as an injected instruction. Erased exactly, unless the policy says otherwise."""
     PRIVACY = "privacy"
     """Text that should not have been read, such as a secret or personal data."""
     STALE = "stale"
-    """Right once, and no longer."""
+    """Text that was right once and no longer is."""
     ERROR = "error"
-    """Never right, or the report of a failure."""
+    """Text that was never right, or the report of a failure."""
     OTHER = "other"
 
 
 class Reason(BaseModel):
-    """The category of a reason, and what a caller says about it. Never the retracted text."""
+    """The category of a reason, and the caller's words for it. Never holds the retracted text."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -31,7 +31,7 @@ class Reason(BaseModel):
 
     @classmethod
     def of(cls, given: Reason | str) -> Reason:
-        """Read `security`, or `security: free text`; a text that begins with no category is of category `other`."""
+        """Parse `security`, or `security: free text`; a text that begins with no category is of category `other`."""
         if isinstance(given, Reason):
             return given
         head, colon, rest = given.partition(":")
@@ -40,7 +40,7 @@ class Reason(BaseModel):
         return cls(category=Category(head), text=rest.removeprefix(" ") if colon else "")
 
     def __str__(self) -> str:
-        """As `of` reads it."""
+        """Return the text that `of` parses to this reason."""
         if self.category is Category.OTHER and Reason.of(self.text) == self:
             return self.text
         return f"{self.category}: {self.text}" if self.text else str(self.category)

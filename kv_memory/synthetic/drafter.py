@@ -1,4 +1,4 @@
-"""Writes drafts: the spans that matter among look-ups, lists, documents, statements and small talk."""
+"""The writer of drafts: the spans that matter among look-ups, lists, documents, statements and small talk."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from kv_memory.synthetic.values import as_text
 
 
 class Drafter(Plots):
-    """Writes one draft."""
+    """The writer of one draft."""
 
     def write(self, kinds: Sequence[Kind]) -> Draft:
-        """A draft with the spans that these kinds of question need."""
+        """Write a draft with the spans that these kinds of question need."""
         rng, draft = self.rng, self.draft
         system = self._system()
         if "call" in kinds:
@@ -41,20 +41,20 @@ class Drafter(Plots):
         return draft
 
     def _tools(self) -> list[dict[str, Any]] | None:
-        """The toolbox's tools and some of those that were used before."""
+        """Return the toolbox's tools and some of those that were used before."""
         used = [describe(name, arguments) for name, arguments in list(self.events.tools.items())[:4]]
         listed = (self.draft.toolbox.tools if self.draft.toolbox else []) + used[: self.rng.randint(0, 4)]
         return self.rng.sample(listed, len(listed)) or None
 
     def write_plain(self) -> Draft:
-        """A draft of look-ups alone."""
+        """Write a draft of look-ups alone."""
         while self.used < self.tokens or not self.slots:
             self._place(self.events.look_up(self._record()))
         self.draft.events = [event for _, event in self.slots]
         return self.draft
 
     def write_calls(self) -> Draft:
-        """A draft of requests for tools alone."""
+        """Write a draft of requests for tools alone."""
         toolbox = self._toolbox()
         self._lookup()
         while self.used < self.tokens:
@@ -130,7 +130,7 @@ class Drafter(Plots):
         self._place(self.events.document(said))
 
     def _own(self) -> None:
-        """The user says something of himself."""
+        """Let the user say something of himself."""
         schema = Schema(USER, "id", "word", make_schema(self.values, 3).fields, 0)
         record = make_record(self.values, schema)
         if any(other.id == USER for other in self.draft.records):
@@ -143,7 +143,7 @@ class Drafter(Plots):
             self._place(self.events.statement(record, list(record.values)))
 
     def _claim(self) -> None:
-        """Somewhere a question was asked and answered, now and then wrongly."""
+        """Add a question with an answer, now and then a wrong one."""
         draft, rng = self.draft, self.rng
         place = rng.randint(1, len(draft.events))
         ask = rng.choice(draft.asks())

@@ -17,28 +17,28 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 CHARACTERS_PER_TOKEN = 2.8
 TOKENS_PER_MESSAGE = 9
 TOKENS_WITH_TOOLS = 400
-"""A shorter conversation has no room for tools."""
+"""Shortest length, in tokens, of a conversation that has room for tools."""
 
 
 @dataclass(frozen=True)
 class Ask:
-    """A question that can be put: about this field of this record, or of the record that one of its fields names."""
+    """A question that can be asked: about this field of this record, or of the record that one of its fields names."""
 
     record: Record
     path: Path
     link: Path | None = None
     goal: Record | None = None
-    """With a link, a record of the kind that it leads to: it lends its field names."""
+    """Record of the kind that the link leads to, if there is a link; it lends its field names."""
 
     @property
     def question(self) -> Question:
-        """What is asked, for the simulator."""
+        """Return the question for the simulator."""
         return Question(self.record.id, self.path, self.link)
 
 
 @dataclass(frozen=True)
 class Special:
-    """A turn whose erasing changes the answer of a question in the way of its kind."""
+    """A turn whose erasing changes the answer of a question, in the way of the question's kind."""
 
     kind: Kind
     turn: Turn
@@ -59,15 +59,15 @@ class Draft:
 
     @property
     def turns(self) -> list[Turn]:
-        """All turns in order."""
+        """Return all turns in order."""
         return [turn for event in self.events for turn in event]
 
     def asks(self) -> list[Ask]:
-        """Every field of every record."""
+        """Return a question for every field of every record."""
         return [Ask(record, path) for record in self.records for path in record.values]
 
     def missing(self) -> Ask:
-        """A field that a record of the conversation does not have, or a record that it does not have."""
+        """Return a question about a field that a record does not have, or about a record that does not exist."""
         rng = self.values.rng
         record = rng.choice(self.records)
         if rng.random() < 0.3 and record.id != USER:
@@ -84,7 +84,7 @@ class Draft:
                 return Ask(record, (key,))
 
     def wording(self, ask: Ask) -> str:
-        """The question as a user puts it."""
+        """Return the question in a user's words."""
         record = ask.record
         section = "my question" if record.id == USER else "question" if ask.goal is None else "hop question"
         form = self.values.fill(self.phrases.draw(self.values.rng, section))
@@ -95,7 +95,7 @@ class Draft:
 
 
 def estimate(turn: Turn) -> float:
-    """About how many tokens a turn takes."""
+    """Return about how many tokens a turn takes."""
     length = len(turn.message["content"])
     for call in turn.message.get("tool_calls", ()):
         length += len(call["function"]["name"]) + len(call["function"]["arguments"]) + 40
@@ -103,7 +103,7 @@ def estimate(turn: Turn) -> float:
 
 
 def answered(draft: Draft, ask: Ask, answer: str, wrong: bool = False) -> Event:
-    """The question and the assistant's answer to it."""
+    """Return the question and the assistant's answer to it, as messages."""
     about = () if ask.record.id == USER else (Focus(ask.record.id if ask.goal is None else None),)
     claim = () if answer == UNKNOWN or ask.goal else (Claim(ask.record.id, ask.path, answer),)
     asked = Turn({"role": "user", "content": draft.wording(ask)}, about)
@@ -111,7 +111,7 @@ def answered(draft: Draft, ask: Ask, answer: str, wrong: bool = False) -> Event:
 
 
 def describe(name: str, arguments: tuple[str, ...]) -> dict[str, Any]:
-    """A tool in the OpenAI form."""
+    """Return a tool's schema in the OpenAI form."""
     properties = {argument: {"type": "string"} for argument in arguments}
     parameters = {"type": "object", "properties": properties, "required": list(arguments)}
     function = {"name": name, "description": name.replace("_", " ").capitalize(), "parameters": parameters}

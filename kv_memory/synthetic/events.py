@@ -1,4 +1,4 @@
-"""What happens in a conversation: look-ups, lists, statements, updates, references, orders, wishes, small talk.
+"""The events of a conversation: look-ups, lists, statements, updates, references, orders, wishes, small talk.
 
 Each event is a run of turns that belong together; a turn is a message and what it says (facts.py).
 """
@@ -21,7 +21,7 @@ from kv_memory.synthetic.tools.toolbox import Toolbox
 from kv_memory.synthetic.values import Scalar, Values, as_text
 
 Passage = Callable[[], str]
-"""Draws a piece of text that says nothing about any record."""
+"""A function that draws a piece of text which says nothing about any record."""
 
 PLACES = (("first", "1st"), ("second", "2nd"), ("third", "3rd"), ("fourth", "4th"), ("fifth", "5th"))
 LAST = ("last", "last", "final")
@@ -34,29 +34,29 @@ class Turn:
     message: dict[str, Any]
     effects: tuple[Effect, ...] = ()
     wrong: bool = False
-    """The assistant is mistaken: not to be learned."""
+    """Whether the assistant is mistaken, so that a model must not learn the turn."""
     answer: bool = False
-    """The one right thing to say here: to be learned."""
+    """Whether this is the one right thing to say here, so that a model is to learn it."""
 
 
 Event = list[Turn]
 
 
 def telling(event: Event) -> Turn:
-    """The turn of an event that says what the event is for: the tool's result, or the first with effects."""
+    """Return the turn that carries what the event says: the tool's result, or the first with effects."""
     results = [turn for turn in event if turn.message["role"] == "tool"]
     return next(turn for turn in results or event if turn.effects)
 
 
 def tool_call(rng: Random, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """A call as it stands in an assistant message of the OpenAI form, with a new id."""
+    """Return a call as an assistant message in the OpenAI form has it, with a new id."""
     call_id = "call_" + "".join(rng.choices("abcdefghijkmnpqrstuvwxyz0123456789", k=10))
     function = {"name": name, "arguments": json.dumps(arguments, ensure_ascii=False)}
     return {"id": call_id, "type": "function", "function": function}
 
 
 class Events:
-    """Writes events in one world's wordings and remembers the tools that it used."""
+    """The writer of events in one world's wordings; remembers the tools that it used."""
 
     def __init__(self, values: Values, phrases: Phrases, passage: Passage | None = None) -> None:
         self.values = values
@@ -66,7 +66,8 @@ class Events:
         self.tools: dict[str, tuple[str, ...]] = {}
 
     def look_up(self, record: Record, paths: Sequence[Path] | None = None, named: bool = True) -> Event:
-        """The user asks for a record, a tool returns it. Unless `named`, only the result says which it is."""
+        """Write a look-up: the user asks for a record, a tool returns it. Unless `named`, only the result names the
+        record."""
         pick, noun = self.values.pick, record.schema.noun
         about = focus([record])
         if named:
@@ -80,7 +81,7 @@ class Events:
         return self._tool(request, name, arguments, content, said, about if named else ())
 
     def listing(self, records: Sequence[Record]) -> Event:
-        """The user asks for several records of one kind."""
+        """Write a list: the user asks for several records of one kind."""
         noun = records[0].schema.noun
         word = self.values.word()
         request = self.values.pick(LISTS).format(noun=noun, word=word)
@@ -91,12 +92,12 @@ class Events:
         return self._tool(request, f"list_{noun}s", arguments, content, (*said, listed, *focus(records)))
 
     def statement(self, record: Record, paths: Sequence[Path], section: str = "statement") -> Event:
-        """Facts in sentences, of this section of the wordings: from the user, or in notes that a tool returns."""
+        """Write facts as sentences of this section of the wordings: from the user, or in notes that a tool returns."""
         text = " ".join(self.sentence(section, record, path, record.values[path]) for path in paths)
         return self._say(text, (*facts(record, paths), *focus([record])), record.id == USER)
 
     def document(self, said: Sequence[tuple[Record, Path]]) -> Event:
-        """Facts about several things in one text, among prose: notes, mails, pages, search results."""
+        """Write facts about several things in one text, among prose: notes, mails, pages, search results."""
         effects = [effect for record, path in said for effect in facts(record, [path])]
         sentences = [self.sentence("statement", record, path, record.values[path]) for record, path in said]
         pages = [self._around(sentence) for sentence in sentences]
@@ -113,7 +114,7 @@ class Events:
         return self._tool(self._reading(), name, {"query": word}, content, (*effects, *about))
 
     def update(self, record: Record, path: Path, value: Scalar) -> Event:
-        """A field of a record gets another value: in a sentence, as an event, or in a new look-up."""
+        """Write an update of a field's value: in a sentence, as an event, or in a new look-up."""
         record.values[path] = value
         draw = self.rng.random()
         if draw < 0.45 or record.id == USER:
@@ -134,27 +135,27 @@ class Events:
         return self._tool(request, f"update_{noun}", {id_field: record.id}, content, said, about)
 
     def mention(self, record: Record) -> Event:
-        """The user names a record and says nothing of it."""
+        """Write that the user names a record and says nothing of it."""
         text = self._fit(self.phrases.draw(self.rng, "mention"), record)
         return self._user(text, focus([record]))
 
     def reference(self, record: Record, path: Path, value: Scalar, noun: str | None = None) -> Event:
-        """A fact of the thing in focus, or of the latest of this kind. `record` only lends its field names."""
+        """Write a fact of the thing in focus, or of the latest of this kind. `record` only lends its field names."""
         section = "reference" if noun is None else "that reference"
         text = self.sentence(section, record, path, value)
         return self._say(text, (Refer(path, as_text(value), noun),))
 
     def nth_reference(self, records: Sequence[Record], place: int, path: Path, value: Scalar) -> Event:
-        """A fact of the thing at a place of the latest list, which is of these records."""
+        """Write a fact of the thing at a place of the latest list, which is of these records."""
         last = place == len(records) - 1 and (place >= len(PLACES) or self.rng.random() < 0.3)
         nth = self.values.pick(LAST if last else PLACES[place])
         noun = records[0].schema.noun
         text = self.sentence("nth reference", records[place], path, value, nth)
-        about = Focus(None, noun)  # which thing that is hangs on the list
+        about = Focus(None, noun)  # which thing that is depends on the list
         return self._say(text, (Refer(path, as_text(value), noun, -1 if last else place), about))
 
     def order(self, answer: str) -> Event:
-        """Text that orders one answer to everything, in a tool result or a document."""
+        """Write text that orders one answer to everything, in a tool result or a document."""
         quoted = self.values.pick((answer, answer, f'"{answer}"', f"'{answer}'"))
         text = self.values.fill(self.phrases.draw(self.rng, "order")).format(value=quoted)
         if self.rng.random() < 0.6:
@@ -168,7 +169,7 @@ class Events:
         return self._tool(self._reading(), "read_page", {}, text, (Order(answer),))
 
     def wish(self, form: Form) -> Event:
-        """The user wants answers in some form."""
+        """Write that the user wants answers in some form."""
         text = {"call me": self.values.first_name, "begin with": self.values.any_word, "end with": self.values.any_word}
         given = text[form]() if form in text else ""
         quoted = given if form == "call me" else self.values.pick((given, f'"{given}"', f"'{given}'"))
@@ -178,19 +179,20 @@ class Events:
         return self._user(asked, (Wish(form, given),))
 
     def talk(self) -> Event:
-        """A remark of the user and a reply, about nothing."""
+        """Write a remark of the user and a reply, about nothing."""
         asked, replied = self.values.pick(TALK)
         return [*self._user(self._fill(asked), reply=False), self._assistant(replied)]
 
     def failure(self) -> Event:
-        """A tool call that brings nothing: an error, an empty list, an empty result."""
+        """Write a tool call that brings nothing: an error, an empty list, an empty result."""
         noun = make_noun(self.values)
         content = self._fill(self.values.pick(ERRORS), noun)
         request = self.values.pick(LATEST).format(noun=noun)
         return self._tool(request, f"{self.values.pick(('get', 'find'))}_{noun}", {}, content, ())
 
     def act(self, toolbox: Toolbox) -> Event:
-        """The user asks for something that a listed tool does, and perhaps for a value of what it returns; or talks."""
+        """Write a request for something that a listed tool does, and perhaps for a value of its result; or small
+        talk."""
         if self.rng.random() < 0.2:
             asked, reply = toolbox.chat()
             return [
@@ -211,11 +213,11 @@ class Events:
         return event
 
     def page(self) -> Event:
-        """A tool returns prose."""
+        """Write a tool's result that is prose."""
         return self._tool(self._reading(), "read_page", {}, self.passage(), ())
 
     def sentence(self, section: str, record: Record, path: Path, value: Scalar, nth: str = "") -> str:
-        """One sentence about a field."""
+        """Write one sentence about a field."""
         if record.id == USER and section in ("statement", "update"):
             section = "my statement"
         return self._fit(self.phrases.draw(self.rng, section), record, path, as_text(value), nth)
@@ -226,7 +228,7 @@ class Events:
         return filled.format(key=key, id=record.id, noun=record.schema.noun, value=value, nth=nth)
 
     def _say(self, text: str, effects: tuple[Effect, ...], own: bool = False) -> Event:
-        """`own`: only the user can say it."""
+        """Write facts in sentences; `own`: only the user can say them."""
         if own or self.rng.random() < 0.6:
             return self._user(text, effects)
         if self.rng.random() < 0.3:
@@ -249,8 +251,10 @@ class Events:
         *,
         listed: bool = False,
     ) -> Event:
-        """A request, the call, its result with these effects. `asked`: those of the call itself. `listed`: the request
-        says which call is right."""
+        """Write a request, the call and its result with these effects.
+
+        `asked`: effects of the call itself. `listed`: the request says which call is right.
+        """
         if not listed:
             self.tools.setdefault(name, tuple(arguments))
         call = tool_call(self.rng, name, arguments)
@@ -282,7 +286,7 @@ class Events:
         )
 
     def _around(self, text: str) -> str:
-        """The text with some prose before or after it."""
+        """Return the text with some prose before or after it."""
         prose = self._invented() if self.rng.random() < 0.7 else self.passage()
         draw = self.rng.random()
         if draw < 0.4:
@@ -298,8 +302,10 @@ class Events:
 
 
 def focus(records: Sequence[Record]) -> tuple[Focus, ...]:
-    """What a text about these records brings into focus: a single one can be meant by "it", a single one of a kind by
-    "that ...". The user is not a thing."""
+    """Return what a text about these records brings into focus.
+
+    A single record can be meant by "it", a single one of a kind by "that ...". The user is not a thing.
+    """
     records = [record for record in records if record.id != USER]
     if not records:
         return ()
@@ -312,7 +318,8 @@ def focus(records: Sequence[Record]) -> tuple[Focus, ...]:
 
 
 def together(first: Event, second: Event) -> Event:
-    """Two tool calls as one assistant turn with both calls, then both results; other turns keep their places."""
+    """Merge two tool calls into one assistant turn with both calls, then both results; other turns keep their
+    places."""
     calls = [next(turn for turn in event if "tool_calls" in turn.message) for event in (first, second)]
     results = [next(turn for turn in event if turn.message["role"] == "tool") for event in (first, second)]
     both = [call for turn in calls for call in turn.message["tool_calls"]]

@@ -1,6 +1,6 @@
-"""What a conversation says, and the exact answer to a question about it.
+"""What a conversation says, as effects of its turns, and the exact answer to a question about it.
 
-Each turn has effects; replaying them in order, with or without some turn, gives the state that answers are read from.
+Replaying the effects in order, with or without some turn, gives the state that answers are read from.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ USER = "user"
 """The id of the person who speaks: "my seat", "my name"."""
 
 Path = tuple[str, ...]
-"""The keys that lead to a value inside a record; most often one."""
+"""Keys that lead to a value inside a record; most often one."""
 
 Form = Literal["capitals", "small", "call me", "begin with", "end with", "quote", "bracket", "plain"]
 """Ways to answer that a user may ask for; also the sections of the wordings that ask for them."""
@@ -24,7 +24,7 @@ Form = Literal["capitals", "small", "call me", "begin with", "end with", "quote"
 
 @dataclass(frozen=True)
 class Fact:
-    """The text says that this field of this thing has this value, from here on."""
+    """The effect of a text that gives a value to a field of a thing, from here on."""
 
     id: str
     path: Path
@@ -33,7 +33,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Claim:
-    """The assistant has said so. It counts where no text says otherwise."""
+    """The effect of an assistant's statement. It counts where no text says otherwise."""
 
     id: str
     path: Path
@@ -42,8 +42,8 @@ class Claim:
 
 @dataclass(frozen=True)
 class Focus:
-    """The text is about this thing: later text may say "it", or "that order". None: about several, so that either
-    would be unclear."""
+    """The effect of a text about one thing: later text may say "it", or "that order". None: about several things, so
+    that either would be unclear."""
 
     id: str | None
     noun: str | None = None
@@ -51,7 +51,7 @@ class Focus:
 
 @dataclass(frozen=True)
 class Listing:
-    """The text lists these things of one kind: later text may say "the second order"."""
+    """The effect of a list of things of one kind: later text may say "the second order"."""
 
     noun: str
     ids: tuple[str, ...]
@@ -59,8 +59,8 @@ class Listing:
 
 @dataclass(frozen=True)
 class Refer:
-    """A fact of a thing that the text does not name: "it"; with a noun, the latest of that kind; with a place, counted
-    from 0, the one at that place of the latest list of that kind."""
+    """The effect of a text about a thing that it does not name: "it"; with a noun, the latest of that kind; with a
+    place, counted from 0, the one at that place of the latest list of that kind."""
 
     path: Path
     value: str
@@ -70,14 +70,14 @@ class Refer:
 
 @dataclass(frozen=True)
 class Order:
-    """The text orders one answer to every later question; the model obeys."""
+    """The effect of a text that orders one answer to every later question; the model obeys."""
 
     answer: str
 
 
 @dataclass(frozen=True)
 class Wish:
-    """The user wants answers in this form. A later wish takes the place of an earlier one."""
+    """The effect of a user who wants answers in this form. A later wish replaces an earlier one."""
 
     form: Form
     text: str = ""
@@ -88,7 +88,7 @@ Effect = Fact | Claim | Focus | Listing | Refer | Order | Wish
 
 @dataclass(frozen=True)
 class Question:
-    """One field of one thing; with `link`, of the thing whose id is the value of that field."""
+    """A question about one field of one thing; with `link`, of the thing whose id is the value of that field."""
 
     id: str
     path: Path
@@ -97,13 +97,13 @@ class Question:
 
 @dataclass
 class State:
-    """What stands after some turns were read."""
+    """The facts, claims and references that are known after some turns were read."""
 
     facts: dict[tuple[str, Path], str] = field(default_factory=dict)
     claims: dict[tuple[str, Path], str] = field(default_factory=dict)
     focus: str | None = None
     latest: dict[str, str | None] = field(default_factory=dict)
-    """By kind, the thing that "that order" means."""
+    """Thing that "that order" means, by kind."""
     lists: dict[str, tuple[str, ...]] = field(default_factory=dict)
     unclear: set[Path] = field(default_factory=set)
     """Fields that an unclear "it" was given: questions about them have no exact answer."""
@@ -111,7 +111,7 @@ class State:
     wish: Wish | None = None
 
     def apply(self, effects: Iterable[Effect]) -> None:
-        """Read one turn."""
+        """Apply the effects of one turn."""
         for effect in effects:
             match effect:
                 case Fact(id, path, value):
@@ -144,11 +144,11 @@ class State:
         return ids[refer.place] if -len(ids) <= refer.place < len(ids) else None
 
     def value(self, id: str, path: Path) -> str | None:
-        """What the text says, or else what the assistant said; None where neither does."""
+        """Return the value that texts give, or else that the assistant gave; None where neither does."""
         return self.facts.get((id, path), self.claims.get((id, path)))
 
     def look_up(self, question: Question) -> str | None:
-        """The value that is asked for, `UNKNOWN` where nothing says it; None where it is unclear."""
+        """Return the value of a question's field, `UNKNOWN` where nothing gives it; None where it is unclear."""
         thing: str | None = question.id
         if question.link is not None:
             if question.link in self.unclear:
@@ -159,7 +159,7 @@ class State:
         return UNKNOWN if thing is None else self.value(thing, question.path) or UNKNOWN
 
     def answer(self, question: Question) -> str | None:
-        """The exact answer in the form that it must have; None where it is unclear."""
+        """Return the exact answer in the form that it must have; None where it is unclear."""
         if self.order is not None:
             return self.order
         value = self.look_up(question)
@@ -179,12 +179,12 @@ _FORMS: dict[Form, Callable[[str, str], str]] = {
 
 
 def in_form(answer: str, wish: Wish) -> str:
-    """The answer as the user wants it."""
+    """Return the answer in the form that the user wants."""
     return _FORMS[wish.form](answer, wish.text)
 
 
 def replay(turns: Sequence[Sequence[Effect]], without: int | None = None) -> State:
-    """The state after all turns, or after all but the one at index `without`."""
+    """Return the state after all turns, or after all but the one at index `without`."""
     state = State()
     for index, effects in enumerate(turns):
         if index != without:

@@ -11,11 +11,11 @@ from kv_memory.synthetic.records import Record, as_object, plain
 from kv_memory.synthetic.values import Scalar, Values, as_text
 
 _TABLE_COLUMNS = 6
-"""Most columns of a table: to find a cell by counting is not what the model is for."""
+"""Largest number of columns of a table: finding a cell by counting is not what the model is for."""
 
 
 def dump(values: Values, item: Any) -> str:
-    """JSON text in one of the usual layouts."""
+    """Return the value as JSON text in one of the usual layouts."""
     draw = values.rng.random()
     if draw < 0.55:
         return json.dumps(item, ensure_ascii=False)
@@ -25,7 +25,7 @@ def dump(values: Values, item: Any) -> str:
 
 
 def wrap(values: Values, noun: str, item: dict[str, Any]) -> Any:
-    """A record as tools return it: alone, or inside an envelope."""
+    """Return a record as tools return it: alone, or inside an envelope."""
     draw = values.rng.random()
     if draw < 0.7:
         return item
@@ -37,7 +37,7 @@ def wrap(values: Values, noun: str, item: dict[str, Any]) -> Any:
 
 
 def one(values: Values, record: Record, paths: Sequence[Path] | None = None) -> str:
-    """One record, with its id; some of its fields if `paths` is given."""
+    """Return one record as text, with its id; some of its fields if `paths` is given."""
     rng = values.rng
     item = as_object(record, paths)
     if record.children or rng.random() < 0.72:
@@ -47,7 +47,7 @@ def one(values: Values, record: Record, paths: Sequence[Path] | None = None) -> 
 
 
 def several(values: Values, records: Sequence[Record]) -> str:
-    """Records of one kind."""
+    """Return records of one kind as text."""
     draw = values.rng.random()
     if any(record.children for record in records) or draw < 0.62:
         return dump(values, _collection(records, draw))
@@ -62,7 +62,7 @@ def several(values: Values, records: Sequence[Record]) -> str:
 
 
 def _collection(records: Sequence[Record], draw: float) -> Any:
-    """As JSON: a list, a list in an envelope, or an object by id."""
+    """Return records as JSON: a list, a list in an envelope, or an object by id."""
     items = [as_object(record) for record in records]
     if draw < 0.4:
         return items
@@ -115,7 +115,7 @@ def _yaml(values: Values, record: Record, pairs: list[tuple[Path, Scalar]]) -> s
 
 
 def _item(values: Values, record: Record) -> str:
-    """One of a list in YAML."""
+    """Return one item of a YAML list."""
     lines = _yaml(values, record, _pairs(record, None)).split("\n")[1:]
     return "\n".join(("- " if place == 0 else "  ") + line[2:] for place, line in enumerate(lines))
 

@@ -1,6 +1,6 @@
 """The wordings of worlds: a grammar (wordings.txt), some of whose choices are kept for testing only.
 
-Few templates would be learned by heart. A grammar multiplies them, and noise, random words in the place of most of a
+A model would learn a few templates by heart. A grammar multiplies them, and noise, random words in place of most of a
 sentence, makes what counts in it stand out: the field, the thing and the value.
 """
 
@@ -14,18 +14,18 @@ from kv_memory.synthetic.sections import read_sections, weighted
 from kv_memory.synthetic.values import Split
 
 Part = tuple[str, bool]
-"""A piece of a choice: text, or the name of a section (True)."""
+"""One piece of a choice: text, or the name of a section (True)."""
 Choice = tuple[Part, ...]
 Section = tuple[Choice, ...]
 
 _SPACES = re.compile(r" {2,}")
 _BEFORE_MARK = re.compile(r" +(?=[?.!,;:](?:\s|$))")
 NOISY, NOISE = 0.25, 0.2
-"""The share of the sentences of training that may be noisy, and in those the share of noise among the choices."""
+"""Share of training sentences that may be noisy, and share of noise among the choices of those."""
 SLIPS, SLIP = 0.3, 0.2
-"""The share of the sentences of training in which words are lost, added or changed, and the share of their words."""
+"""Share of training sentences in which words are lost, added or changed, and share of their words."""
 _SLIPPERY = frozenset(("question", "statement", "update", "mention", "my question", "my statement", "order"))
-"""Sections whose sentences bear it: in others each word counts."""
+"""Sections whose sentences may have slips: in others each word counts."""
 _HOLDS = frozenset({"my", "i", "me", "not", "no", "ai", "it", "its", "that", "this", "say", "reply", "respond"})
 """Words that say what a sentence is about, or that it is an order."""
 
@@ -36,14 +36,17 @@ class Phrases:
     """The sentences that one world draws from."""
 
     def __init__(self, split: Split, held_out: bool | None = None, *, plain: bool = False) -> None:
-        """`held_out`: a test world uses the sentences of training (False), those kept for testing (True), or both
-        (None). `plain`: no noise, and questions in the first few wordings only."""
+        """Collect the sentences of one split.
+
+        `held_out`: a test world uses the sentences of training (False), those kept for testing (True), or both (None).
+        `plain`: no noise, and questions in the first few wordings only.
+        """
         self.split = split
         self.held_out = held_out
         self.plain = plain
 
     def draw(self, rng: Random, section: str) -> str:
-        """A sentence of this section: `<w>` stands for any word, and the places `{key}`, `{id}` ... are left open."""
+        """Draw a sentence of this section: `<w>` becomes any word, the places `{key}`, `{id}` ... are left open."""
         if self.plain and section == "question":
             return PLAIN_QUESTIONS[int(rng.random() * len(PLAIN_QUESTIONS))]
         if self.split == "train":
@@ -59,8 +62,8 @@ class Phrases:
 
 
 def _slip(rng: Random, text: str) -> str:
-    """The sentence with words lost, added or changed, but none beside the value: it would no longer be clear where it
-    begins and ends."""
+    """Return the sentence with words lost, added or changed, but none beside the value, whose ends would become
+    unclear."""
     words = text.split()
     kept = []
     for place, word in enumerate(words):
@@ -93,8 +96,8 @@ def _expand(rng: Random, sections: dict[str, Section], name: str) -> list[str]:
 
 @cache
 def _sections(kind: str) -> dict[str, Section]:
-    """The grammar without what is kept for testing and noise (""); with noise ("~"); or, in each section that keeps
-    choices for testing, those alone ("!")."""
+    """Return the grammar without noise and without what is kept for testing (""), with noise ("~"), or ("!") in each
+    section that keeps choices for testing those alone."""
 
     def of(name: str, *marks: str) -> Section:
         return tuple(choice for mark, choice in _grammar()[name] if mark in marks)

@@ -1,4 +1,4 @@
-"""The spans that matter: turns whose erasing changes an answer, with all that leads to it."""
+"""The spans that matter: turns whose erasing changes an answer, with all that leads to them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ FORMS: tuple[Form, ...] = ("call me", "begin with", "end with", "quote", "bracke
 
 
 class Plots(Scene):
-    """Writes the events that a kind of question needs."""
+    """The writer of the events that a kind of question needs."""
 
     def write_span(self, kind: Kind) -> None:
-        """The events of one span of this kind, and the questions whose answers hang on it."""
+        """Write the events of one span of this kind, and the questions whose answers depend on it."""
         match kind:
             case "restore":
                 self._supersede()
@@ -34,7 +34,7 @@ class Plots(Scene):
                 pass  # any turn
 
     def _supersede(self) -> None:
-        """A field gets one or more new values; the last is the span."""
+        """Give a field one or more new values; the last is the span."""
         record = self._record()
         events = [self._state(record) if self.rng.random() < 0.3 else self.events.look_up(record)]
         path = self.rng.choice([f.path for f in record.schema.fields if f.path in record.values])
@@ -57,7 +57,7 @@ class Plots(Scene):
             self._bind_nth()
 
     def _bind_it(self) -> None:
-        """Things come into focus one after the other, and of each it is said: "its ..."."""
+        """Bring things into focus one after the other, and say of each: "its ..."."""
         first = self._record()
         count = self.rng.randint(2, 2 if self.tokens < 700 else 4)
         records = [first, *(self._record(like=first if self.rng.random() < 0.7 else None) for _ in range(count - 1))]
@@ -82,7 +82,7 @@ class Plots(Scene):
             record.values[path] = value
 
     def _bind_that(self) -> None:
-        """Things of one kind come up, at any distance, and later it is said: "that order's ..."."""
+        """Mention things of one kind, at any distance, and say later: "that order's ..."."""
         first = self._record()
         second = self._record(like=first)
         lent = self.rng.choice(first.schema.fields)
@@ -98,7 +98,7 @@ class Plots(Scene):
             self._special("binding", events[-2], Ask(record, lent.path))
 
     def _bind_nth(self) -> None:
-        """Two lists of one kind, and then: "the second one's ..."."""
+        """Write two lists of one kind, and then: "the second one's ..."."""
         first = self._alike(self.rng.randint(2, 4))
         others = [self._record(like=first[0]) for _ in range(self.rng.randint(2, 4))]
         lent = self.rng.choice(first[0].schema.fields)
@@ -124,7 +124,7 @@ class Plots(Scene):
         return [turn for _ in range(2) if self.rng.random() < 0.3 for turn in self.rng.choice(events)()]
 
     def _link(self) -> None:
-        """A thing whose field names another thing."""
+        """Add a thing whose field names another thing."""
         goals = [self._record(most=6)]
         if self.tokens > 700 and self.rng.random() < 0.6:
             goals.append(self._record(like=goals[0]))
@@ -170,7 +170,7 @@ class Plots(Scene):
             self._special("injection", event, ask)
 
     def _wish(self) -> None:
-        """One or two wishes of the user; the last is the span."""
+        """Add one or two wishes of the user; the last is the span."""
         events = [self.events.wish(self.values.pick(FORMS)) for _ in range(1 if self.rng.random() < 0.6 else 2)]
         if self.rng.random() < 0.15:
             events.append(self.events.wish("plain"))

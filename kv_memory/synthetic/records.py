@@ -27,7 +27,7 @@ _HEADS, _TEST_HEADS = tuple(HEADS), tuple(TEST_HEADS)
 
 @dataclass(frozen=True)
 class Field:
-    """Where a value stands in a record, and its kind."""
+    """A field of a record: its path and the kind of its values."""
 
     path: Path
     kind: str
@@ -42,16 +42,16 @@ class Schema:
     id_style: str
     fields: tuple[Field, ...]
     id_place: int
-    """How many fields stand before the id."""
+    """Number of fields before the id."""
     child_field: str | None = None
     child: Schema | None = None
     keyed: bool = False
-    """Children stand in an object by id, not in a list."""
+    """Whether children are in an object by id instead of a list."""
 
 
 @dataclass
 class Record:
-    """One thing."""
+    """One thing with an id and values for the fields of its schema."""
 
     schema: Schema
     id: str
@@ -60,7 +60,7 @@ class Record:
 
 
 def make_noun(values: Values) -> str:
-    """A kind of thing."""
+    """Draw the name of a kind of thing."""
     draw = values.rng.random()
     if draw < 0.65:
         return values.pick(NOUNS if values.split == "train" else TEST_NOUNS)
@@ -68,14 +68,14 @@ def make_noun(values: Values) -> str:
 
 
 def make_key(values: Values, style: str) -> tuple[str, str]:
-    """A field name in a style of writing, and the kind of its values."""
+    """Draw a field name in a style of writing, and the kind of its values."""
     rng, train = values.rng, values.split == "train"
     draw = rng.random()
     if draw < 0.55:
         known = train or draw < 0.2
         heads = HEADS if known else TEST_HEADS
         head = values.pick(_HEADS if known else _TEST_HEADS)
-        # Now and then a kind that does not go with the name: what stands there counts, not what is plausible.
+        # Sometimes a kind that does not fit the name: a model has to read the value, not to guess it.
         kind = heads[head] if rng.random() < 0.85 else values.pick(KINDS)
     else:
         head, kind = values.english() if draw < 0.85 else values.word(), values.pick(KINDS)
@@ -94,7 +94,7 @@ def make_key(values: Values, style: str) -> tuple[str, str]:
 
 
 def make_schema(values: Values, fields: int, children: bool = False) -> Schema:
-    """A random schema with about this many fields, some of them in groups."""
+    """Draw a schema with about this many fields, some of them in groups."""
     rng = values.rng
     style = values.pick(("snake", "snake", "snake", "snake", "camel", "spaced"))
     noun = make_noun(values)
@@ -138,7 +138,7 @@ def make_schema(values: Values, fields: int, children: bool = False) -> Schema:
 
 
 def make_record(values: Values, schema: Schema, children: int = 0) -> Record:
-    """A thing of this schema, with new values."""
+    """Draw a record of this schema, with new values."""
     record = Record(
         schema,
         values.ident(schema.id_style, schema.noun),
@@ -150,7 +150,7 @@ def make_record(values: Values, schema: Schema, children: int = 0) -> Record:
 
 
 def as_object(record: Record, paths: Sequence[Path] | None = None) -> dict[str, Any]:
-    """The record as JSON has it; only some of its fields if `paths` is given."""
+    """Return the record as a JSON object; only some of its fields if `paths` is given."""
     schema = record.schema
     result: dict[str, Any] = {}
     middle = len(record.values) // 2 if record.children else -1
@@ -177,7 +177,7 @@ def _add_children(result: dict[str, Any], record: Record) -> None:
 
 
 def facts(record: Record, paths: Sequence[Path] | None = None) -> tuple[Fact, ...]:
-    """What the record's text says; of its own fields only `paths` if given."""
+    """Return the facts in the record's text; of its own fields only `paths` if given."""
     own = tuple(
         Fact(record.id, path, as_text(value)) for path, value in record.values.items() if paths is None or path in paths
     )
@@ -185,13 +185,13 @@ def facts(record: Record, paths: Sequence[Path] | None = None) -> tuple[Fact, ..
 
 
 def plain(path: Path) -> str:
-    """A path in plain words: `seats.firstClass` is "seats first class"."""
+    """Return a path in plain words: `seats.firstClass` is "seats first class"."""
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", " ".join(path))
     return words.replace("_", " ").lower()
 
 
 def key_text(values: Values, schema: Schema, path: Path) -> str:
-    """A way to name a field in a sentence."""
+    """Return a field's name in a sentence."""
     rng = values.rng
     ambiguous = sum(f.path[-1] == path[-1] for f in schema.fields) > 1
     if len(path) > 1 and (ambiguous or rng.random() < 0.5):

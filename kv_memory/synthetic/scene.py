@@ -13,11 +13,11 @@ from kv_memory.synthetic.records import Record, make_record, make_schema
 from kv_memory.synthetic.values import Values
 
 _FIELDS = {300: 3, 600: 4, 1100: 6, 2100: 9, 1 << 20: 13}
-"""Up to how many tokens in all, how many fields a record has at most."""
+"""Largest number of fields of a record, by the largest number of tokens of the conversation."""
 
 
 class Scene:
-    """What all parts of a draft of about `tokens` tokens are made with."""
+    """The things and events from which a draft of about `tokens` tokens is made."""
 
     def __init__(self, values: Values, phrases: Phrases, tokens: int, passage: Passage | None = None) -> None:
         self.draft = Draft(values, phrases)
@@ -29,16 +29,16 @@ class Scene:
         self.used = 0.0
         self.ids: set[str] = {USER}
         self.settled: list[Record] = []
-        """Records whose values stay: they may be read again."""
+        """Records whose values stay: they may be looked up once more."""
         self.prose = self.rng.uniform(0.05, 0.3 if tokens < 1500 else 0.6)
-        """The share of the events that say nothing."""
+        """Share of the events that say nothing."""
 
     def _place(self, event: Event, at: float | None = None) -> None:
         self.slots.append((self.rng.random() if at is None else at, event))
         self.used += sum(map(estimate, event))
 
     def _places(self, events: Sequence[Event]) -> None:
-        """In this order, anywhere."""
+        """Place these events in this order, at random places."""
         for event, at in zip(events, sorted(self.rng.random() for _ in events), strict=True):
             self._place(event, at)
 
@@ -57,7 +57,7 @@ class Scene:
         return record
 
     def _alike(self, count: int) -> list[Record]:
-        """Records of one kind, some of whose fields have the same value in all."""
+        """Draw records of one kind, some of whose fields have the same value in all."""
         first = self._record()
         records = [first, *(self._record(like=first) for _ in range(count - 1))]
         for path in first.values:

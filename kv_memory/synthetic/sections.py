@@ -1,4 +1,4 @@
-"""The texts that worlds are made of: files of sections, `# name` and its lines, after an introduction."""
+"""The texts that worlds are made of: files of sections, each `# name` and its lines, after an introduction."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ _WEIGHT = re.compile(r"(\d+)\* ")
 
 
 def read_sections(file: str) -> dict[str, list[str]]:
-    """The lines of each section of a file of this package."""
+    """Read the lines of each section from a file of this package."""
     text = (Path(__file__).parent / file).read_text(encoding="utf-8")
     return {name: lines for name, *lines in (block.split("\n") for block in text.rstrip("\n").split("\n\n# ")[1:])}
 
 
 def weighted(line: str) -> tuple[str, int]:
-    """A line without its weight, and how often it counts: "20* so" counts 20 times."""
+    """Return a line without its weight, and its weight: "20* so" counts 20 times."""
     weight = _WEIGHT.match(line)
     return (line[weight.end() :], int(weight[1])) if weight else (line, 1)

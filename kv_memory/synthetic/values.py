@@ -1,7 +1,7 @@
-"""The space of names, ids and values that worlds are made of.
+"""The names, ids and values that worlds are made of.
 
-It is wide on purpose: a model can only answer by copying. Words, names and ids of the two splits never meet: each
-string belongs to one of them by its checksum.
+There are very many on purpose: a model can only answer by copying. Words, names and ids of the two splits never meet:
+each string belongs to one of them by its checksum.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ KINDS = tuple(dict.fromkeys(HEADS.values()))
 
 
 def belongs(text: str, split: Split) -> bool:
-    """Whether a string is one of this split's."""
+    """Return whether a string belongs to this split."""
     return (crc32(text.encode()) % 16 == 0) == (split == "test")
 
 
@@ -65,7 +65,7 @@ _ENGLISH: dict[Split, tuple[str, ...]] = {
 
 
 class Values:
-    """Draws strings and scalars of one split."""
+    """Random strings and scalars of one split."""
 
     def __init__(self, rng: Random, split: Split) -> None:
         self.rng = rng
@@ -98,38 +98,38 @@ class Values:
         }
 
     def pick(self, options: Sequence[Option]) -> Option:
-        """One of the options, evenly."""
+        """Draw one of the options, evenly."""
         return options[int(self.rng.random() * len(options))]
 
     def digits(self, count: int) -> str:
-        """A string of decimal digits that does not start with 0."""
+        """Draw a string of decimal digits that does not start with 0."""
         return str(self.rng.randrange(10 ** (count - 1), 10**count))
 
     def word(self) -> str:
-        """A pronounceable lower-case word that means nothing."""
+        """Draw a pronounceable lower-case word that means nothing."""
         while True:
             text = "".join(self.rng.choices(_SYLLABLES, k=2 if self.rng.random() < 0.85 else 3))
             if belongs(text, self.split):
                 return text
 
     def english(self) -> str:
-        """A common English word."""
+        """Draw a common English word."""
         return self.pick(_ENGLISH[self.split])
 
     def any_word(self) -> str:
-        """An English word or an invented one."""
+        """Draw an English word or an invented one."""
         return self.english() if self.rng.random() < 0.5 else self.word()
 
     def first_name(self) -> str:
-        """What friends call a person."""
+        """Draw a first name."""
         return self.pick(FIRST_NAMES) if self.rng.random() < 0.5 else self.word().capitalize()
 
     def name(self) -> str:
-        """A person: a first name and an invented surname."""
+        """Draw a person's name: a first name and an invented surname."""
         return f"{self.pick(FIRST_NAMES)} {self.word().capitalize()}"
 
     def ident_style(self) -> str:
-        """A way to write ids; records of one kind share it."""
+        """Draw a way to write ids; records of one kind share it."""
         style = self.pick(_IDENT_STYLES)
         match style:
             case "flight" if self.rng.random() < 0.7:
@@ -143,7 +143,7 @@ class Values:
         return style
 
     def ident(self, style: str, noun: str) -> str:
-        """An id in this style for a thing of this kind."""
+        """Draw an id in this style for a thing of this kind."""
         style, _, prefix = style.partition(":")
         draw = self._ident_styles()[style]
         if style == "serial":  # few ids share its first digits, which are the split's own
@@ -177,18 +177,18 @@ class Values:
         }
 
     def value(self, kind: str) -> Scalar:
-        """A value of this kind, as it stands in JSON."""
+        """Draw a value of this kind, as JSON writes it."""
         return self._kinds[kind]()
 
     def fill(self, text: str) -> str:
-        """The text with a word in place of each `<w>`."""
+        """Return the text with a word in place of each `<w>`."""
         while "<w>" in text:
             text = text.replace("<w>", self.any_word(), 1)
         return text
 
 
 def as_text(value: Scalar) -> str:
-    """The value as it stands in JSON, without a string's quotes: the form of an answer."""
+    """Return the value as JSON writes it, without a string's quotes: the form of an answer."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value)

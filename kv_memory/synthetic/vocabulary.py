@@ -20,8 +20,8 @@ CITIES = _words("cities")
 STATUSES = _words("statuses")
 ONSETS, VOWELS, CODAS = _words("onsets"), _words("vowels"), (*_words("codas"), "", "", "")
 HEADS = {head: kind for line in _SECTIONS["heads"] for kind, *heads in [line.split()] for head in heads}
-"""A field name's last word, and the kind of its values."""
+"""Last words of field names, each with the kind of its values."""
 TEST_HEADS = {head: kind for line in _SECTIONS["test heads"] for kind, head in [line.split()]}
 _KEPT = {*TEST_NOUNS, *TEST_MODIFIERS, *TEST_GROUPS, *TEST_CHILDREN, *TEST_HEADS}
 ENGLISH = tuple(word for word in _words("english") if word not in _KEPT)
-"""Common words, for anything."""
+"""Common English words, for use anywhere."""

@@ -27,20 +27,21 @@ class Probe:
     """A question, its answer, and its answer if the target had never been read."""
 
     kind: Kind
-    """restore: an older value stood before the target's. unknown: the value stood only in the target. binding: later
-    text says "its", "that order's" or "the second one's", of what the target is about. injection: the target orders
-    one answer. preference: it asks for a form of answers. two-hop: a field of what another field names, whatever the
-    target. keep: untouched by it. call: a request for a tool, or for none, whatever the target."""
+    """Kind of the question, by how the target matters to it. restore: an older value was there before the target's.
+    unknown: the value was only in the target. binding: later text says "its", "that order's" or "the second one's", of
+    what the target is about. injection: the target orders one answer. preference: it asks for a form of answers.
+    two-hop: a field of what another field names, whatever the target. keep: untouched by it. call: a request for a
+    tool, or for none, whatever the target."""
     target: str
     question: str
     answer: str
     without: str
     call: str | None = None
-    """For a request that needs a tool, the tool's name; `answer` and `without` are then the arguments, as JSON."""
+    """Name of the tool, for a request that needs one; `answer` and `without` are then the arguments, as JSON."""
 
 
 def reply(answer: str, call: str | None) -> dict[str, Any]:
-    """The assistant message that gives this answer; `call` as Probe's."""
+    """Return the assistant message that gives this answer; `call` as in `Probe`."""
     if call is None:
         return {"role": "assistant", "content": answer}
     function = {"name": call, "arguments": answer}
@@ -69,11 +70,11 @@ def make_world(
     passage: Passage | None = None,
     asked: int = 2,
 ) -> World:
-    """A world of about `tokens` tokens; the same for the same arguments, in every process.
+    """Make a world of about `tokens` tokens; the same for the same arguments, in every process.
 
     Test worlds share no name, id, word, noun or tool with training worlds, and half of their keys are new. `held_out`
     says which sentences they use (`Phrases`); `passage` draws the filler prose (default: invented words); `asked` is
-    how many questions of a kind are put about one target, where there are many. It leaves the conversation as it is.
+    how many questions of a kind are asked about one target, where there are many. It leaves the conversation as it is.
     """
     rng = Random(f"{split}:{seed}:{tokens}")
     values = Values(rng, split)
@@ -85,7 +86,7 @@ def make_world(
 
 
 def _kinds(rng: Random, tokens: int) -> list[Kind]:
-    """What a world has spans for."""
+    """Return the kinds of question that a world has spans for."""
     if rng.random() < 0.15:
         return ["injection"]
     kinds: list[Kind] = ["restore", "binding", "two-hop"]
@@ -122,7 +123,7 @@ def _probes(draft: Draft, turns: list[Turn], asked: int) -> list[Probe]:
 
 
 def _call(toolbox: Toolbox, target: Turn) -> Probe:
-    """A request that needs one of the tools, or none, whatever the target says."""
+    """Return a request that needs one of the tools, or none, whatever the target says."""
     if toolbox.values.rng.random() < 0.2:
         asked, reply = toolbox.chat()
         return Probe("call", _name(target), asked, reply, reply)
@@ -131,7 +132,7 @@ def _call(toolbox: Toolbox, target: Turn) -> Probe:
 
 
 def _probe(draft: Draft, turns: list[Turn], kind: Kind, target: Turn, ask: Ask) -> Probe | None:
-    """The probe, if the simulator's two answers are of its kind."""
+    """Return the probe if the simulator's two answers fit its kind."""
     effects = [turn.effects for turn in turns]
     index = turns.index(target)
     read, never = replay(effects), replay(effects, index)
@@ -164,7 +165,7 @@ def _name(target: Turn) -> str:
 
 
 def _stands(turns: list[Turn], index: int, value: str) -> bool:
-    """Whether the value can be read anywhere but in the turn at `index`."""
+    """Return whether the value can be read anywhere but in the turn at `index`."""
     texts = (
         turn.message["content"] + "".join(call["function"]["arguments"] for call in turn.message.get("tool_calls", ()))
         for place, turn in enumerate(turns)

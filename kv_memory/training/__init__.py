@@ -1,1 +1,1 @@
-"""Training of erasers: KVEraser (arXiv 2606.17034), in two stages, for any model that an engine can edit."""
+"""The training of erasers: KVEraser (arXiv 2606.17034), in two stages, for any model that an engine can edit."""

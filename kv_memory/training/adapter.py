@@ -18,14 +18,14 @@ NAME = "default"
 
 
 class Adapter:
-    """A LoRA on a model whose own weights are frozen. Off unless switched on."""
+    """A LoRA on a model whose own weights are frozen. It is off unless switched on."""
 
     def __init__(self, model: Any, rank: int = 16, alpha: int = 32) -> None:
         config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=list(PROJECTIONS), bias="none")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers in a way that is to go
+            warnings.simplefilter("ignore", FutureWarning)  # peft calls transformers in a deprecated way
             self.model = get_peft_model(model, config)
-        """With the adapter; its `base_model.model` is the given model."""
+        """Model with the adapter; its `base_model.model` is the given model."""
         self.layers = [module for module in self.model.modules() if isinstance(module, LoraLayer)]
         self.rows: Tensor | None = None
         for layer in self.layers:
@@ -34,7 +34,7 @@ class Adapter:
 
     @contextmanager
     def switched(self, on: bool) -> Iterator[None]:
-        """On or off for the block, for all tokens."""
+        """Switch the LoRA on or off for the block, for all tokens."""
         self._enable(on)
         try:
             yield
@@ -43,7 +43,7 @@ class Adapter:
 
     @contextmanager
     def on_for(self, rows: Tensor) -> Iterator[None]:
-        """On for the block, for the tokens of `rows` (bool [batch, tokens]) alone."""
+        """Switch the LoRA on for the block, but only for the tokens of `rows` (bool [batch, tokens])."""
         self.rows = rows
         try:
             with self.switched(True):
@@ -52,16 +52,16 @@ class Adapter:
             self.rows = None
 
     def save(self, folder: Path, base: str) -> None:
-        """Write it as PEFT does; `base`: what the model is called."""
+        """Save the LoRA in PEFT's format; `base`: name of the model."""
         self.model.peft_config[NAME].base_model_name_or_path = base
         self.model.save_pretrained(folder)
 
     def load(self, folder: Path) -> None:
-        """The weights that are saved there, of the same rank."""
+        """Load weights saved by `save`, which must have the same rank."""
         set_peft_model_state_dict(self.model, load_peft_weights(str(folder), device=str(self.model.device)))
 
     def parameters(self) -> list[Any]:
-        """What is trained."""
+        """Return the parameters that are trained."""
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     def _gate(self, module: Any, inputs: Any, output: Tensor) -> Tensor | None:

@@ -13,13 +13,13 @@ from kv_memory.engines.base import Steering
 
 @dataclass(frozen=True)
 class Query:
-    """Tokens that come after the context, alone: each query sees the context and itself."""
+    """Tokens that follow the context on their own: a query sees the context and itself, but no other query."""
 
     ids: tuple[int, ...]
     weights: tuple[float, ...]
-    """By token: how much the distribution after it counts. Same length."""
+    """Weights of the distributions after each token, as many as `ids`."""
     kind: str = "text"
-    """What it tests, for the validation table."""
+    """Name of what the query tests, for the validation table."""
 
 
 @dataclass(frozen=True)
@@ -28,43 +28,43 @@ class Example:
 
     prefix: tuple[int, ...]
     span: tuple[int, ...]
-    """At least one token."""
+    """Tokens of the span, at least one."""
     suffix: tuple[int, ...]
     queries: tuple[Query, ...]
-    """At least one."""
+    """Queries over the context, at least one."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One part of every example: [rows, length] each."""
+    """One part of every example: tensors [rows, length]."""
 
     ids: Tensor
     positions: Tensor
     real: Tensor
-    """bool: not padding."""
+    """Mask of the tokens that are not padding, bool."""
     group: Tensor
-    """Which query a token belongs to; 0 outside of queries."""
+    """Number of the query that a token belongs to; 0 outside of queries."""
 
     def to(self, device: torch.device) -> Segment:
-        """The same on a device."""
+        """Return the segment on a device."""
         parts = self.ids, self.positions, self.real, self.group
         return Segment(*(part.to(device) for part in parts))
 
     def without(self, shift: Tensor) -> Segment:
-        """The same tokens at positions that are `shift` [rows] lower."""
+        """Return the segment at positions that are lower by `shift` [rows]."""
         return replace(self, positions=self.positions - shift[:, None])
 
     def ahead(self) -> Segment:
-        """The same, for a mask: no token stands before any of them."""
+        """Return the segment for use in a mask: all its tokens are visible, as if none came later."""
         return replace(self, positions=torch.zeros_like(self.positions))
 
     def at(self, places: Tensor) -> Segment:
-        """The tokens at these places [rows, places]."""
+        """Return the tokens at these places [rows, places]."""
         parts = self.ids, self.positions, self.real, self.group
         return Segment(*(part.gather(1, places) for part in parts))
 
     def hiding(self, places: Tensor) -> Segment:
-        """The same, for a mask: nobody sees the tokens at these places [rows, places]."""
+        """Return the segment for use in a mask: nobody sees the tokens at these places [rows, places]."""
         return replace(self, real=self.real.scatter(1, places, False))
 
 
@@ -75,28 +75,28 @@ class Batch:
     prefix: Segment
     span: Segment
     slots: Segment
-    """The cells of the span that are steered, with the tokens that they read."""
+    """Cells of the span that become steering states, with the tokens that are run for them."""
     suffix: Segment
     queries: Segment
     weights: Tensor
-    """float32 [rows, query tokens]: how much the distribution after each token counts."""
+    """Weights of the distributions after each query token, float32 [rows, query tokens]."""
     kinds: tuple[tuple[str, ...], ...]
-    """By row and query."""
+    """Kinds of the queries, by row and query."""
 
     @property
     def gone(self) -> Tensor:
-        """[rows]: how many positions never-saw lacks."""
+        """Return the number of positions that never-saw lacks, [rows]."""
         return self.span.real.sum(1)
 
     def to(self, device: torch.device) -> Batch:
-        """The same on a device."""
+        """Return the batch on a device."""
         parts = self.prefix, self.span, self.slots, self.suffix, self.queries
         prefix, span, slots, suffix, queries = (part.to(device) for part in parts)
         return Batch(prefix, span, slots, suffix, queries, self.weights.to(device), self.kinds)
 
 
 def collate(examples: Sequence[Example], steering: Steering | None = None) -> Batch:
-    """The batch of these examples, for an eraser that is used so; by default as the published one."""
+    """Make a batch of these examples; `steering`: how the eraser is used, by default as the published one."""
     starts = [
         (0, len(e.prefix), len(e.prefix) + len(e.span), len(e.prefix) + len(e.span) + len(e.suffix)) for e in examples
     ]

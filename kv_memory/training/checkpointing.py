@@ -1,6 +1,6 @@
-"""Gradient checkpointing of the passes: a layer keeps its input alone and runs again for the gradient.
+"""Gradient checkpointing of the passes: a layer keeps only its input and is recomputed for the gradient.
 
-That of transformers turns the cache off, and the rows that a pass writes are what the objective is about: here they are
+transformers' own checkpointing turns the cache off, but the objective needs the rows that a pass writes: here they are
 outputs of the layer like its hidden states (sublinear memory cost, arXiv 1604.06174).
 """
 
@@ -19,8 +19,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 @contextmanager
 def checkpointed(model: Any, switched: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
-    """Within the block each layer is checkpointed. `switched` sets the adapter as the pass has it, also when a layer
-    runs again, long after the pass."""
+    """Checkpoint each layer within the block.
+
+    `switched` sets the adapter as the pass has it, also when a layer is recomputed, long after the pass.
+    """
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     forwards = [layer.forward for layer in layers]
     for layer, forward in zip(layers, forwards, strict=True):

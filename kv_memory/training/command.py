@@ -1,4 +1,4 @@
-"""`kv-memory train-eraser`: a model and text in, an eraser directory out."""
+"""The work of `kv-memory train-eraser`: from a model and text to an eraser directory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from kv_memory.training.tasks import WorldExamples
 from kv_memory.training.trainer import CHECKPOINT, Report, Trainer
 
 RUN = "run"
-"""Folder of checkpoints and the log within the eraser's directory."""
+"""Name of the folder with checkpoints and log within the eraser's directory."""
 
 
 def run(
@@ -41,17 +41,19 @@ def run(
     say: Callable[[str], None] = lambda what: None,
     report: Report = lambda step, loss, table: None,
 ) -> EraserRecord:
-    """Train and write the eraser; its record. `start`: a trained eraser to go on from, in place of a new LoRA. `say`
-    hears what is being done, `report` each step; `every` so many steps there is a checkpoint and a validation table.
+    """Train an eraser, write it and return its record.
+
+    `start`: a trained eraser to continue from instead of a new LoRA. `say` is called with what is being done, `report`
+    after each step; every `every` steps a checkpoint is written and a validation table made.
 
     Raises KVMemoryError, before anything is trained, for a model that cannot be edited, text that cannot be read or is
-    too short, contexts that are longer than the model's, a folder that holds another run, and an eraser to go on from
-    that is another model's or of another rank.
+    too short, contexts that are longer than the model's, a folder that holds another run, and a `start` that is another
+    model's or of another rank.
     """
     if (out / RUN / CHECKPOINT).exists() and not resume:
         raise KVMemoryError(f"{out} holds a training already; go on with --resume, or give another folder.")
     texts = read_texts(text)
-    # Each process takes its GPU before the model is loaded; without one, processes would else not know each other.
+    # Each process takes its GPU before the model is loaded; on CPU this is what lets processes find each other.
     state = PartialState(cpu=not torch.accelerator.is_available())
     say("Loading the model")
     loaded, tokenizer = load_model(model or str(model_path()), None, None)
@@ -89,7 +91,7 @@ def _silent(step: int, loss: float, table: object) -> None:
 
 
 def _start(name: str | Path, engine: TransformersEngine, model: Any, plan: Plan) -> TrainedEraser:
-    """The eraser to go on from, checked."""
+    """Return the eraser to continue from, checked."""
     begun = open_eraser(name)
     begun.check(engine.name, engine.config)
     begun.check_revision(engine.name, revision_of(engine.name), engine.weights_digest())
@@ -104,7 +106,8 @@ def _start(name: str | Path, engine: TransformersEngine, model: Any, plan: Plan)
 
 
 def _tasks(engine: TransformersEngine, questions: int) -> WorldExamples | None:
-    """None for a model without a chat template that takes tool results: it is trained on text alone."""
+    """Return the examples of stage 2; None for a model whose chat template takes no tool results: it trains on text
+    alone."""
     tasks = WorldExamples(ChatFormat(engine.tokenizer), questions=questions)
     try:
         tasks.draw(Random(0), 400)
@@ -114,7 +117,7 @@ def _tasks(engine: TransformersEngine, questions: int) -> WorldExamples | None:
 
 
 def table_text(table: dict[str, dict[str, float]]) -> Any:
-    """The validation table for people."""
+    """Return the validation table as text for people."""
     from rich.table import Table
 
     shown = Table(box=None)

@@ -1,7 +1,7 @@
 """Stage 1, span-neighbour pre-training on any text: a chunk is inserted or taken from the text and erased.
 
-What has to come out right is the text around the gap and the text that follows, as never-saw would read both
-(arXiv 2606.17034, "span-neighbor pre-training"; there the chunk is inserted and the text around it retrieved).
+The eraser is to predict the text around the gap and the text that follows, as never-saw would (arXiv 2606.17034,
+"span-neighbor pre-training"; there the chunk is inserted and the text around it retrieved).
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from kv_memory.errors import KVMemoryError
 from kv_memory.training.batch import Example, Query
 
 NEIGHBOURS, CONTINUED = 24, 48
-"""Tokens read again before and after the gap, and tokens of the text's continuation."""
+"""Number of tokens on each side of the gap that a query repeats, and number of tokens of the text's continuation."""
 INSERTED = 0.6
-"""Share of the spans that are a chunk from elsewhere; the others are part of the text, so that it refers to them."""
+"""Share of spans that are a chunk from elsewhere; the others are part of the text, so that it refers to them."""
 SPANS = (4, 256)
 _SUFFIXES = (".txt", ".md", ".jsonl", ".txt.gz", ".jsonl.gz")
 
 
 def read_texts(source: str | Path, limit: int = 20_000_000) -> list[str]:
-    """The documents of a file or folder (.txt, .md, .jsonl with a "text" each, also gzipped) or a dataset's name.
+    """Read the documents of a file or folder (.txt, .md, .jsonl with a "text" each, also gzipped) or of a dataset's
+    name.
 
     At most about `limit` characters. Raises KVMemoryError where there is no text.
     """
@@ -82,10 +83,13 @@ def _dataset(name: str, limit: int) -> list[str]:
 
 
 class TextExamples:
-    """Draws stage 1 examples from texts of tokens."""
+    """The source of stage 1 examples, drawn from tokenized texts."""
 
     def __init__(self, tokenizer: Tokenizer, texts: Sequence[str], head: Sequence[int] = ()) -> None:
-        """`head`: what every context of the model begins with."""
+        """Tokenize the texts; `head`: tokens that every context of the model begins with.
+
+        Raises KVMemoryError if there are too few tokens.
+        """
         joined = [token for text in texts for token in tokenizer.encode(text, special=False)[0]]
         self.ids = tuple(joined)
         self.head = tuple(head)
@@ -94,7 +98,7 @@ class TextExamples:
             raise KVMemoryError(f"The text has only {len(self.ids):,} tokens; give at least {4 * self.shortest:,}.")
 
     def draw(self, rng: Random, tokens: int) -> Example:
-        """An example with a context of about this many tokens."""
+        """Draw an example with a context of about this many tokens."""
         tokens = max(self.shortest, min(tokens, len(self.ids) // 2))
         span = min(_log_uniform(rng, *SPANS), tokens // 3)
         inserted = rng.random() < INSERTED

@@ -1,4 +1,4 @@
-"""What an eraser is trained for: the steered cache predicts what never-saw predicts.
+"""The objective of an eraser: the steered cache predicts what never-saw predicts.
 
 The loss is KL(never-saw || steered) over the queries' tokens (method.md, "Training the eraser"). Four passes:
 
@@ -7,11 +7,11 @@ The loss is KL(never-saw || steered) over the queries' tokens (method.md, "Train
 3. gradient through the steering states, adapter off: the queries over prefix, steering states and suffix;
 4. no gradient, adapter off: never-saw, and the queries over it.
 
-Where a repair is to follow the eraser, the suffix's tokens that attended to the span most are run again between 2 and
-3, over the steering states and with a gradient. `packed.py` does the same in one pass.
+Where a repair follows the eraser, the suffix's tokens that attended to the span most are recomputed between 2 and 3,
+over the steering states and with a gradient. `packed.py` does the same in one pass.
 
-`mass` is how much the queries would attend to the steering states at all: the loss of a start near `drop`, and a weight
-on what disturbs answers that have nothing to do with the span.
+`mass` measures how much the queries would attend to the steering states at all. It is the loss for a start near `drop`,
+and a weight on what disturbs answers that have nothing to do with the span.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from kv_memory.training.passes import Context, Rows, RowsCache, compact, concate
 from kv_memory.training.watching import KERNELS, Watch, attention_mass
 
 Switch = Callable[[bool], AbstractContextManager[None]]
-"""Turns the adapter on or off for a block."""
+"""A function that turns the adapter on or off for a block."""
 
 
 class Objective:
@@ -51,8 +51,11 @@ class Objective:
         closing: Rotation | None = None,
         checkpoint: bool = False,
     ) -> None:
-        """`sees_suffix`: as Steering's. `closing`: how the model's keys move, if the gap is to be closed. `checkpoint`:
-        passes with a gradient keep the input of each layer alone and run each layer once more."""
+        """Set up the passes.
+
+        `sees_suffix`: as in `Steering`. `closing`: the rotation of the model's keys, if the gap is to be closed.
+        `checkpoint`: passes with a gradient keep only the input of each layer and recompute each layer once.
+        """
         self.model = model
         self.adapter = adapter
         self.sees_suffix = sees_suffix
@@ -62,9 +65,10 @@ class Objective:
         self.probe_layer = default_probe_layer(self.config.num_hidden_layers)
 
     def loss(self, batch: Batch, repair: int = 0, mass_weight: float = 0.0) -> Tensor:
-        """Mean KL(never-saw || steered) by the queries' weights, in nats, and so much of `mass`: float32 scalar.
+        """Return the mean KL(never-saw || steered) by the queries' weights, plus `mass_weight` times `mass`.
 
-        `repair`: so many tokens that `influence` chooses are run again after steering.
+        A float32 scalar, in nats. `repair`: number of tokens, chosen by `influence`, that are recomputed after
+        steering.
         """
         reference = self.never_saw(batch)
         read = self.read(batch)
@@ -74,10 +78,10 @@ class Objective:
         return loss + mass_weight * self._mass(batch, steered) if mass_weight else loss
 
     def mass(self, batch: Batch) -> Tensor:
-        """Mean of -log(1 - share) over layers, heads and the queries' tokens, in nats: float32 scalar.
+        """Return the mean of -log(1 - share) over layers, heads and the queries' tokens, in nats: float32 scalar.
 
-        `share` is that of a token's attention that would rest on the steering states, were everything else as after
-        `drop`. Where it is 0 everywhere, steering is the same as dropping.
+        `share` is the share of a token's attention that would rest on the steering states if everything else were as
+        after `drop`. Where it is 0 everywhere, steering is the same as dropping.
         """
         return self._mass(batch, self.steer(batch, self.read(batch)))
 
@@ -100,12 +104,12 @@ class Objective:
 
     @torch.no_grad()
     def read(self, batch: Batch) -> Context:
-        """Pass 1: the context with its span, as a session has it, and the queries that an engine keeps."""
+        """Run pass 1: the context with its span, as a session has it; keep the queries that an engine keeps."""
         segments, watch = (batch.prefix, batch.span, batch.suffix), Watch((self.probe_layer,))
         return Context(self._whole(segments, watch), segments, watch)
 
     def steer(self, batch: Batch, read: Context) -> Context:
-        """Pass 2: the slots' rows are steering states, the span's others are gone."""
+        """Run pass 2: the slots get steering states, the span's other rows are dropped."""
         kept = self._without_states(batch, read)
         before, after, suffix = part(kept, 0), part(kept, 1), kept.segments[1]
         over = Context(before, (batch.prefix,))
@@ -115,14 +119,15 @@ class Objective:
         return Context(joined(before, states, after), (batch.prefix, batch.slots, suffix), closed=kept.closed)
 
     def _without_states(self, batch: Batch, read: Context) -> Context:
-        """Prefix and suffix, where they are to stand beside the steering states."""
+        """Return prefix and suffix at their positions beside the steering states."""
         if self.closing is None:
             return self.drop(batch, read)
         return self.shift(batch, read, self.closing, batch.gone - batch.slots.real.sum(1))
 
     @torch.no_grad()
     def choose(self, batch: Batch, read: Context, count: int) -> Tensor:
-        """The suffix's tokens that attended to the span most, as `influence` has it: places [rows, up to count]."""
+        """Choose the suffix's tokens that attended to the span most, as `influence` does: places [rows, up to
+        count]."""
         watch, layer, length = read.watch, self.probe_layer, batch.suffix.ids.shape[1]
         assert watch is not None, "what was read has queries"
         target = torch.cat([torch.full_like(held.real, held is batch.span) for held in read.segments], 1)
@@ -136,7 +141,7 @@ class Objective:
         return target[:, -length:].to(torch.uint8).topk(min(count, length)).indices
 
     def repair(self, erased: Context, places: Tensor) -> Context:
-        """The suffix's tokens at these places [rows, places] run again, over the steering states or the gap."""
+        """Recompute the suffix's tokens at these places [rows, places], over the steering states or the gap."""
         *before, suffix = erased.segments
         over = replace(erased, segments=(*before, suffix.hiding(places)))
         again = suffix.at(places)
@@ -144,34 +149,34 @@ class Objective:
         return replace(erased, rows=rows, segments=(*over.segments, again))
 
     def drop(self, batch: Batch, read: Context) -> Context:
-        """The bar to beat: the span's rows gone, all else as it was."""
+        """Drop the span's rows and leave all else as it was: the baseline to beat."""
         return Context(joined(part(read, 0), part(read, 2)), (batch.prefix, batch.suffix))
 
     @torch.no_grad()
     def shift(self, batch: Batch, read: Context, rotation: Rotation, by: Tensor) -> Context:
-        """As `drop`, and what follows the span `by` [rows] positions further up."""
+        """Drop the span's rows and move what follows them `by` [rows] positions towards the start."""
         after = part(read, 2)
         turned = [rotation.turn_keys(layer, keys, -by) for layer, (keys, _) in enumerate(after)]
         after = [(keys, values) for keys, (_, values) in zip(turned, after, strict=True)]
         return Context(joined(part(read, 0), after), (batch.prefix, batch.suffix.without(by)), closed=by)
 
     def ask(self, batch: Batch, context: Context, queries: Segment | None = None) -> Tensor:
-        """Pass 3: log-probabilities after each token of the queries, float32 [rows, query tokens, vocabulary]."""
+        """Run pass 3: log-probabilities after each token of the queries, float32 [rows, query tokens, vocabulary]."""
         logits = self._run((queries or _asked(batch, context),), compact(context), keep=0)[0]
         return logits.float().log_softmax(-1)
 
     @torch.no_grad()
     def never_saw(self, batch: Batch) -> Tensor:
-        """Pass 4: what the queries give over a context that never had the span, as `ask`."""
+        """Run pass 4: the same as `ask`, over a context that never had the span."""
         segments = (batch.prefix, batch.suffix.without(batch.gone))
         rows = self._whole(segments, Watch(()))
         return self.ask(batch, Context(rows, segments), batch.queries.without(batch.gone))
 
     def _whole(self, segments: Sequence[Segment], watch: Watch) -> Rows:
-        """Rows of contexts that nothing is before, and their queries.
+        """Return the rows of contexts with nothing before them; `watch` keeps their queries.
 
-        The tokens of each run without the padding between them. Attention is then causal, which kernels do without a
-        mask: several times as quick for long contexts. Padding gets rows that no token sees.
+        NOTE: the tokens of each row run without the padding between segments. Attention is then causal and needs no
+        mask, which makes kernels several times as fast for long contexts. Padding gets rows that no token sees.
         """
         given = concatenated(segments)
         order, longest = real_first(given)
@@ -198,8 +203,11 @@ class Objective:
         watch: Watch | None = None,
         keep: int = 1,
     ) -> tuple[Tensor, Rows]:
-        """Logits, of the last `keep` (0: all), and rows of these segments' tokens over given ones; `watch` keeps their
-        queries."""
+        """Run these segments' tokens over given rows; return logits of the last `keep` tokens (0: all) and the new
+        rows.
+
+        `watch` keeps their queries.
+        """
         new = concatenated(segments)
         held = (*over.segments, *segments) if over else tuple(segments)
         mask = visible(new, concatenated(held), self.model.dtype)
@@ -219,15 +227,15 @@ class Objective:
 
 
 def _asked(batch: Batch, context: Context) -> Segment:
-    """The queries, after this context."""
+    """Return the queries at their positions after this context."""
     return batch.queries if context.closed is None else batch.queries.without(context.closed)
 
 
 def divergence(reference: Tensor, given: Tensor) -> Tensor:
-    """KL(reference || given) of log-probabilities [..., vocabulary], in nats: [...]."""
+    """Return KL(reference || given) of log-probabilities [..., vocabulary], in nats: [...]."""
     return (reference.exp() * (reference - given)).sum(-1)
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
-    """The mean of `values` by `weights`, same shapes."""
+    """Return the mean of `values` by `weights`, same shapes."""
     return (values * weights).sum() / weights.sum().clamp_min(1e-9)

@@ -1,9 +1,9 @@
 """The four passes of the objective as two: everything but never-saw in one sequence, with a block mask.
 
-The sequence is prefix, span, suffix, slots, the suffix's tokens that are run again, and queries. Slots run with the
+The sequence is prefix, span, suffix, slots, the suffix's tokens that are recomputed, and queries. Slots run with the
 adapter on, at the span's positions, and see the prefix and themselves (and the suffix, if the eraser is one for that);
-what comes after them sees prefix, slots and suffix, never the span. Quicker than objective.py for short contexts; for
-long ones it keeps activations of tokens that have no gradient. Which tokens are run again takes a pass of its own.
+what comes after them sees prefix, slots and suffix, never the span. It is faster than objective.py for short contexts;
+for long ones it keeps activations of tokens that have no gradient. Choosing the tokens to recompute takes another pass.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from kv_memory.training.objective import Objective, divergence, weighted_mean
 
 SPAN, SUFFIX, SLOTS, AGAIN = 1, 2, 3, 4
 SEES = ((0,), (0, 1), (0, 1, 2), (0, 3), (0, 2, 3, 4), (0, 2, 3, 4, 5))
-"""By part of the sequence, in order: the parts that it sees."""
+"""Parts that each part of the sequence sees, in the sequence's order."""
 
 
 def packed_loss(objective: Objective, adapter: Adapter, batch: Batch, repair: int = 0) -> Tensor:
-    """As Objective.loss. Raises ValueError for an eraser that closes the gap: within one sequence keys do not move."""
+    """Return the same loss as `Objective.loss`.
+
+    Raises ValueError for an eraser that closes the gap: within one sequence keys cannot be moved.
+    """
     if objective.closing is not None:
         raise ValueError("a gap cannot be closed within one pass")
     if repair:

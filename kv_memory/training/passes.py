@@ -1,4 +1,4 @@
-"""What a pass of the objective runs over: given rows, whose they are, and who sees whom."""
+"""The inputs of a pass of the objective: given rows, their segments, and the mask of who sees whom."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from kv_memory.training.batch import Segment
 from kv_memory.training.watching import Watch
 
 Rows = list[tuple[Tensor, Tensor]]
-"""K and V of each layer, [rows, kv_heads, tokens, head_dim]."""
+"""Keys and values of each layer, [rows, kv_heads, tokens, head_dim]."""
 
 
 class RowsCache(Cache):  # type: ignore[misc]  # transformers is untyped
-    """Given rows, and those of the tokens that run over them."""
+    """A cache of given rows that collects the rows of the tokens that run over them."""
 
     def __init__(self, given: Rows | None = None) -> None:
         super().__init__(layers=[])
@@ -26,7 +26,7 @@ class RowsCache(Cache):  # type: ignore[misc]  # transformers is untyped
         self.new: Rows = []
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
-        """Called by the model's attention, layer by layer."""
+        """Add one layer's rows and return all rows; called by the model's attention, layer by layer."""
         self.new.append((key_states, value_states))
         if self.given is None:
             return key_states, value_states
@@ -34,29 +34,29 @@ class RowsCache(Cache):  # type: ignore[misc]  # transformers is untyped
         return torch.cat([keys, key_states], 2), torch.cat([values, value_states], 2)
 
     def alike(self) -> RowsCache:
-        """One over the same rows, with none of its own."""
+        """Return a cache over the same given rows, without new ones."""
         return RowsCache(self.given)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Given tokens."""
+        """Return the number of given tokens."""
         return 0 if self.given is None else self.given[0][0].shape[2]
 
 
 @dataclass(frozen=True)
 class Context:
-    """Rows that queries can be asked over."""
+    """Rows that queries can be run over."""
 
     rows: Rows
     segments: tuple[Segment, ...]
-    """Whose rows they are, in order."""
+    """Segments of the rows, in order."""
     watch: Watch | None = None
-    """Queries of its tokens, where they were kept."""
+    """Queries of the tokens, if they were kept."""
     closed: Tensor | None = None
-    """[rows]: by how many positions what follows the span has moved up, where the gap is closed."""
+    """Number of positions by which what follows the span was moved to close the gap, [rows]; None with the gap open."""
 
 
 def visible(asking: Segment, held: Segment, dtype: torch.dtype) -> Tensor:
-    """Additive mask [rows, 1, asking, held]: a token sees what is real, not later, and not of another query."""
+    """Return an additive mask [rows, 1, asking, held]: a token sees what is real, not later, and of no other query."""
     later = held.positions[:, None, :] > asking.positions[:, :, None]
     other = (held.group[:, None, :] != 0) & (held.group[:, None, :] != asking.group[:, :, None])
     hidden = later | other | ~held.real[:, None, :]
@@ -67,7 +67,7 @@ def visible(asking: Segment, held: Segment, dtype: torch.dtype) -> Tensor:
 
 
 def part(context: Context, place: int) -> Rows:
-    """The rows of one segment."""
+    """Return the rows of one segment of a context, by its index."""
     lengths = [segment.ids.shape[1] for segment in context.segments]
     start = sum(lengths[:place])
     where = slice(start, start + lengths[place])
@@ -75,12 +75,13 @@ def part(context: Context, place: int) -> Rows:
 
 
 def real_first(segment: Segment) -> tuple[Tensor, int]:
-    """Places [rows, tokens] of its real tokens and then of its padding, and how many real ones a row has at most."""
+    """Return the places [rows, tokens] of real tokens and then padding, and the largest number of real tokens in a
+    row."""
     return (~segment.real).to(torch.uint8).argsort(dim=1, stable=True), int(segment.real.sum(1).max())
 
 
 def compact(context: Context) -> Context:
-    """The same cells, as one segment without the padding between its parts: attention over them costs half."""
+    """Return the context as one segment without the padding between its parts: attention over it costs half."""
     whole = concatenated(context.segments)
     order, longest = real_first(whole)
     places = order[:, :longest]
@@ -90,7 +91,7 @@ def compact(context: Context) -> Context:
 
 
 def joined(*parts: Rows) -> Rows:
-    """Their tokens side by side."""
+    """Return these rows side by side, as one."""
     return [
         (torch.cat([keys for keys, _ in layer], 2), torch.cat([values for _, values in layer], 2))
         for layer in zip(*parts, strict=True)
@@ -98,6 +99,6 @@ def joined(*parts: Rows) -> Rows:
 
 
 def concatenated(segments: Sequence[Segment]) -> Segment:
-    """Their tokens side by side."""
+    """Return these segments side by side, as one."""
     fields = zip(*((s.ids, s.positions, s.real, s.group) for s in segments), strict=True)
     return Segment(*(torch.cat(field, 1) for field in fields))

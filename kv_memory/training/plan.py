@@ -1,4 +1,4 @@
-"""What a training of an eraser does: its settings, checked before anything starts, and its batches by step."""
+"""The plan of a training: its settings, checked before anything starts, and its batches by step."""
 
 from __future__ import annotations
 
@@ -27,36 +27,36 @@ class Plan(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     near_drop_steps: Annotated[int, Field(ge=0)] = 0
-    """Before stage 1: steps, on stage 2's examples, until next to no attention rests on the steering states, so that
-    training starts from what `drop` does."""
+    """Number of steps before stage 1, on stage 2's examples, which bring the attention on the steering states close to
+    0, so that training starts from what `drop` does."""
     text_steps: Annotated[int, Field(ge=0)] = 1000
-    """Of stage 1."""
+    """Number of steps of stage 1."""
     task_steps: Annotated[int, Field(ge=0)] = 2000
-    """Of stage 2."""
+    """Number of steps of stage 2."""
     lengths: tuple[Annotated[int, Field(ge=300)], ...] = (512, 1024, 2048)
-    """Of the contexts, in tokens; each batch has one."""
+    """Lengths of the contexts, in tokens; each batch has one of them."""
     tokens: Annotated[int, Field(ge=1)] = 16384
-    """Of a batch's contexts together."""
+    """Number of tokens in a batch's contexts together."""
     text_share: Annotated[float, Field(ge=0, le=1)] = 0.15
-    """Of stage 2 batches that are stage 1's."""
+    """Share of stage 2 batches that are stage 1's."""
     balance: dict[Kind, Annotated[float, Field(gt=0)]] = {}
-    """How often a class of questions is drawn where a conversation has it; 1 where it is not said."""
+    """Weight of a class of questions when one of a conversation is drawn; 1 for a class that is left out."""
     questions: Annotated[int, Field(ge=1)] = 6
-    """About one span, at most. Reading a conversation costs far more than one more question about it."""
+    """Largest number of questions about one span. Prefilling a conversation costs far more than one more question."""
     slots: Annotated[int | None, Field(ge=1)] = None
-    """This and the next three: as Steering's."""
+    """Number of slots, None for the whole span. This and the next three are as in `Steering`."""
     spread: bool = False
     sees_suffix: bool = False
     closes: bool = False
     content_free: bool = False
-    """The slots read one token that ends a turn, in place of the span's."""
+    """Whether the slots run a token that ends a turn instead of the span's tokens."""
     repair: Annotated[int, Field(ge=0)] = 0
-    """Tokens that `influence` chooses and that are run again over the steering states before the questions."""
+    """Number of tokens, chosen by `influence`, that are recomputed over the steering states before the questions."""
     repair_share: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """Of the steps that have the repair; in the others the steering states are alone."""
+    """Share of the steps that have the repair; the others train the steering states alone."""
     mass_weight: Annotated[float, Field(ge=0)] = 0.0
-    """Of the attention that would rest on the steering states, in the loss: what they do not need for the span disturbs
-    other answers."""
+    """Weight in the loss of attention on the steering states: what they do not need for the span disturbs other
+    answers."""
     rank: Annotated[int, Field(ge=1)] = 16
     alpha: Annotated[int, Field(ge=1)] = 32
     learning_rate: Annotated[float, Field(gt=0)] = 3e-4
@@ -64,7 +64,7 @@ class Plan(BaseModel):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     seed: int = 0
     gradient_checkpointing: bool = False
-    """Less memory for a third more time: for models whose activations do not fit."""
+    """Whether to save memory for a third more time, for models whose activations do not fit."""
 
     @model_validator(mode="after")
     def _slots_are_said(self) -> Plan:
@@ -76,7 +76,7 @@ class Plan(BaseModel):
 
     @classmethod
     def of(cls, **settings: Any) -> Plan:
-        """A plan with these settings; KVMemoryError names the first that is wrong."""
+        """Make a plan with these settings. Raises KVMemoryError, which names the first wrong setting."""
         try:
             return cls(**settings)
         except ValidationError as error:
@@ -87,21 +87,21 @@ class Plan(BaseModel):
 
     @property
     def steps(self) -> int:
-        """Of all stages."""
+        """Return the number of steps of all stages."""
         return self.near_drop_steps + self.text_steps + self.task_steps
 
     def repaired(self, step: int) -> int:
-        """How many tokens are run again in this step."""
+        """Return how many tokens are recomputed in this step."""
         return self.repair if Random(f"{self.seed}:{step}:repair").random() < self.repair_share else 0
 
     def is_text(self, step: int) -> bool:
-        """Whether the batch of this step is of text."""
+        """Return whether the batch of this step is of text."""
         stage = step - self.near_drop_steps
         drawn = Random(f"{self.seed}:{step}:text").random() < self.text_share
         return 0 <= stage < self.text_steps or drawn
 
     def rate(self, step: int) -> float:
-        """The learning rate: up, then down to 0 by a cosine."""
+        """Return the learning rate of a step: linear warm-up, then a cosine down to 0."""
         done = step / max(1, self.steps)
         return (
             self.learning_rate
@@ -112,7 +112,7 @@ class Plan(BaseModel):
 
 
 class Batches(Dataset[Batch]):
-    """The batch of every step and process: always the same for a plan."""
+    """The batches of every step and process, which depend on the plan alone."""
 
     def __init__(
         self,
@@ -123,8 +123,11 @@ class Batches(Dataset[Batch]):
         *,
         token: int = 0,
     ) -> None:
-        """`tasks`: None if the model has no chat template; then all stages are of text. `token`: what slots read that
-        are free of content."""
+        """Set up the batches.
+
+        `tasks`: None if the model has no chat template; then all stages are of text. `token`: the token that
+        content-free slots run.
+        """
         self.plan = plan
         self.steering = Steering(
             "default", plan.slots, plan.spread, plan.sees_suffix, token if plan.content_free else None, plan.closes
@@ -137,7 +140,7 @@ class Batches(Dataset[Batch]):
         return self.plan.steps * self.processes
 
     def __getitem__(self, index: int) -> Batch:
-        """The batch of step index // processes."""
+        """Return the batch of step index // processes."""
         step = index // self.processes
         rng = Random(f"{self.plan.seed}:{step}")  # the same length for all processes
         length = rng.choice(self.plan.lengths)
@@ -146,11 +149,11 @@ class Batches(Dataset[Batch]):
         return self.collate([self._draw(rng, is_text, length) for _ in range(max(1, self.plan.tokens // length))])
 
     def collate(self, examples: Sequence[Example]) -> Batch:
-        """The batch of these examples, for this plan's eraser."""
+        """Make the batch of these examples, for this plan's eraser."""
         return collate(examples, self.steering)
 
     def validation(self, length: int, count: int, stage: Stage) -> list[Example]:
-        """Examples that are not trained on, of one length."""
+        """Return examples of one length that are not trained on."""
         rng = Random(f"{self.plan.seed}:validation:{length}")
         return [self._draw(rng, stage == "text", length) for _ in range(count)]
 

@@ -1,9 +1,9 @@
 """Stage 2, fine-tuning on tasks: questions on generated conversations whose span is erased.
 
 Each conversation has superseded facts, facts of the span alone, text that refers back to it, injected orders and facts
-that it does not touch (kv_memory.synthetic.worlds); long ones are haystacks of other records and prose. The answer that
-the queries end in is what is right without the span; the loss still compares with never-saw, so that a model which
-answers otherwise is not taught to.
+that it does not touch (kv_memory.synthetic.worlds); long ones are haystacks of other records and prose. A query ends in
+the answer that is right without the span. The loss still compares with never-saw, so that a model which answers
+differently is not taught to answer so.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ ASKED = 0.1
 
 
 class WorldExamples:
-    """Draws stage 2 examples for the model that this chat format is of."""
+    """The source of stage 2 examples, for the model that the chat format belongs to."""
 
     def __init__(self, form: ChatFormat, split: Split = "train", questions: int = 6) -> None:
-        """`questions`: about one span, at most."""
+        """Set up the source; `questions`: largest number of questions about one span."""
         self.form = form
         self.split: Split = split
         self.questions = questions
 
     def draw(self, rng: Random, tokens: int, balance: Mapping[Kind, float] | None = None) -> Example:
-        """An example on a conversation of about this many tokens; `balance` as Plan's."""
+        """Draw an example on a conversation of about this many tokens; `balance` as in `Plan`."""
         while True:
             world = make_world(rng.randrange(1 << 40), tokens, self.split, asked=max(2, self.questions // 3))
             if not world.probes:
@@ -47,7 +47,7 @@ class WorldExamples:
                 return example
 
     def example(self, world: World, target: str) -> Example | None:
-        """The example of this target, which questions are about; None if its span is empty or in parts."""
+        """Return the example whose questions are about this target; None if its span is empty or in parts."""
         probes = [probe for probe in world.probes if probe.target == target]
         kinds = {probe.kind: probe for probe in probes}  # one of each kind first
         probes = [*kinds.values(), *(probe for probe in probes if probe is not kinds[probe.kind])][: self.questions]
@@ -64,7 +64,7 @@ class WorldExamples:
         return Query((*case.tail, *answer), tuple(weights), probe.kind)
 
     def _answer(self, messages: list[dict[str, Any]]) -> tuple[int, ...]:
-        """The tokens of the last message, which is the assistant's, up to the one that ends it."""
+        """Return the tokens of the last message, the assistant's, up to the token that ends it."""
         parsed = parse_messages(messages)
         head = self.form.generation_prompt(parsed[:-1]).ids
         ids = tuple(i for piece in self.form.encode(parsed, start=len(parsed) - 1)[0] for i in piece.ids)

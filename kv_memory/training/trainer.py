@@ -1,6 +1,6 @@
-"""Trains an eraser: the loop, its checkpoints, and the table that shows how far it is.
+"""The training of an eraser: the loop, its checkpoints, and the table that shows how good it is.
 
-Every step's batch and learning rate follow from the plan, so that a killed run goes on where its checkpoint was. On
+Every step's batch and learning rate follow from the plan, so that a killed run continues where its checkpoint was. On
 several GPUs (accelerate), each process has its own batch of a step and the gradients are averaged.
 """
 
@@ -28,17 +28,20 @@ from kv_memory.training.plan import STAGES, Batches
 
 CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
 Report = Callable[[int, float, dict[str, dict[str, float]] | None], None]
-"""Hears the step, the loss, and now and then the validation table."""
+"""A callback that receives the step, the loss, and at intervals the validation table."""
 
 
 class Trainer:
-    """One run in its folder."""
+    """One training run in its folder."""
 
     def __init__(
         self, model: Any, batches: Batches, out: Path, *, rotation: Rotation | None = None, resume: bool = False
     ) -> None:
-        """`model` is frozen and gets the adapter; `rotation` is how its keys move. Raises KVMemoryError where there is
-        nothing to resume, and for a plan that closes gaps with a model whose keys cannot be moved."""
+        """Set up a run, or with `resume` continue the one in `out`.
+
+        `model` is frozen and gets the adapter; `rotation` moves its keys. Raises KVMemoryError where there is nothing
+        to resume, and for a plan that closes gaps with a model whose keys cannot be moved.
+        """
         if batches.plan.closes and rotation is None:
             raise KVMemoryError("The keys of this model cannot be moved: train an eraser that does not close the gap.")
         self.batches, self.plan, self.out = batches, batches.plan, out
@@ -65,7 +68,8 @@ class Trainer:
         }
 
     def run(self, report: Report, *, every: int = 200, workers: int = 0, until: int | None = None) -> None:
-        """Train up to step `until`, by default the plan's last. Each `every` steps: a checkpoint and the table."""
+        """Train up to step `until`, by default the plan's last. Every `every` steps write a checkpoint and make the
+        table."""
         last = self.plan.steps if until is None else min(until, self.plan.steps)
         started = time.monotonic()
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
@@ -108,10 +112,10 @@ class Trainer:
 
     @torch.no_grad()
     def table(self) -> dict[str, dict[str, float]]:
-        """Per class of query: residual influence of steering and of dropping, and how often each answers as never-saw;
-        of steering with the repair too, where the plan has one.
+        """Return, per class of query, residual influence and agreement with never-saw, of steering and of dropping.
 
-        Residual influence: mean KL from never-saw as a share of that of no erasing (method.md, "Metrics").
+        With steering plus repair too, if the plan has a repair. Residual influence: mean KL from never-saw relative to
+        that of no erasing (method.md, "Metrics").
         """
         found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         for examples in self._validation.values():
@@ -141,7 +145,7 @@ class Trainer:
         }
 
     def save(self) -> None:
-        """Write the checkpoint; a crash while writing leaves the one before."""
+        """Write the checkpoint; after a crash while writing, the one before is still there."""
         if not self.accelerator.is_main_process:
             return
         trained = {name: p for name, p in self.adapter.model.named_parameters() if p.requires_grad}
@@ -167,7 +171,7 @@ class Trainer:
 
 
 def _score(found: Any, name: str, batch: Batch, reference: Tensor, given: Tensor) -> None:
-    """Add what one row's queries give to the table's lists."""
+    """Add one row's figures, from its queries, to the table's lists."""
     kl = divergence(reference, given)[0]
     same = (reference.argmax(-1) == given.argmax(-1))[0]
     for number, kind in enumerate(batch.kinds[0], 1):

@@ -1,6 +1,6 @@
-"""Who attends to what in a pass of the objective: the queries of some layers, and attention mass from them.
+"""Attention in a pass of the objective: the queries of some layers, and attention mass from them.
 
-As the engine's (kv_memory.engines.attention_mass), but for batches, and with a gradient to the keys.
+It is that of kv_memory.engines.attention_mass, but for batches and with a gradient to the keys.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from torch.nn.functional import scaled_dot_product_attention
 from kv_memory.engines.transformers.forward import layer_of
 
 KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-"""Not cuDNN's, which plans anew for every shape: batches have lengths of their own, and a step took almost thrice as
-long."""
+"""Attention kernels to use. cuDNN is left out since it plans again for every shape: batches have different lengths, and
+a step took almost three times as long."""
 
 
 class Watch:
-    """Keeps the post-RoPE queries of these layers (all with None) of the pass that it is given to."""
+    """A recorder of the post-RoPE queries of these layers (None: all) in one pass."""
 
     def __init__(self, layers: Container[int] | None = None) -> None:
         self.layers = layers
         self.queries: dict[int, Tensor] = {}
-        """[rows, heads, tokens, head_dim]"""
+        """Queries by layer, [rows, heads, tokens, head_dim]."""
         self.scaling: dict[int, float] = {}
 
     def record(self, module: nn.Module, query: Tensor, options: dict[str, Any]) -> None:
-        """Called by the attention function (engines.attention.Recorder)."""
+        """Keep a layer's queries; called by the attention function (engines.transformers.attention.Recorder)."""
         layer = layer_of(module)
         if self.layers is None or layer in self.layers:
             scaling = options.get("scaling")
@@ -39,11 +39,11 @@ class Watch:
 
 
 def attention_mass(queries: Tensor, keys: Tensor, target: Tensor, mask: Tensor, scaling: float) -> Tensor:
-    """The share of each query's attention that rests on the target cells: [rows, heads, tokens].
+    """Return the share of each query's attention that rests on the target cells: [rows, heads, tokens].
 
     queries [rows, heads, tokens, head_dim], keys [rows, kv_heads, cells, head_dim], target bool [rows, cells], mask
-    additive [rows, 1, tokens, cells]; in the dtype of the queries. It is attention over values that are 1 for a target
-    cell and 0 for another.
+    additive [rows, 1, tokens, cells]; in the dtype of the queries. It is computed as attention over values that are 1
+    for a target cell and 0 for another.
     """
     rows, heads, _, size = queries.shape
     keys = keys.repeat_interleave(heads // keys.shape[1], 1)

@@ -22,7 +22,7 @@ MESSAGES: list[dict[str, Any]] = [
 
 
 def redaction(index: int, **change: Any) -> Redaction:
-    """Of a whole message of the conversation."""
+    """Return a redaction of a whole message of the conversation."""
     message = parse_messages(MESSAGES)[index]
     whole = {
         "role": message.role,

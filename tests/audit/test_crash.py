@@ -62,7 +62,7 @@ def killed(path: Path, session: str, arm: Callable[[AuditLog], None]) -> list[st
 
 
 def at_line(number: int) -> Callable[[Any], None]:
-    """Kill at so many lines of the audit package, and of the work that it records."""
+    """Kill after `number` lines of the audit package, and of the work that it records."""
     left = number
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
@@ -79,7 +79,7 @@ def at_line(number: int) -> Callable[[Any], None]:
 
 
 def at_step(number: int) -> Callable[[AuditLog], None]:
-    """Kill at so many instructions of SQLite."""
+    """Kill after `number` instructions of SQLite."""
     left = number
 
     def count() -> int:

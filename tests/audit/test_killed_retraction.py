@@ -1,4 +1,5 @@
-"""kill -9 at any step of a session's retraction: the next process finds it, reads all anew and loses nothing."""
+"""kill -9 at any step of a session's retraction: the next process finds it, prefills everything again and loses
+nothing."""
 
 from __future__ import annotations
 

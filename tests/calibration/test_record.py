@@ -1,4 +1,4 @@
-"""Calibration files, and the memory that goes by one."""
+"""Calibration files, and the memory that uses one."""
 
 from __future__ import annotations
 

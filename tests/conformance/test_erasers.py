@@ -46,7 +46,7 @@ every_eraser = pytest.mark.parametrize("eraser", [kind() for kind in ERASERS.val
 
 
 def moved(positions: Sequence[int], erasure: Erasure) -> list[int]:
-    """Where the erasure says that the cells at these positions now stand."""
+    """Return where the cells at these positions are now, by the erasure."""
     at = []
     for position in positions:
         deltas = [delta for start, delta in erasure.moves if start <= position]
@@ -162,7 +162,7 @@ def test_erasing_everything_leaves_an_empty_sequence(one_case: Case, ids: list[i
 
 
 def chosen_by(engine: Engine, seq: SequenceId, eraser: Eraser, spans: list[Interval]) -> list[int]:
-    """The positions whose cells it wrote anew."""
+    """Return the positions whose cells the eraser recomputed."""
     before = engine.read_cells(seq, without(range(60), *spans))
     eraser.erase(engine, seq, spans)
     after = all_cells(engine, seq)

@@ -32,7 +32,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def eraser(tmp_path: Path) -> Path:
-    """Of the tiny model, with a record."""
+    """Return an eraser of the tiny model, with a record."""
     settings: dict[str, Any] = {"recipe": {"steps": 10}, "seed": 3, "lengths": (512, 1024)}
     return save_eraser(tiny_engine(), tiny_model(), tmp_path / "eraser", **settings)
 
@@ -217,7 +217,7 @@ def test_another_hub_model_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_another_revision_is_refused_by_name(tmp_path: Path) -> None:
-    """Of a model that lies in the hub's cache."""
+    """The model is in the hub's cache."""
     snapshot = tmp_path / "models--Qwen--Qwen3-8B" / "snapshots" / "abc123"
     tiny_model().save_pretrained(snapshot)
     tiny_tokenizer().save_pretrained(snapshot)

@@ -33,7 +33,7 @@ def opened(path: Path) -> Iterator[Any]:
 
 
 def logits(path: Path, ids: list[int], adapter: Path | None = None) -> NDArray[np.float32]:
-    """Of every position, [tokens, vocabulary]."""
+    """Return the logits of every position, [tokens, vocabulary]."""
     with opened(path) as model:
         parameters = llama_cpp.llama_context_default_params()
         parameters.n_ctx = parameters.n_batch = parameters.n_ubatch = 256

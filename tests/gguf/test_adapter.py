@@ -43,7 +43,7 @@ def base(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def eraser(tmp_path: Path, base: Path) -> Path:
-    """As the published one is made: rank 16, alpha 32, on all projections; with a record."""
+    """Return an eraser made as the published one: rank 16, alpha 32, on all projections; with a record."""
     folder = save_lora(random_model("qwen3"), tmp_path / "eraser", rank=16, targets=PUBLISHED)
     _record(base, slots=4).save(folder)
     return folder

@@ -1,4 +1,4 @@
-"""A reply of kv_memory as LangChain's message, or as the chunks of one."""
+"""The conversion of a kv_memory reply to LangChain's message, or to the chunks of one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WRITTEN_CALL = re.compile(rf"{OPEN}\s*(.*?)\s*(?:{CLOSE}|$)", re.DOTALL)
 
 
 def message_of(reply: Reply, metadata: dict[str, Any]) -> AIMessage:
-    """The answer. A call that cannot be read stays in the content and is listed among the invalid ones."""
+    """Return the answer as a message. A call that cannot be parsed stays in the content and is listed as invalid."""
     calls = reply.message.get("tool_calls", [])
     return AIMessage(
         content=reply.message["content"],
@@ -33,7 +33,7 @@ def message_of(reply: Reply, metadata: dict[str, Any]) -> AIMessage:
 
 
 def chunks_of(stream: ReplyStream, metadata: dict[str, Any]) -> Iterator[ChatGenerationChunk]:
-    """The answer as it is written; the last chunk says what it cost and why it ended."""
+    """Yield the answer as it is written; the last chunk has its usage and why it ended."""
     parts = CallStream(partial(call_id, stream.answer_id))
     for text in stream:
         for part in parts.push(text):
@@ -54,7 +54,8 @@ def chunks_of(stream: ReplyStream, metadata: dict[str, Any]) -> Iterator[ChatGen
 
 
 def usage_of(reply: Reply) -> UsageMetadata:
-    """Tokens: `cache_read` were in the cache, `cache_creation` are read now, `kv_erased` are retracted and left out."""
+    """Return token counts: `cache_read` were in the cache, `cache_creation` prefilled, `kv_erased` retracted and left
+    out."""
     usage = reply.usage
     details: dict[str, int] = {
         "cache_read": usage.reused,
@@ -71,7 +72,7 @@ def usage_of(reply: Reply) -> UsageMetadata:
 
 
 def metadata_of(reply: Reply, metadata: dict[str, Any]) -> dict[str, Any]:
-    """The response metadata: `metadata`, why the answer ended, and what the cache did; never text."""
+    """Return the response metadata: `metadata`, why the answer ended, and what the cache did; never text."""
     usage = reply.usage
     cache = {
         "branch": usage.branch,

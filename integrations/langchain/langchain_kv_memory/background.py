@@ -16,31 +16,31 @@ T = TypeVar("T")
 
 
 class StoppedError(KVMemoryError):
-    """The caller is gone."""
+    """The worker was stopped since its caller is gone."""
 
 
 class StopFlag:
-    """Tells a worker that nobody waits for it any longer."""
+    """A flag that tells a worker that nobody waits for it any longer."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
 
     def set(self) -> None:
-        """Have the worker stop at its next token or chunk of prefill."""
+        """Stop the worker at its next token or chunk of prefill."""
         self._event.set()
 
     def is_set(self) -> bool:
-        """Whether it is to stop."""
+        """Return whether the worker is to stop."""
         return self._event.is_set()
 
     def check(self, _done: int = 0) -> None:
-        """StoppedError when it is set; raised from a prefill's progress it takes the prefill back."""
+        """Raise StoppedError when the flag is set; raised from a prefill's progress it takes the prefill back."""
         if self._event.is_set():
             raise StoppedError("The call was cancelled.")
 
 
 async def iterate(make: Callable[[StopFlag], Generator[T]]) -> AsyncIterator[T]:
-    """The items of `make(flag)`, made in a worker thread; when the consumer goes away the flag is set."""
+    """Yield the items of `make(flag)`, made in a worker thread; when the consumer goes away the flag is set."""
     loop, stop = asyncio.get_running_loop(), StopFlag()
     items: asyncio.Queue[tuple[bool, T | None]] = asyncio.Queue()
 

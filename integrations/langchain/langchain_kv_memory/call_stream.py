@@ -14,10 +14,10 @@ Part = str | ToolCallChunk
 
 
 class CallStream:
-    """Feed it with the text; it gives the words, and each call's name and then its arguments as they grow.
+    """A parser of the model's text that yields the words, and each call's name and then its arguments as they grow.
 
-    White space before a call, and whatever stands between calls, is not given:
-    `kv_memory.sessions.reply.read_message` leaves it out of the message too.
+    White space before a call, and whatever is between calls, is left out, as `kv_memory.sessions.reply.read_message`
+    leaves it out of the message.
     """
 
     def __init__(self, call_id: Callable[[int], str]) -> None:
@@ -27,10 +27,10 @@ class CallStream:
         self._arguments: _Arguments | None = None
         self._in_call = False
         self.said = ""
-        """The words that were given."""
+        """Words that were yielded so far."""
 
     def push(self, text: str) -> Iterator[Part]:
-        """The parts that became final with this text."""
+        """Yield the parts that became final with this text."""
         self._pending += text
         while self._pending:
             before = self._pending
@@ -98,11 +98,11 @@ class _Arguments:
 
 
 def _possible_start(words: str) -> int:
-    """Where the end of `words` begins that may still become white space and a call."""
+    """Return where the end of `words` begins that may still become white space and a call."""
     cut = len(words) - _overlap(words, OPEN)
     return len(words[:cut].rstrip())
 
 
 def _overlap(text: str, mark: str) -> int:
-    """Length of the longest end of `text` that begins `mark`."""
+    """Return the length of the longest end of `text` that begins `mark`."""
     return next((n for n in range(min(len(mark) - 1, len(text)), 0, -1) if mark.startswith(text[-n:])), 0)

@@ -1,4 +1,4 @@
-"""What has happened to documents since they were read: a queue that each conversation works off at its next call."""
+"""The changes of documents since they were read: a queue that each conversation works off at its next call."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from langchain_kv_memory.chat_model import ErasableChatModel
 
 
 class DocumentChanges:
-    """Fed by `TrackedRecordManager` and `TrackedVectorStore`; asked by the policy `ChangedDocument`.
+    """A record of changed documents, fed by `TrackedRecordManager` and `TrackedVectorStore`.
 
-    Holds the ids that were deleted, and the new text of those that were written anew, as long as the process lives.
-    The models are told at once, without waiting: each session of theirs erases the old documents before its next
-    answer. An agent's state needs `ChangedDocument` as well, so that its messages do not bring them back.
+    Holds the ids that were deleted, and the new text of those that were replaced, as long as the process lives. The
+    policy `ChangedDocument` reads it. The models are told at once, without waiting: each of their sessions erases the
+    old documents before its next answer. An agent's state needs `ChangedDocument` as well, so that its messages do not
+    bring them back.
     """
 
     def __init__(self, *models: ErasableChatModel) -> None:
@@ -25,16 +26,16 @@ class DocumentChanges:
         self._lock = threading.Lock()
 
     def deleted(self, ids: Iterable[str]) -> None:
-        """These documents are no longer in the index."""
+        """Note that these documents are no longer in the index."""
         with self._lock:  # a record manager and its store may both tell
             gone = [id for id in ids if self._now.get(id, "") is not None]
             self._now.update((id, None) for id in gone)
         self._tell(gone, "deleted from the index")
 
     def written(self, documents: Sequence[Document], before: Sequence[Document] | None) -> None:
-        """These documents, with their ids, are in the index now.
+        """Note that these documents, with their ids, are in the index now.
 
-        `before`: what stood under these ids until then; None where the index cannot say.
+        `before`: the documents under these ids until then; None where the index cannot tell.
         """
         old = None if before is None else {document.id: document.page_content for document in before}
         new = {d.id: d.page_content for d in documents if d.id is not None}
@@ -44,14 +45,14 @@ class DocumentChanges:
         self._tell(changed, "written anew")
 
     def restored(self, ids: Iterable[str]) -> None:
-        """These documents are in the index again with the text that they had: `index()` makes ids of the text."""
+        """Note that these documents are back with the text that they had: `index()` makes ids of the text."""
         with self._lock:
             for id in ids:
                 if self._now.get(id, "") is None:
                     del self._now[id]
 
     def stale(self, id: str, text: str) -> bool:
-        """Whether a document that was read as `text`, or as part of it, is no longer what the index holds."""
+        """Return whether a document that was read as `text`, or as part of it, has changed in the index."""
         with self._lock:
             now = self._now.get(id, text)
         return now is None or now not in text

@@ -53,7 +53,7 @@ class ErasableChatModel(RetractingChatModel):
         method: Literal["function_calling", "json_schema", "json_mode"] = "function_calling",
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, Any]:
-        """Answers as objects of a schema; see `BaseChatModel.with_structured_output`.
+        """Return a runnable that answers in a schema; see `BaseChatModel.with_structured_output`.
 
         Decoding is constrained to the schema by all methods, so an answer that ends before max_tokens fits it; `strict`
         is accepted and always so. Raises ValueError for an unknown method or option.

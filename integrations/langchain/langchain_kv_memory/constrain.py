@@ -1,4 +1,4 @@
-"""Decoding that a grammar constrains, with llguidance: tool calls, forced or well-formed, and answers of a schema."""
+"""Decoding constrained by a grammar, with llguidance: tool calls, forced or well-formed, and answers of a schema."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator":
 
 
 class Grammars:
-    """Makes masks for one model's tokenizer.
+    """A maker of logits masks for one model's tokenizer.
 
     Raises UnsupportedOperationError where the answer must be constrained and the engine's tokenizer is of another kind
     than Hugging Face's.
@@ -34,13 +34,13 @@ class Grammars:
         self._compiled: LLTokenizer | None = None
         known = self._tokenizer.get_added_vocab() if self._tokenizer else {}
         self.open_id: int | None = known.get(OPEN)
-        """The token that begins a tool call, where that is one token."""
+        """Id of the token that begins a tool call; None where it is not one token."""
         self._marks = (OPEN, CLOSE) if {OPEN, CLOSE} <= set(known) else (json.dumps(OPEN), json.dumps(CLOSE))
 
     def answer(
         self, tools: Sequence[Mapping[str, Any]], schema: Mapping[str, Any] | None, max_tokens: int
     ) -> LogitsMask:
-        """The whole answer is one call of one of these tools, or JSON of this schema, where there is one.
+        """Return a mask for an answer that is one call of one of these tools, or JSON of this schema, if there is one.
 
         When `max_tokens` come near, strings, lists and objects are closed as soon as they may be, so that the answer
         fits its schema also where the model finds no end.
@@ -56,9 +56,9 @@ class Grammars:
         return GrammarMask(matcher, self._closers(), max_tokens - reserve)
 
     def calls(self, tools: Sequence[Mapping[str, Any]]) -> LogitsMask | None:
-        """What the model says is free, but a call that it begins is of one of these tools.
+        """Return a mask for a free answer in which a call, once begun, is of one of these tools.
 
-        None where that cannot be said: calls are not marked by a token, or a schema is of a kind that is not known.
+        None where that is not possible: calls are not marked by a token, or a schema is of a kind that is not known.
         """
         if self.open_id is None:
             return None
@@ -70,7 +70,7 @@ class Grammars:
         return CallMask(self.open_id, lambda: self._matcher(grammar))
 
     def no_calls(self) -> LogitsMask | None:
-        """The model may say everything but a call."""
+        """Return a mask for an answer without calls; None where calls are not marked by a token."""
         if self.open_id is None:
             return None
         barred = self.open_id
@@ -81,7 +81,7 @@ class Grammars:
         return mask
 
     def _closers(self) -> tuple[Tensor, Tensor]:
-        """The ids that close something: those that close a string first, which would take the others as its text."""
+        """Return the ids that close something: first those that close a string, where the others would be its text."""
         ends = {i: text for text, i in self._tokenizer.get_vocab().items() if text and set(text) <= set('"}]')}
         quotes = [i for i, text in ends.items() if text.startswith('"')]
         others = [i for i in ends if i not in quotes]
@@ -105,7 +105,7 @@ class Grammars:
 
 
 class GrammarMask:
-    """Lets through what the grammar allows, from the first token on.
+    """A mask that allows what the grammar allows, from the first token on.
 
     After `late` tokens only what closes something, wherever the grammar allows that.
     """
@@ -117,7 +117,7 @@ class GrammarMask:
         self._consumed = 0
 
     def __call__(self, said: Sequence[int], logits: Tensor) -> Tensor:
-        """The logits, minus infinity for what may not come."""
+        """Return the logits, minus infinity for what may not come."""
         self._matcher.consume_tokens(list(said[self._consumed :]))
         self._consumed = len(said)
         allowed = _allowed(self._matcher, len(logits))
@@ -129,7 +129,7 @@ class GrammarMask:
 
 
 class CallMask:
-    """Lets everything through until a call begins, and then what the grammar of calls allows until it ends."""
+    """A mask that allows everything until a call begins, and then what the grammar of calls allows until it ends."""
 
     def __init__(self, open_id: int, begin: Callable[[], LLMatcher]) -> None:
         self._open_id = open_id
@@ -138,7 +138,7 @@ class CallMask:
         self._consumed = 0
 
     def __call__(self, said: Sequence[int], logits: Tensor) -> Tensor:
-        """The logits, minus infinity for what may not come."""
+        """Return the logits, minus infinity for what may not come."""
         for token in said[self._consumed :]:
             if self._matcher is not None:
                 self._matcher.consume_token(token)
@@ -150,7 +150,7 @@ class CallMask:
 
 
 def _allowed(matcher: LLMatcher, vocabulary: int) -> Tensor:
-    """Which tokens may come next: bool [vocabulary]."""
+    """Return which tokens may come next: bool [vocabulary]."""
     bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8), bitorder="little")
     allowed = torch.zeros(vocabulary, dtype=torch.bool)
     known = min(len(bits), vocabulary)  # models pad their vocabulary beyond the tokenizer's
@@ -163,7 +163,7 @@ def _masked(logits: Tensor, allowed: Tensor) -> Tensor:
 
 
 def _call_rules(tools: Sequence[Mapping[str, Any]]) -> str:
-    """Rules for `body`: the JSON of a call of one of these tools, spaced as chat templates space it."""
+    """Return rules for `body`: the JSON of a call of one of these tools, spaced as chat templates space it."""
     rules = []
     for number, tool in enumerate(tools):
         name = json.dumps(f'{{"name": {json.dumps(tool["function"]["name"])}, "arguments": ')
@@ -177,7 +177,7 @@ def _json(schema: Mapping[str, Any]) -> str:
 
 
 def _closed(schema: Any) -> Any:
-    """The schema, where an object that names its properties has no others."""
+    """Return the schema; an object that names its properties has no others."""
     if not isinstance(schema, Mapping):
         return schema
     closed = dict(schema)

@@ -1,4 +1,4 @@
-"""LangChain's messages as kv_memory reads them (OpenAI's format, with ids and documents)."""
+"""The conversion of LangChain's messages to OpenAI's format, with ids and documents, as kv_memory reads it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _ROLES: tuple[tuple[type[BaseMessage], str], ...] = (
     (FunctionMessage, "tool"),
 )
 PLACEHOLDERS = ("[cleared]",)
-"""What LangChain's ClearToolUsesEdit puts in the place of a tool result."""
+"""Texts that LangChain's ClearToolUsesEdit puts in the place of a tool result."""
 
 
 def to_openai(messages: Sequence[BaseMessage], placeholders: Sequence[str] = PLACEHOLDERS) -> list[dict[str, Any]]:
-    """The conversation. Raises ConversationError where a message has no text form, such as an image.
+    """Convert the conversation. Raises ConversationError where a message has no text form, such as an image.
 
     Metadata of messages is not read: it says nothing about what is erased. A tool result whose whole text is one of
     `placeholders` stands for the result that had its id; where there was none, it is text like any other.
@@ -40,7 +40,7 @@ def to_openai(messages: Sequence[BaseMessage], placeholders: Sequence[str] = PLA
 
 
 def text_of(message: BaseMessage) -> str:
-    """The text of a message as kv_memory counts its characters."""
+    """Return the text of a message as kv_memory counts its characters."""
     content = _convert(message, 0, ())["content"]
     return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
@@ -88,7 +88,7 @@ def _content(message: BaseMessage, index: int) -> str | list[dict[str, Any]]:
 
 
 def _with_documents(text: str, documents: Sequence[Any]) -> str | list[dict[str, Any]]:
-    """The text in parts, those of documents with their ids."""
+    """Return the text in parts, those of documents with their ids."""
     found = places(text, documents)
     if not found:
         return text

@@ -1,4 +1,4 @@
-"""Decisions: what is to be retracted of which message, before anybody has done it. Knows nothing of caches."""
+"""The decision what to retract from which message, before it is carried out. Knows nothing of caches."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from langchain_kv_memory.convert import text_of, to_openai
 
 @dataclass(frozen=True)
 class Decision:
-    """A message of a conversation, or characters of its text, is to be retracted."""
+    """A message of a conversation, or a range of its characters, that is to be retracted."""
 
     message: BaseMessage
     reason: str
     chars: tuple[int, int] | None = None
-    """None: all of it."""
+    """Characters [start, end) of its text; None for all of it."""
     category: Category = Category.OTHER
-    """What kind of reason it is."""
+    """Category of the reason."""
 
     @property
     def interval(self) -> tuple[int, int]:
-        """The characters that are to go."""
+        """Return the characters [start, end) that are to be retracted."""
         return (0, len(text_of(self.message))) if self.chars is None else self.chars
 
 
 def named(messages: Sequence[BaseMessage], target: str, reason: str) -> Iterator[Decision]:
-    """What an id means in this conversation: a tool call's result, a message, or a document wherever it stands."""
+    """Yield what an id names in this conversation: a tool call's result, a message, or a document in any message."""
     for index, chars in Conversation(to_openai(messages, ())).named(target):
         yield Decision(messages[index], reason, chars)

@@ -1,4 +1,4 @@
-"""Documents as content blocks, and where the documents of a tool's artifact stand in its text."""
+"""Documents as content blocks, and the places of an artifact's documents in the tool message's text."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from langchain_core.documents import Document
 
 
 def document_id(document: Document) -> str:
-    """The document's id; a digest of its text where it has none, so that it can be retracted all the same."""
+    """Return the document's id; a digest of its text where it has none, so that it can be retracted all the same."""
     return document.id or hashlib.sha256(document.page_content.encode()).hexdigest()
 
 
 def document_block(document: Document) -> dict[str, Any]:
-    """A text block that carries the document's id."""
+    """Return a text block that carries the document's id."""
     return {"type": "text", "text": document.page_content, "document_id": document_id(document)}
 
 
 def document_blocks(documents: Sequence[Document], separator: str = "\n\n") -> list[str | dict[str, Any]]:
-    """Content blocks for a message that quotes documents: each can then be retracted by its id.
+    """Return content blocks for a message that quotes documents: each can then be retracted by its id.
 
     ```python
     HumanMessage([*document_blocks(retriever.invoke(question)), {"type": "text", "text": question}])
@@ -30,13 +30,13 @@ def document_blocks(documents: Sequence[Document], separator: str = "\n\n") -> l
 
 
 def documents_of(artifact: Any) -> list[Document]:
-    """The documents of a tool's artifact; one that went through a checkpoint is a list of dicts."""
+    """Return the documents of a tool's artifact; one that went through a checkpoint is a list of dicts."""
     found = [_document(item) for item in artifact] if isinstance(artifact, (list, tuple)) else []
     return [document for document in found if document is not None]
 
 
 def places(text: str, documents: Sequence[Document]) -> list[tuple[Document, int, int]]:
-    """Which characters [start, end) of the text are which document; those that stand in it, in their order."""
+    """Return the documents that occur in the text, in their order, each with its characters (start, end)."""
     found, at = [], 0
     for document in documents:
         start = text.find(document.page_content, at) if document.page_content else -1

@@ -22,7 +22,7 @@ from langchain_kv_memory.settings import LocalChatModel
 
 
 class AnsweringChatModel(LocalChatModel):
-    """Answers conversations, each in its session; asynchronous calls work in a thread and stop when cancelled."""
+    """A chat model that answers in sessions; asynchronous calls run in a thread and stop when cancelled."""
 
     def _generate(
         self,
@@ -88,7 +88,7 @@ class AnsweringChatModel(LocalChatModel):
     def _answer(
         self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any], flag: StopFlag
     ) -> tuple[ReplyStream, dict[str, Any]]:
-        """An answer that is yet to be written, and what its metadata say of where."""
+        """Return an answer that is yet to be written, and its metadata."""
         options = CallOptions.read(self.__dict__, stop, kwargs)
         memory = self.load()
         options.sampling["mask"] = options.mask(self.loader.grammars(memory))

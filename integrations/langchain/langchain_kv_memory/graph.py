@@ -1,4 +1,4 @@
-"""Retract from the model and from a LangGraph agent's state in one go."""
+"""Retraction from the model and from a LangGraph agent's state in one call."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def retract_in_graph(
     as_node: str | None = None,
     **options: Any,
 ) -> RetractionReport:
-    """`model.retract` in the graph's thread, then the tombstones into its `messages`, under the same ids.
+    """Call `model.retract` for the graph's thread, then put the tombstones into its `messages`, under the same ids.
 
-    The state is a new checkpoint; older ones of a saver that keeps them still hold the text. `as_node`: as the
-    graph's `update_state`. `options`: as `model.retract`, whose errors it raises; ValueError too for a config without
-    a thread, and for `wait=False`: tombstones can only be written of what was retracted.
+    The state is a new checkpoint; older ones of a saver that keeps them still hold the text. `as_node`: as the graph's
+    `update_state`. `options`: as `model.retract`, whose errors it raises; ValueError too for a config without a thread,
+    and for `wait=False`: tombstones can only be written of what was retracted.
     """
     _check(config, options)
     messages = graph.get_state(config).values.get("messages", [])
@@ -43,7 +43,7 @@ async def aretract_in_graph(
     as_node: str | None = None,
     **options: Any,
 ) -> RetractionReport:
-    """As `retract_in_graph`, without blocking the event loop."""
+    """Do the same as `retract_in_graph`, without blocking the event loop."""
     _check(config, options)
     messages = (await graph.aget_state(config)).values.get("messages", [])
     report = await model.aretract(*targets, config=config, messages=messages, **options)

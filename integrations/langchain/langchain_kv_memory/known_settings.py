@@ -1,4 +1,4 @@
-"""Which settings a chat model takes: one that would be ignored in silence is an error."""
+"""The settings that a chat model takes: one that would be ignored in silence is an error."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 from kv_memory.erasers import is_files
 
 _OF_THE_MEMORY = ("model", "device", "dtype", "cache_tokens", "calibration", "policy", "audit", "heal")
-"""What a memory is made with: a ready one has its own."""
+"""Settings that a memory is made with: a ready one has its own."""
 _IGNORED = frozenset(("api_key", "max_retries", "streaming", "timeout"))
-"""Of remote models; they mean nothing here."""
+"""Settings of remote models, which mean nothing here."""
 
 
 def check_settings(owner: str, known: Collection[str], given: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class MemoryLoader:
-    """Loads once, whichever thread asks first; shared by the copies that LangChain makes of a chat model."""
+    """A loader that loads once, whichever thread asks first; copies that LangChain makes of a chat model share it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -25,11 +25,11 @@ class MemoryLoader:
 
     @property
     def loaded(self) -> Memory | None:
-        """The memory, if it is loaded; waits for nothing."""
+        """Return the memory, if it is loaded; never waits."""
         return self._memory
 
     def get(self, name: str, make: Callable[[], Memory]) -> Memory:
-        """The memory; `make` makes it the first time. Raises ValueError where another model's is there."""
+        """Return the memory; `make` makes it the first time. Raises ValueError if it is another model's."""
         with self._lock:
             if self._memory is None:
                 self._memory, self._name = make(), name
@@ -40,7 +40,7 @@ class MemoryLoader:
             return self._memory
 
     def grammars(self, memory: Memory) -> Grammars:
-        """What compiles grammars for the memory's tokenizer."""
+        """Return the maker of masks for the memory's tokenizer."""
         from langchain_kv_memory.constrain import Grammars
 
         with self._lock:
@@ -50,7 +50,7 @@ class MemoryLoader:
 
 
 def context_size(model: str | Path | None) -> int | None:
-    """The longest context of a model directory, by its config file; None where there is no such file."""
+    """Return the longest context of a model directory, by its config file; None where there is no such file."""
     from kv_memory.pocket import model_path
 
     file = (model_path() if model is None else Path(model).expanduser()) / "config.json"

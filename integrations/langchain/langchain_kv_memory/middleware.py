@@ -1,4 +1,5 @@
-"""Agent middleware: what its policies find stale, wrong or hostile leaves the model's cache and the agent's state."""
+"""Agent middleware: retracts what its policies find stale, wrong or hostile from the model's cache and the agent's
+state."""
 
 from __future__ import annotations
 
@@ -31,25 +32,25 @@ _Response = ModelResponse[Any] | ExtendedModelResponse[Any]
 
 
 def append_reports(known: list[Update], new: list[Update]) -> list[Update]:
-    """The reports of both, each once: a sub-agent hands its parent's back."""
+    """Return the reports of both, each once: a sub-agent returns its parent's too."""
     ids = {report["id"] for report in known}
     return [*known, *(report for report in new if report["id"] not in ids)]
 
 
 class RetractionState(AgentState[Any]):
-    """What the middleware keeps in an agent's state."""
+    """The part of an agent's state that the middleware keeps."""
 
     pending_retractions: NotRequired[Annotated[list[str], PrivateStateAttr, add]]
     """Ids that a tool has named: `Command(update={"messages": [...], "pending_retractions": ["call_1"]})`."""
     retractions: NotRequired[Annotated[list[Update], OmitFromInput, append_reports]]
-    """The reports, oldest first; `RetractionReport.model_validate` reads one."""
+    """Reports, oldest first; `RetractionReport.model_validate` reads one."""
 
 
 class RetractionMiddleware(AgentMiddleware[RetractionState, Any, Any]):
-    """Before each model call, retracts once what the policies decide and what tools have named.
+    """Middleware that retracts, before each model call, what policies decide and what tools have named, once each.
 
-    The messages stay in the agent's state, under their ids and without the retracted text: a tool call whose result
-    had been removed would be refused by other models. A result that is retracted before the model has read it is never
+    The messages stay in the agent's state, under their ids and without the retracted text: a tool call whose result had
+    been removed would be refused by other models. A result that is retracted before the model has read it is never
     read.
 
     `model`: the agent's, or that from which to retract; by default the one that the agent calls, known from its first
@@ -71,13 +72,13 @@ class RetractionMiddleware(AgentMiddleware[RetractionState, Any, Any]):
         return self._retract(self.model, state) if self.model else None
 
     async def abefore_model(self, state: RetractionState, runtime: Runtime[Any]) -> Update | None:
-        """As `before_model`; the policies run in a thread."""
+        """Do the same as `before_model`; the policies run in a thread."""
         return await self._aretract(self.model, state) if self.model else None
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> _Response:
-        """On the first call, learn the model and do what `before_model` could not."""
+        """Learn the model on the first call and do what `before_model` could not."""
         if self.model is not None or (model := _erasable(request.model)) is None:
             return handler(request)
         self.model = model
@@ -87,7 +88,7 @@ class RetractionMiddleware(AgentMiddleware[RetractionState, Any, Any]):
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
     ) -> _Response:
-        """As `wrap_model_call`."""
+        """Do the same as `wrap_model_call`, for asynchronous calls."""
         if self.model is not None or (model := _erasable(request.model)) is None:
             return await handler(request)
         self.model = model
@@ -101,7 +102,7 @@ class RetractionMiddleware(AgentMiddleware[RetractionState, Any, Any]):
     async def awrap_tool_call(
         self, request: ToolCallRequest, handler: Callable[[ToolCallRequest], Awaitable[_Result]]
     ) -> _Result:
-        """As `wrap_tool_call`."""
+        """Do the same as `wrap_tool_call`, for asynchronous calls."""
         return _stamped(await handler(request), request)
 
     def _retract(self, model: ErasableChatModel, state: Any) -> Update | None:
@@ -127,7 +128,8 @@ class RetractionMiddleware(AgentMiddleware[RetractionState, Any, Any]):
 
 
 def _erasable(model: object) -> ErasableChatModel | None:
-    """The model of ours that it is or calls first: with_config, bind, with_retry and with_fallbacks wrap it."""
+    """Return the ErasableChatModel that it is or calls first: with_config, bind, with_retry and with_fallbacks wrap
+    it."""
     while not isinstance(model, ErasableChatModel):
         if isinstance(model, RunnableBindingBase):
             model = model.bound
@@ -140,7 +142,7 @@ def _erasable(model: object) -> ErasableChatModel | None:
 
 @contextmanager
 def _refused_is_a_warning() -> Iterator[None]:
-    """An agent goes on where a policy or tool may not retract what it named; the audit log has it."""
+    """Warn instead of failing where a policy or tool may not retract what it named; the audit log has it."""
     try:
         yield
     except RefusedError as error:

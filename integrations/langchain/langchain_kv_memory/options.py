@@ -16,26 +16,26 @@ if TYPE_CHECKING:
 
 _SAMPLING = ("temperature", "top_p", "max_tokens", "seed")
 _IGNORED = ("stream", "strict", "parallel_tool_calls")
-"""Of other providers: calls always keep to their schema here, and a forced answer is one call."""
+"""Options of other providers: calls always keep to their schema here, and a forced answer is one call."""
 _KNOWN = (*_SAMPLING, *_IGNORED, "stop", "tools", "tool_choice", "response_format", "session_id")
 
 
 @dataclass(frozen=True)
 class CallOptions:
-    """What a call asks for."""
+    """The options of one call."""
 
     sampling: SamplingOptions
     tools: list[dict[str, Any]] | None
     tool_choice: str
-    """"auto", "any", "none", or the name of a tool."""
+    """Choice of a tool: "auto", "any", "none", or the name of a tool."""
     schema: Mapping[str, Any] | None
-    """What the answer is to be JSON of."""
+    """JSON schema that the answer has to fit, if any."""
 
     @classmethod
     def read(
         cls, defaults: Mapping[str, Any], stop: Sequence[str] | str | None, kwargs: Mapping[str, Any]
     ) -> CallOptions:
-        """Of the keyword arguments of a call, over the model's `defaults`. Raises ValueError for what is not known."""
+        """Read a call's keyword arguments, over the model's `defaults`. Raises ValueError for unknown ones."""
         unknown = sorted(set(kwargs) - set(_KNOWN))
         if unknown:
             raise ValueError(f"This model has no option {unknown[0]!r} for a call; it knows {', '.join(_KNOWN)}.")
@@ -52,7 +52,7 @@ class CallOptions:
         )
 
     def mask(self, grammars: Grammars) -> LogitsMask | None:
-        """What the model is allowed to say, if not everything."""
+        """Return a mask of what the model may say, None where it may say anything."""
         tools = self.tools if self.tools and self.tool_choice != "none" else []
         limit = self.sampling.get("max_tokens", Sampling.max_tokens)
         if self.schema is not None:
@@ -65,7 +65,7 @@ class CallOptions:
 
 
 def shown_tools(tools: Sequence[Any]) -> list[dict[str, Any]]:
-    """Tools in OpenAI's format. Raises ValueError for what is none, or one that another provider runs itself."""
+    """Return the tools in OpenAI's format. Raises ValueError for what is no tool, or one that another provider runs."""
     shown = [convert_to_openai_tool(tool) for tool in tools]
     for tool in shown:
         if "function" not in tool:
@@ -74,7 +74,7 @@ def shown_tools(tools: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def read_choice(choice: Any, tools: Sequence[Mapping[str, Any]]) -> str:
-    """`tool_choice` in the forms that LangChain and OpenAI know. Raises ValueError for a tool that is not bound."""
+    """Read `tool_choice` in the forms of LangChain and OpenAI. Raises ValueError for a tool that is not bound."""
     if isinstance(choice, Mapping):
         choice = choice.get("function", choice).get("name", choice.get("type"))
     if choice in (None, False, "auto"):
@@ -92,7 +92,7 @@ def read_choice(choice: Any, tools: Sequence[Mapping[str, Any]]) -> str:
 
 
 def read_format(given: Any) -> Mapping[str, Any] | None:
-    """The JSON schema of OpenAI's `response_format`; any object for its JSON mode; ValueError for others."""
+    """Return the JSON schema of OpenAI's `response_format`; any object for its JSON mode; ValueError for others."""
     if given is None or given == {"type": "text"}:
         return None
     kind = given.get("type") if isinstance(given, Mapping) else None

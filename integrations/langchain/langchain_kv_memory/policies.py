@@ -1,4 +1,4 @@
-"""Policies: which messages of a conversation have turned out stale, wrong or hostile. Each only looks and decides.
+"""Policies: which messages of a conversation have turned out stale, wrong or hostile. A policy only looks and decides.
 
 They are the rules of `kv_memory.policy.rules`, for LangChain's messages.
 """
@@ -19,14 +19,14 @@ from langchain_kv_memory.convert import to_openai
 from langchain_kv_memory.decisions import Decision
 
 PROVENANCE = "kv_memory"
-"""The key of `ToolMessage.response_metadata` under which the middleware notes which tool ran, and when."""
+"""Key of `ToolMessage.response_metadata` under which the middleware notes which tool ran, and when."""
 
 
 class Policy(Protocol):
-    """Anything with this method can be given to `RetractionMiddleware`."""
+    """Anything with this method, for `RetractionMiddleware`."""
 
     def decide(self, messages: Sequence[BaseMessage]) -> Iterable[Decision]:
-        """What is to be retracted of these messages. Asked before each model call; may block."""
+        """Return what is to be retracted from these messages. Called before each model call; may block."""
 
 
 class ByRule:
@@ -41,16 +41,16 @@ class ByRule:
         self._rule = rule
 
     def decide(self, messages: Sequence[BaseMessage]) -> Iterator[Decision]:
-        """What the rule decides."""
+        """Return what the rule decides."""
         for decided in self._rule.decide(_said(messages)):
             yield Decision(messages[decided.message], decided.reason, decided.chars, decided.category)
 
 
 class SupersededToolResult(ByRule):
-    """A tool result goes when a later call of the same thing has succeeded.
+    """A policy that retracts a tool result once a later call about the same thing has succeeded.
 
-    `key`: what a call is about; calls with equal keys are about the same thing, and None is about nothing. By default
-    the tool and all its arguments.
+    `key`: a function that returns what a call is about; calls with equal keys are about the same thing, and a call with
+    None is about nothing. By default the tool and all its arguments.
     """
 
     def __init__(self, key: Callable[[ToolCall], Hashable | None] | None = None) -> None:
@@ -58,16 +58,16 @@ class SupersededToolResult(ByRule):
 
 
 class ToolError(ByRule):
-    """An error goes once it has served: the same tool has succeeded since, or the user has taken the next turn."""
+    """A policy that retracts an error once the same tool has succeeded or the user has taken the next turn."""
 
     def __init__(self) -> None:
         super().__init__(rules.ToolError())
 
 
 class TimeToLive(ByRule):
-    """A tool result goes when it is older than `seconds`; with `tools`, those of these tools alone.
+    """A policy that retracts tool results older than `seconds`; with `tools`, only those of these tools.
 
-    One that ran without the middleware has no age.
+    A result whose tool ran without the middleware has no age.
     """
 
     def __init__(
@@ -77,12 +77,12 @@ class TimeToLive(ByRule):
 
 
 class FlaggedContent(ByRule):
-    """What a detector flags goes: an injected sentence, a secret, personal data.
+    """A policy that retracts what a detector flags: an injected sentence, a secret, personal data.
 
-    `detector` is given the text of a message and returns the character intervals [start, end) to retract. It is asked
-    about every message of these types before each model call, so that it can find later what it did not know before;
-    a costly one should remember what it has seen. One that returns a score (`kv_memory.policy.rules.Classifier`) has
-    messages retracted that score .5 or more.
+    `detector` is given the text of a message and returns the character intervals [start, end) to retract. It is called
+    with every message of these types before each model call, so that it can find later what it did not know before; a
+    slow one should cache its results. If it returns a score instead (`kv_memory.policy.rules.Classifier`), messages
+    that score .5 or more are retracted as a whole.
     """
 
     def __init__(
@@ -96,19 +96,19 @@ class FlaggedContent(ByRule):
         self._types = types
 
     def decide(self, messages: Sequence[BaseMessage]) -> Iterator[Decision]:
-        """The flagged characters."""
+        """Return a decision for each flagged interval."""
         return super().decide([message for message in messages if message.type in self._types])
 
 
 class ChangedDocument(ByRule):
-    """A document goes, wherever it stands, when it was deleted from its index or written anew."""
+    """A policy that retracts a document from all messages once it was deleted from its index or replaced."""
 
     def __init__(self, changes: DocumentChanges) -> None:
         super().__init__(rules.ChangedDocument(changes.stale))
 
 
 def _said(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
-    """The conversation, with what rules read of a tool's message besides its text."""
+    """Return the conversation, with what rules read of a tool's message besides its text."""
     said = to_openai(messages, ())
     for message, given in zip(messages, said, strict=True):
         if isinstance(message, ToolMessage):

@@ -23,7 +23,7 @@ from langchain_kv_memory.documents import document_id
 
 
 class TrackedRecordManager(RecordManager):
-    """A record manager that tells what `index()` deletes, in all its clean-up modes."""
+    """A record manager that reports what `index()` deletes, in all its clean-up modes."""
 
     def __init__(self, record_manager: RecordManager, changes: DocumentChanges) -> None:
         super().__init__(record_manager.namespace)
@@ -36,7 +36,7 @@ class TrackedRecordManager(RecordManager):
         self._changes.deleted(keys)
 
     async def adelete_keys(self, keys: Sequence[str]) -> None:
-        """As `delete_keys`."""
+        """Do the same as `delete_keys`."""
         await self._inner.adelete_keys(keys)
         self._changes.deleted(keys)
 
@@ -58,7 +58,7 @@ class TrackedRecordManager(RecordManager):
         group_ids: Sequence[str | None] | None = None,
         time_at_least: float | None = None,
     ) -> None:
-        """As `update`."""
+        """Do the same as `update`."""
         await self._inner.aupdate(keys, group_ids=group_ids, time_at_least=time_at_least)
         self._changes.restored(keys)
 
@@ -71,27 +71,27 @@ class TrackedRecordManager(RecordManager):
         await self._inner.acreate_schema()
 
     def get_time(self) -> float:
-        """The time of the server."""
+        """Return the time of the server."""
         return self._inner.get_time()
 
     async def aget_time(self) -> float:
-        """The time of the server."""
+        """Return the time of the server."""
         return await self._inner.aget_time()
 
     def exists(self, keys: Sequence[str]) -> list[bool]:
-        """Whether there is a record for each of these keys."""
+        """Return for each of these keys whether there is a record."""
         return self._inner.exists(keys)
 
     async def aexists(self, keys: Sequence[str]) -> list[bool]:
-        """As `exists`."""
+        """Do the same as `exists`."""
         return await self._inner.aexists(keys)
 
     def list_keys(self, **filters: Any) -> list[str]:
-        """The keys of the records that pass the filters."""
+        """Return the keys of the records that pass the filters."""
         return self._inner.list_keys(**filters)
 
     async def alist_keys(self, **filters: Any) -> list[str]:
-        """As `list_keys`."""
+        """Do the same as `list_keys`."""
         return await self._inner.alist_keys(**filters)
 
 

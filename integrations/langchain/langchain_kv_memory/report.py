@@ -1,4 +1,4 @@
-"""What a retraction did, in all sessions that it reached."""
+"""The report of a retraction, over all sessions that it reached."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class RetractionReport(BaseModel):
     id: str = Field(default_factory=lambda: uuid.uuid4().hex[:12])
     reason: str = ""
     parts: tuple[SessionReport, ...] = ()
-    """What was done in each session."""
+    """Reports of what was done, by session."""
     queued: tuple[str, ...] = ()
     """Sessions in which it will be done before their next answer (`wait=False`)."""
     missing: tuple[str, ...] = ()
@@ -38,55 +38,55 @@ class RetractionReport(BaseModel):
 
     @property
     def status(self) -> RetractionStatus:
-        """That of the part that is furthest from exact; "queued" where it is not done yet."""
+        """Return the status of the part that is furthest from exact; "queued" where it is not done yet."""
         if self.queued:
             return RetractionStatus.QUEUED
         return max((part.status for part in self.parts), key=_WEIGHT.index, default=RetractionStatus.NOOP)
 
     @property
     def exact(self) -> bool:
-        """The cache is what it would be had the model never read it."""
+        """Return whether the cache is what it would be had the model never read the text."""
         return self.status in (RetractionStatus.EXACT, RetractionStatus.NOOP)
 
     @property
     def spans(self) -> tuple[Span, ...]:
-        """What was named, as it stands afterwards, each with its status."""
+        """Return the spans that were named, as they are afterwards, each with its status."""
         return tuple(span for part in self.parts for span in part.spans)
 
     @property
     def derived(self) -> tuple[str, ...]:
-        """Ids of later answers: they were written with the text in view; retract those that repeat it."""
+        """Return ids of later answers, written with the text in view; retract those that repeat it."""
         return tuple(dict.fromkeys(name for part in self.parts for name in part.derived))
 
     @property
     def tokens_erased(self) -> int:
-        """Cells that were taken out."""
+        """Return the number of cells that were erased."""
         return sum(part.tokens_erased for part in self.parts)
 
     @property
     def tokens_recomputed(self) -> int:
-        """Cells that were computed anew."""
+        """Return the number of cells that were recomputed."""
         return sum(part.tokens_recomputed for part in self.parts)
 
     @property
     def tokens_reused(self) -> int:
-        """Cells that were kept as they were."""
+        """Return the number of cells that were kept as they were."""
         return sum(part.tokens_reused for part in self.parts)
 
     @property
     def seconds(self) -> float:
-        """How long it took."""
+        """Return how long it took."""
         return sum(part.seconds for part in self.parts)
 
     def tombstones(self, messages: Sequence[BaseMessage]) -> list[BaseMessage]:
-        """Replacements, under the same ids, of those messages that hold retracted text: for a graph's state.
+        """Return replacements, under the same ids, of messages that hold retracted text: for a graph's state.
 
         `messages` is the whole conversation, in order. The session takes the changed conversation for the same one.
         """
         return list(self._changed(messages).values())
 
     def applied_to(self, messages: Sequence[BaseMessage]) -> list[BaseMessage]:
-        """All the messages, with those replacements in their places."""
+        """Return all the messages, with those replacements in their places."""
         changed = self._changed(messages)
         return [changed.get(i, message) for i, message in enumerate(messages)]
 

@@ -1,4 +1,4 @@
-"""Retracting: what the chat model can be told to forget, and what it says of that."""
+"""The methods of a chat model that retract text from it, and what it reports of that."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from langchain_kv_memory.targets import Missing, Scope, Target
 
 
 class RetractingChatModel(AnsweringChatModel):
-    """A chat model whose sessions can be told to forget. What waits for the model has an asynchronous twin."""
+    """A chat model whose sessions can be told to forget. Methods that may wait have an asynchronous twin."""
 
     on_retract: Callable[[RetractionReport], object] | None = Field(default=None, exclude=True, repr=False)
-    """Called with the report of each retraction; inside a run a `kv_memory_retraction` event is dispatched as well."""
+    """Callback for the report of each retraction; inside a run a `kv_memory_retraction` event is dispatched too."""
 
     def retract(
         self,
@@ -87,14 +87,14 @@ class RetractingChatModel(AnsweringChatModel):
         return report
 
     async def aretract(self, *targets: Target, **options: Any) -> RetractionReport:
-        """As `retract`, in a worker thread."""
+        """Do the same as `retract`, in a worker thread."""
         return await run_in_executor(None, partial(self.retract, *targets, **options))
 
     def undo(self, report: RetractionReport) -> None:
-        """Take a retraction back: the sessions read again what their callers' histories hold.
+        """Undo a retraction: the sessions prefill again what their callers' histories hold.
 
-        The text itself is not kept: where tombstones stand in a history, put the messages back first. Raises ValueError
-        for one that is queued: what was done is in the report that `on_retract` is given.
+        The text itself is not kept: where there are tombstones in a history, put the messages back first. Raises
+        ValueError for one that is queued: what was done is in the report that `on_retract` is given.
         """
         if report.queued:
             raise ValueError("A queued retraction cannot be undone; undo the report that on_retract is given of it.")
@@ -104,16 +104,16 @@ class RetractingChatModel(AnsweringChatModel):
                 session.undo(part)
 
     async def aundo(self, report: RetractionReport) -> None:
-        """As `undo`, in a worker thread."""
+        """Do the same as `undo`, in a worker thread."""
         await run_in_executor(None, self.undo, report)
 
     def spans(self, *, session_id: str | None = None, config: RunnableConfig | None = None) -> list[Span]:
-        """What of the session's conversation is in the cache: messages, documents and calls, with their ids."""
+        """Return the part of a session's conversation that is in the cache: messages, documents and calls, with ids."""
         session = self.ready.get(session_id_of(config, session_id)) if self.ready else None
         return session.spans() if session else []
 
     async def aspans(self, *, session_id: str | None = None, config: RunnableConfig | None = None) -> list[Span]:
-        """As `spans`, in a worker thread."""
+        """Do the same as `spans`, in a worker thread."""
         return await run_in_executor(None, partial(self.spans, session_id=session_id, config=config))
 
     def forget(self, *, session_id: str | None = None, config: RunnableConfig | None = None) -> None:
@@ -122,7 +122,7 @@ class RetractingChatModel(AnsweringChatModel):
             self.ready.delete_session(session_id_of(config, session_id))
 
     async def aforget(self, *, session_id: str | None = None, config: RunnableConfig | None = None) -> None:
-        """As `forget`, in a worker thread."""
+        """Do the same as `forget`, in a worker thread."""
         await run_in_executor(None, partial(self.forget, session_id=session_id, config=config))
 
     def _tell(self, report: RetractionReport) -> None:

@@ -1,4 +1,4 @@
-"""Retracting from the sessions of one memory by what LangChain code has in hand."""
+"""Retraction from the sessions of one memory by LangChain's messages and documents."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from langchain_kv_memory.warn import warn
 
 @dataclass(frozen=True)
 class Retraction:
-    """A wish to retract: what, where and how. See `ErasableChatModel.retract` for what the fields mean."""
+    """A request to retract: what, where and how. See `ErasableChatModel.retract` for what the fields mean."""
 
     targets: tuple[Target, ...]
     home: str
-    """The session that messages are looked for in."""
+    """Session that messages are looked for in."""
     scope: Scope | None = None
     eraser: str | None = None
-    """By which eraser, whatever the reason."""
+    """Eraser to use, whatever the reason."""
     default: str | None = None
-    """The chat model's own, which a policy may overrule."""
+    """Eraser of the chat model, which a policy may overrule."""
     reason: Reason | str = ""
     by: str = OWNER
     cascade: Cascade | None = None
@@ -45,7 +45,7 @@ class Retraction:
     dry_run: bool = False
 
     def __post_init__(self) -> None:
-        """Raises TypeError, ValueError or KVMemoryError for what can never be carried out."""
+        """Raise TypeError, ValueError or KVMemoryError for what can never be carried out."""
         for target in self.targets:
             core_target(target)
         check_choice("scope", self.scope, Scope)
@@ -83,9 +83,9 @@ class Retraction:
         return RetractionReport(reason=str(self.reason), parts=tuple(parts), missing=tuple(missing))
 
     def queue(self, memory: Memory | None, done: Callable[[RetractionReport], None]) -> RetractionReport:
-        """Have each session retract before it reads its next conversation; waits for nothing. `done` hears of each.
+        """Have each session retract before it reads its next conversation; never waits.
 
-        Without a memory nothing has been read, so that all is missing.
+        `done` is called with each session's report. Without a memory nothing has been read, so that all is missing.
         """
         everywhere = self.scope == "all" or (self.scope is None and any(isinstance(t, Document) for t in self.targets))
         sessions: list[Session] = []
@@ -114,7 +114,7 @@ class Retraction:
         return self.eraser or (None if memory.policy.handling(self.reason).exact else self.default)
 
     def _holders(self, memory: Memory, target: Target, given: list[dict[str, Any]] | None) -> list[Session]:
-        """The sessions in which it is to be retracted; none when it is missing, and that is no error."""
+        """Return the sessions in which it is to be retracted; none when it is missing, and that is no error."""
         here, core = memory.get(self.home), core_target(target)
         unknown: UnknownTargetError | None = None
         spans: Sequence[Span] = ()
@@ -153,5 +153,5 @@ def _holds(session: Session, target: CoreTarget, *, documents_only: bool) -> boo
 
 
 def _are_documents(spans: Sequence[Span]) -> bool:
-    """Whether all are documents; also where none is known, since a document may stand in another session alone."""
+    """Return whether all are documents; also where none is known, since another session may hold a document."""
     return all(span.kind is SpanKind.DOCUMENT for span in spans)

@@ -1,4 +1,4 @@
-"""Which session a call belongs to.
+"""The session that a call belongs to.
 
 `_generate` and `_stream` never see a RunnableConfig, so the public entry points put the session id among the call's
 options. A session is one thread: sub-agents and summarizers that share it become branches of it, by content.
@@ -14,11 +14,11 @@ from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.runnables import RunnableConfig, ensure_config
 
 ANONYMOUS = "anonymous"
-"""The session of calls that name none. Its conversations are told apart by their content alone."""
+"""Session of calls that name none. Its conversations are told apart by their content alone."""
 
 
 def session_id_of(config: RunnableConfig | None = None, session_id: str | None = None) -> str:
-    """The session id: as given, else `session_id` or `thread_id` of the config or of the run that this is called in."""
+    """Return the session id: as given, else `session_id` or `thread_id` of the config or of the current run."""
     configurable = ensure_config(config).get("configurable") or {}
     found = next(
         (i for i in (session_id, configurable.get("session_id"), configurable.get("thread_id")) if i), ANONYMOUS

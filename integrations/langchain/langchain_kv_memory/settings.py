@@ -1,4 +1,4 @@
-"""What a chat model is made of: its settings, the memory that they load, and what it says of itself."""
+"""The settings of a chat model, the memory that they load, and what LangChain asks of a model."""
 
 from __future__ import annotations
 
@@ -31,38 +31,39 @@ class LocalChatModel(SessionEntryPoints):
     model_config = ConfigDict(arbitrary_types_allowed=True, protected_namespaces=())
 
     model: str | Path | None = None
-    """A directory saved with save_pretrained, a .gguf file, or a hub id; None is the embedded pocket model."""
+    """Directory saved with save_pretrained, a .gguf file, or a hub id; None is the embedded pocket model."""
     memory: Memory | None = Field(default=None, exclude=True, repr=False)
-    """A ready memory, which several chat models may share."""
+    """Ready memory, which several chat models may share."""
     eraser: str | Path | None = None
-    """How to erase where a call does not say: an eraser's name, or the directory, .gguf file or hub id of a trained
-    one; None chooses by span and what follows it."""
+    """Eraser for calls that name none: its name, or the directory, .gguf file or hub id of a trained one; None chooses
+    by span and what follows it."""
     device: str | None = None
     dtype: str | None = None
     cache_tokens: int | None = None
-    """Cells of all sessions together; by default four times the model's context."""
+    """Number of cells of all sessions together; by default four times the model's context."""
     calibration: Calibration | str | Path | None = Field(default=None, exclude=True, repr=False)
-    """Of this model, or its file; by default the one beside the weights or the trained eraser."""
+    """Calibration of the model, or its file; by default the one beside the weights or the trained eraser."""
     policy: Policy | str | Path | None = Field(default=None, exclude=True, repr=False)
-    """How retractions are made and who may ask for them: a kv_memory Policy or its file."""
+    """Policy of how retractions are made and who may ask for them: a kv_memory Policy or its file."""
     audit: AuditLog | str | Path | None = Field(default=None, exclude=True, repr=False)
-    """The log in which each retraction is written down, or its file."""
+    """Log in which each retraction is written down, or its file."""
     heal: Heal | None = None
-    """When what an approximate eraser left is read again exactly; see `kv_memory.Memory`."""
+    """When to recompute exactly what an approximate eraser left; see `kv_memory.Memory`."""
     temperature: float | None = None
-    """0, the default, takes the likeliest token."""
+    """Sampling temperature; 0, the default, takes the likeliest token."""
     top_p: float | None = None
     max_tokens: int | None = None
     seed: int | None = None
     stop: list[str] | None = None
     on_history_edit: Literal["erase", "recompute"] = "erase"
-    """What to do where messages vanish from the history or become placeholders: erase them from the cache as `eraser`
-    says, or read everything after them again. A message that was replaced by other text is always read again."""
+    """Treatment of messages that vanish from the history or become placeholders: erase them from the cache as `eraser`
+    says, or recompute everything after them. What follows a message that was replaced by other text is always
+    recomputed."""
     placeholders: tuple[str, ...] = PLACEHOLDERS
     """Whole texts of tool results that stand for one that was cleared."""
     cache: BaseCache | bool | None = Field(default=False, exclude=True)
     loader: MemoryLoader = Field(default_factory=MemoryLoader, exclude=True, repr=False)
-    """Loads the memory; shared by the copies that LangChain makes of this object."""
+    """Loader of the memory; shared by the copies that LangChain makes of this object."""
 
     @model_validator(mode="before")
     @classmethod
@@ -72,7 +73,7 @@ class LocalChatModel(SessionEntryPoints):
 
     @classmethod
     def wrap(cls, llm: Any, tokenizer: Any = None, **options: Any) -> Self:
-        """A chat model over what is loaded already; `options` are this class's.
+        """Make a chat model over what is loaded already; `options` are this class's.
 
         `llm`: a transformers model (with its `tokenizer`) or text-generation pipeline, LangChain's HuggingFacePipeline
         or ChatHuggingFace over one, a llama_cpp.Llama, LangChain's LlamaCpp or ChatLlamaCpp over one, a kv_memory
@@ -88,7 +89,7 @@ class LocalChatModel(SessionEntryPoints):
         return cls(memory=memory_over(llm, tokenizer, **made), **options)
 
     def load(self) -> Memory:
-        """The memory; loads the weights the first time. Raises what `kv_memory.Memory` raises."""
+        """Return the memory; loads the weights the first time. Raises what `kv_memory.Memory` raises."""
         if self.memory is not None:
             return self.memory
         make = partial(Memory, self.model, device=self.device, dtype=self.dtype, eraser=self.eraser)
@@ -97,20 +98,20 @@ class LocalChatModel(SessionEntryPoints):
 
     @property
     def ready(self) -> Memory | None:
-        """The memory, if it is loaded; waits for nothing."""
+        """Return the memory, if it is loaded; never waits."""
         return self.memory or self.loader.loaded
 
     @property
     def named_eraser(self) -> str | None:
-        """The eraser that calls ask for; a trained one is the memory's own, which chooses when to use it."""
+        """Return the eraser that calls ask for; a trained one is the memory's own, which chooses when to use it."""
         return None if self.eraser is None or is_files(self.eraser) else str(self.eraser)
 
     def get_token_ids(self, text: str) -> list[int]:
-        """The ids of a text, by the model's own tokenizer."""
+        """Return the ids of a text, by the model's own tokenizer."""
         return self.load().engine.tokenizer.encode(text, special=False)[0]
 
     def get_num_tokens_from_messages(self, messages: Sequence[BaseMessage], tools: Sequence[Any] | None = None) -> int:
-        """How many cells a conversation needs."""
+        """Return how many cells a conversation needs."""
         shown = [convert_to_openai_tool(tool) for tool in tools] if tools else None
         return self.load().count_tokens(to_openai(messages, self.placeholders), shown)
 

@@ -19,7 +19,7 @@ METHODS = ("function_calling", "json_schema", "json_mode")
 def structured(
     model: BaseChatModel, schema: Mapping[str, Any] | type | None, method: str, *, include_raw: bool
 ) -> Runnable[LanguageModelInput, Any]:
-    """See `ErasableChatModel.with_structured_output`."""
+    """Return a runnable for structured answers; see `ErasableChatModel.with_structured_output`."""
     if method not in METHODS:
         raise ValueError(f"method is one of {', '.join(METHODS)}, not {method!r}.")
     if schema is None and method != "json_mode":

@@ -1,4 +1,4 @@
-"""What LangChain code can name to be retracted, and how kv_memory calls it."""
+"""The targets that LangChain code can name to be retracted, and their conversion to kv_memory's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Missing = Literal["warn", "error", "ignore"]
 
 
 def core_target(target: Target) -> CoreTarget:
-    """The target as kv_memory knows it. Raises TypeError for what is none."""
+    """Return the target as kv_memory knows it. Raises TypeError for what is none."""
     if isinstance(target, BaseMessage):
         said: Mapping[str, Any] = to_openai([target], ())[0]
         return said

@@ -1,4 +1,4 @@
-"""What stays of a message of which something was retracted: under its own ids, without the text."""
+"""Tombstones: what stays of a message from which something was retracted, under its own ids, without the text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from langchain_kv_memory.documents import document_id, documents_of, places
 def tombstones(
     messages: Sequence[BaseMessage], redactions: Sequence[Redaction], retraction: str
 ) -> dict[int, BaseMessage]:
-    """The messages that these redactions concern, cut; by their number."""
+    """Return the messages that these redactions concern, cut; by their number."""
     if not messages or not redactions:
         return {}
     cuts = cuts_for(parse_messages(to_openai(messages, ())), redactions)
@@ -56,12 +56,13 @@ def _cut_content(message: BaseMessage, cuts: Cuts) -> str | list[str | dict[str,
 
 
 def _inside(cuts: Cuts, start: int, end: int) -> list[tuple[int, int]]:
-    """The cuts of the characters [start, end), counted from there."""
+    """Return the cuts of the characters [start, end), counted from there."""
     return [(max(a, start) - start, min(b, end) - start) for a, b in cuts.chars if a < end and b > start]
 
 
 def _cut_artifact(message: ToolMessage, cuts: Cuts) -> Any:
-    """The documents of the artifact without what was cut; an artifact of another kind may hold the text: it goes."""
+    """Return the artifact's documents without what was cut; an artifact of another kind may hold the text: it is
+    dropped."""
     documents = documents_of(message.artifact)
     if not documents or len(documents) != len(message.artifact):
         return None

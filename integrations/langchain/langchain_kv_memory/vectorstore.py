@@ -1,4 +1,4 @@
-"""A vector store that tells what is deleted from it, and what is written over."""
+"""A vector store that reports what is deleted from it, and what is replaced."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _READS = frozenset(
 
 
 class TrackedVectorStore(VectorStore):
-    """The same store; every search is its own, and what else it can do is there too."""
+    """A wrapper of a vector store; every search is the store's own, and what else it can do is there too."""
 
     def __init__(self, store: VectorStore, changes: DocumentChanges) -> None:
         self._store = store
@@ -34,7 +34,7 @@ class TrackedVectorStore(VectorStore):
 
     @property
     def embeddings(self) -> Embeddings | None:
-        """The store's embeddings."""
+        """Return the store's embeddings."""
         return self._store.embeddings
 
     def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool | None:
@@ -45,21 +45,21 @@ class TrackedVectorStore(VectorStore):
         return done
 
     async def adelete(self, ids: list[str] | None = None, **kwargs: Any) -> bool | None:
-        """As `delete`."""
+        """Do the same as `delete`."""
         done = await self._store.adelete(ids, **kwargs)
         if done is not False:
             self._changes.deleted(ids or ())
         return done
 
     def add_documents(self, documents: list[Document], **kwargs: Any) -> list[str]:
-        """Write documents; one whose id is taken by other text is a changed document."""
+        """Add documents; one whose id belongs to other text is a changed document."""
         before = self._before([d.id for d in documents], kwargs)
         ids = self._store.add_documents(documents, **kwargs)
         self._written(ids, [d.page_content for d in documents], before)
         return ids
 
     async def aadd_documents(self, documents: list[Document], **kwargs: Any) -> list[str]:
-        """As `add_documents`."""
+        """Do the same as `add_documents`."""
         before = await run_in_executor(None, self._before, [d.id for d in documents], kwargs)
         ids = await self._store.aadd_documents(documents, **kwargs)
         self._written(ids, [d.page_content for d in documents], before)
@@ -68,7 +68,7 @@ class TrackedVectorStore(VectorStore):
     def add_texts(
         self, texts: Iterable[str], metadatas: list[dict[str, Any]] | None = None, **kwargs: Any
     ) -> list[str]:
-        """As `add_documents`."""
+        """Add texts, as `add_documents` adds documents."""
         written = list(texts)
         before = self._before([], kwargs)
         ids = self._store.add_texts(written, metadatas, **kwargs)
@@ -78,7 +78,7 @@ class TrackedVectorStore(VectorStore):
     async def aadd_texts(
         self, texts: Iterable[str], metadatas: list[dict[str, Any]] | None = None, **kwargs: Any
     ) -> list[str]:
-        """As `add_documents`."""
+        """Do the same as `add_texts`."""
         written = list(texts)
         before = await run_in_executor(None, self._before, [], kwargs)
         ids = await self._store.aadd_texts(written, metadatas, **kwargs)
@@ -86,20 +86,20 @@ class TrackedVectorStore(VectorStore):
         return ids
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
-        """The documents of these ids, those that there are."""
+        """Return the documents of these ids, those that there are."""
         return self._store.get_by_ids(ids)
 
     async def aget_by_ids(self, ids: Sequence[str], /) -> list[Document]:
-        """As `get_by_ids`."""
+        """Do the same as `get_by_ids`."""
         return await self._store.aget_by_ids(ids)
 
     def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
-        """The store's own search."""
+        """Search with the store's own search."""
         return self._store.similarity_search(query, k, **kwargs)
 
     @classmethod
     def from_texts(cls, *args: Any, **kwargs: Any) -> TrackedVectorStore:
-        """Not there: make the store first, then wrap it."""
+        """Raise NotImplementedError: make the store first, then wrap it."""
         raise NotImplementedError("A tracked store is made of a store: TrackedVectorStore(store, changes).")
 
     def _before(self, own_ids: Sequence[str | None], kwargs: dict[str, Any]) -> list[Document] | None:

@@ -9,7 +9,7 @@ _LIBRARIES = ("kv_memory", "langchain_kv_memory", "langchain_core", "langchain",
 
 
 def warn(message: str) -> None:
-    """A UserWarning as of the innermost caller that is in none of these libraries."""
+    """Warn at the line of the innermost caller that is in none of these libraries."""
     level, frame = 2, sys._getframe(1)
     while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in _LIBRARIES:
         level, frame = level + 1, frame.f_back

@@ -1,4 +1,4 @@
-"""What the policies and tools of an agent want to be retracted before its next model call."""
+"""The retractions that the policies and tools of an agent ask for before its next model call."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from langchain_kv_memory.targets import Target
 
 @dataclass
 class Wish:
-    """One retraction: what one asks for reasons of one category."""
+    """One retraction: what one actor asks for with reasons of one category."""
 
     by: str
     category: Category
@@ -25,13 +25,13 @@ class Wish:
     reasons: dict[str, None] = field(default_factory=dict)
 
     def options(self) -> dict[str, Any]:
-        """How `ErasableChatModel.retract` is to be called."""
+        """Return the keyword arguments for `ErasableChatModel.retract`."""
         reason = Reason(category=self.category, text="; ".join(self.reasons))
         return {"scope": "session", "missing": "warn", "reason": reason, "by": self.by}
 
 
 def wishes_of(policies: Sequence[Policy], state: Mapping[str, Any]) -> list[Wish]:
-    """What is to go: for each who asks and each category of reason one retraction."""
+    """Return the retractions that are asked for, one for each actor and category of reason."""
     messages: list[AnyMessage] = state["messages"]
     wishes: dict[tuple[str, Category], Wish] = {}
 

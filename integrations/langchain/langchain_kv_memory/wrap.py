@@ -1,4 +1,4 @@
-"""From what a developer has loaded to a memory over it."""
+"""The memory over a model that a developer has loaded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kv_memory.engines.base import Engine
 
 
 def memory_over(llm: Any, tokenizer: Any = None, **options: Any) -> Memory:
-    """A memory over a loaded model, without loading it again.
+    """Make a memory over a loaded model, without loading it again.
 
     `llm`: a transformers model (with its `tokenizer`), a transformers text-generation pipeline, LangChain's
     HuggingFacePipeline or ChatHuggingFace over one, a llama_cpp.Llama, LangChain's LlamaCpp or ChatLlamaCpp over one,
@@ -39,14 +39,14 @@ def memory_over(llm: Any, tokenizer: Any = None, **options: Any) -> Memory:
 
 
 def _llama(llm: Any) -> Any:
-    """The llama_cpp.Llama that it is or holds; None where there is none."""
+    """Return the llama_cpp.Llama that it is or holds; None where there is none."""
     inner = getattr(llm, "client", llm)  # LangChain's LlamaCpp and ChatLlamaCpp
     module = sys.modules.get("llama_cpp")  # who has made one has imported it
     return inner if module is not None and isinstance(inner, module.Llama) else None
 
 
 def _transformers_parts(llm: Any) -> tuple[Any, Any]:
-    """The model and tokenizer inside; None for what is not there."""
+    """Return the model and tokenizer inside; None for what is not there."""
     from transformers import PreTrainedModel
 
     inner = getattr(llm, "llm", llm)  # ChatHuggingFace

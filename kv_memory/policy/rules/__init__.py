@@ -1,6 +1,6 @@
-"""Rules: which messages of a conversation have turned out stale, wrong or hostile. Each only looks and decides.
+"""Rules: which messages of a conversation have turned out stale, wrong or hostile. A rule only looks and decides.
 
-What is already empty is left alone, so that a rule comes to the same decisions whenever it is asked.
+Text that is already empty is left alone, so that a rule decides the same whenever it is asked.
 """
 
 from kv_memory.policy.rules.base import Decision, Rule

@@ -1,4 +1,4 @@
-"""Documents that are no longer what they were when they were read."""
+"""The rule for documents that have changed since they were read."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ Stale = Callable[[str, str], bool]
 
 
 class ChangedDocument:
-    """A document goes, wherever it stands, when it was deleted or written anew.
+    """A rule that retracts a document from all messages once it was deleted or replaced.
 
-    `current`: the text of documents by their ids, None for a deleted one; an id that is not there says nothing. Or a
-    function from a document's id and the text that was read to whether that is stale.
+    `current`: the current text of each document by its id, None for a deleted one; a document whose id is missing is
+    left alone. Or a function that gets a document's id and the text that was read, and returns whether that text is
+    stale.
     """
 
     name: ClassVar[str] = "changed_document"
@@ -25,7 +26,7 @@ class ChangedDocument:
         self._stale = compared_with(current) if isinstance(current, Mapping) else current
 
     def decide(self, messages: Sequence[Mapping[str, Any]]) -> list[Decision]:
-        """The documents that are no longer what they were."""
+        """Return a decision for each document that has changed."""
         conversation = Conversation(messages)
         return [
             conversation.decision(i, "document changed", Category.STALE, self.name, (document.start, document.end))
@@ -37,7 +38,10 @@ class ChangedDocument:
 
 
 def compared_with(current: Mapping[str, str | None]) -> Stale:
-    """Stale is what no longer holds the current text; more than that may have been read, such as a heading."""
+    """Return a check for stale text: text that does not contain the document's current text is stale.
+
+    More than the document may have been read, such as a heading.
+    """
 
     def stale(id: str, text: str) -> bool:
         now = current.get(id, text)

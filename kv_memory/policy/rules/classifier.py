@@ -15,8 +15,8 @@ class Classifier:
     FlaggedContent(Classifier(transformers.pipeline("text-classification", model=PATH), ["INJECTION"]))
     ```
 
-    `labels`: those that flag a text. A text longer than `window` characters is read in windows that overlap by half,
-    since a classifier cuts off what is too long for it; its score is that of the worst window.
+    `labels`: the labels that flag a text. A text longer than `window` characters is classified in windows that overlap
+    by half, since a classifier cuts off text that is too long for it; its score is the highest of its windows' scores.
     """
 
     def __init__(self, pipeline: Callable[..., Any], labels: Collection[str], *, window: int = 1000) -> None:
@@ -25,7 +25,7 @@ class Classifier:
         self._window = window
 
     def __call__(self, text: str) -> float:
-        """The highest score of these labels, 0 to 1. Raises PolicyError where the classifier has none of them."""
+        """Return the highest score of these labels, 0 to 1. Raises PolicyError if the classifier has none of them."""
         step = max(1, self._window // 2)
         starts = range(0, max(1, len(text) - self._window + step), step)
         windows = [text[start : start + self._window] for start in starts]

@@ -1,4 +1,4 @@
-"""A conversation as rules look at it: its tool results, each with the call that it answers, and what ids name in it."""
+"""A conversation as rules see it: its tool results, each with the call that it answers, and what ids name in it."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from kv_memory.policy.rules.base import Decision
 
 @dataclass(frozen=True)
 class ToolResult:
-    """A tool's message."""
+    """A tool's message, with the call that it answers."""
 
     index: int
     text: str
     id: str | None
-    """Of the call that it answers."""
+    """Id of the call that it answers."""
     call: ToolCall | None
-    """That call: the last one before it with this id, if there is one."""
+    """Call that it answers: the last one before it with this id, if any."""
     tool: str | None
     failed: bool
-    """Its message says so; see `Rule`."""
+    """Whether the message's fields report a failure; see `Rule`."""
     at: float | None
-    """When it was read, in seconds since the epoch, where its message says so."""
+    """Time when it was read, in seconds since the epoch, if the message gives one."""
 
     @property
     def standing(self) -> bool:
-        """Whether something of it is left to retract."""
+        """Return whether any text is left to retract."""
         return bool(self.text)
 
 
 class Conversation:
-    """Messages in OpenAI's format. Raises ConversationError for what is none; may be empty."""
+    """Messages in OpenAI's format; may be empty. Raises ConversationError for messages that cannot be read."""
 
     def __init__(self, messages: Sequence[Mapping[str, Any]]) -> None:
         self.given = list(messages)
         self.messages = parse_messages(self.given) if self.given else []
 
     def results(self) -> list[ToolResult]:
-        """All tool results, in order."""
+        """Return all tool results, in order."""
         calls: dict[str, ToolCall] = {}
         found = []
         for i, (message, given) in enumerate(zip(self.messages, self.given, strict=True)):
@@ -65,7 +65,7 @@ class Conversation:
         *,
         by: str = "policy",
     ) -> Decision:
-        """To retract message `index`, or these characters of it.
+        """Return the decision to retract message `index`, or these characters of it.
 
         Characters of a message that no id names alone cannot be pointed at: then their document is named, or else all
         of the message.
@@ -73,9 +73,9 @@ class Conversation:
         return Decision(self._target(index, chars), reason, category, rule, index, chars, by)
 
     def named(self, id: str, before: int | None = None) -> Iterator[tuple[int, tuple[int, int] | None]]:
-        """What an id means, of the messages before number `before`: (index, characters or None for all of it).
+        """Yield what an id names among the messages before number `before`: (index, characters or None for all).
 
-        A tool call's result, a message, or a document wherever it stands.
+        An id names a tool call's result, a message, or a document in any message.
         """
         for i, message in enumerate(self.messages[:before]):
             if message.id == id or (message.role == "tool" and message.tool_call_id == id):
@@ -93,7 +93,7 @@ class Conversation:
         return self.given[index] if document is None else document
 
     def _name(self, index: int) -> str | None:
-        """An id that names this message and nothing else, the call's before its own."""
+        """Return an id that names this message and nothing else, the call's before the message's own."""
         message = self.messages[index]
         for name in (message.tool_call_id if message.role == "tool" else None, message.id):
             if name is not None and list(self.named(name)) == [(index, None)]:

@@ -1,4 +1,4 @@
-"""Which tool results are errors."""
+"""The check whether a tool result is an error."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from kv_memory.policy.rules.conversation import ToolResult
 
 IsError = Callable[[str], bool]
-"""Whether the text of a tool result reports a failure."""
+"""A function that tells whether the text of a tool result reports a failure."""
 
 
 def starting_with(prefixes: Sequence[str]) -> IsError | None:
-    """Texts that start with one of these report a failure; None of none."""
+    """Return a check for texts that start with one of these prefixes; None without prefixes."""
     return (lambda text: text.lstrip().startswith(tuple(prefixes))) if prefixes else None
 
 
 def failed(result: ToolResult, is_error: IsError | None) -> bool:
-    """Whether its message says so, or its text."""
+    """Return whether a tool result is an error, by its message's fields or by its text."""
     return result.failed or (is_error is not None and is_error(result.text))

@@ -1,4 +1,4 @@
-"""Text that a detector flags."""
+"""The rule for text that a detector flags."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from kv_memory.policy.rules.base import Decision
 from kv_memory.policy.rules.conversation import Conversation
 
 Detector = Callable[[str], Iterable[tuple[int, int]] | float]
-"""From a text to the character intervals [start, end) in it that are flagged, or to a score for all of it."""
+"""A function from a text to the character intervals [start, end) that are flagged, or to a score for the whole text."""
 
 
 class FlaggedContent:
-    """What a detector flags goes: an injected sentence, a secret, personal data.
+    """A rule that retracts what a detector flags: an injected sentence, a secret, personal data.
 
-    `detector`: it is asked about every message of these `roles`, so that it can find later what it did not know before;
-    a costly one should remember what it has seen. All of a message goes whose score is at least `threshold`.
+    `detector`: it is called with every message of these `roles` each time, so that it can find later what it did not
+    know before; a slow one should cache its results. A message whose score is at least `threshold` is retracted as a
+    whole.
     """
 
     name: ClassVar[str] = "flagged"
@@ -38,7 +39,7 @@ class FlaggedContent:
         self._reason = reason
 
     def decide(self, messages: Sequence[Mapping[str, Any]]) -> list[Decision]:
-        """The flagged characters; what a detector says of characters outside the text is passed over."""
+        """Return a decision for each flagged interval; characters outside the text are ignored."""
         conversation = Conversation(messages)
         return [
             conversation.decision(i, self._reason, self._category, self.name, chars)

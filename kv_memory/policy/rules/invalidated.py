@@ -1,4 +1,4 @@
-"""What a tool has made invalid."""
+"""The rule for results that a tool has made invalid."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from kv_memory.policy.rules.superseded import argument_values
 
 
 class Invalidated:
-    """What was read before a tool ran goes when the tool says that it is no longer so.
+    """A rule that retracts what was read before a tool ran, once that tool has made it invalid.
 
     A tool's message says so by `invalidates`, a list of ids of calls, messages and documents: then the tool asks for
-    it. `by` says so for good, from a tool's name to the tools whose earlier results it makes invalid; with `arguments`
-    only those of calls that gave these arguments the same values. A call that failed makes nothing invalid.
+    the retraction. `by` says so in advance: it maps a tool's name to the tools whose earlier results it makes invalid;
+    with `arguments`, only results of calls that gave these arguments the same values. A call that failed makes nothing
+    invalid.
     """
 
     name: ClassVar[str] = "invalidated"
@@ -34,7 +35,7 @@ class Invalidated:
         self._is_error = is_error
 
     def decide(self, messages: Sequence[Mapping[str, Any]]) -> list[Decision]:
-        """What has been made invalid, each once, with the first tool that did so."""
+        """Return a decision for each part that has been made invalid, with the first tool that did so."""
         conversation = Conversation(messages)
         results = conversation.results()
         found: dict[tuple[int, tuple[int, int] | None], Decision] = {}

@@ -1,4 +1,4 @@
-"""Rules as a policy file names them: those that need no function."""
+"""The settings of rules in a policy file; only rules that need no function can be written there."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ class _Settings(BaseModel):
 
 
 class SupersededSettings(_Settings):
-    """See SupersededToolResult."""
+    """The settings of `SupersededToolResult`."""
 
     rule: Literal["superseded"]
     arguments: Names | None = None
-    """The arguments that say what a call is about; all without it."""
+    """Names of the arguments that say what a call is about; None for all."""
     tools: Names | None = None
     error_prefixes: tuple[str, ...] = ()
-    """How texts that report a failure start."""
+    """Beginnings of texts that report a failure."""
 
     def build(self, clock: Clock) -> Rule:
-        """The rule."""
+        """Return the rule."""
         return SupersededToolResult(self.arguments, tools=self.tools, is_error=starting_with(self.error_prefixes))
 
 
 class ToolErrorSettings(_Settings):
-    """See ToolError."""
+    """The settings of `ToolError`."""
 
     rule: Literal["tool_error"]
     error_prefixes: tuple[str, ...] = ()
-    """How texts that report a failure start."""
+    """Beginnings of texts that report a failure."""
 
     def build(self, clock: Clock) -> Rule:
-        """The rule."""
+        """Return the rule."""
         return ToolError(is_error=starting_with(self.error_prefixes))
 
 
 class TimeToLiveSettings(_Settings):
-    """See TimeToLive."""
+    """The settings of `TimeToLive`."""
 
     rule: Literal["time_to_live"]
     seconds: Seconds | None = None
@@ -66,21 +66,21 @@ class TimeToLiveSettings(_Settings):
         return self
 
     def build(self, clock: Clock) -> Rule:
-        """The rule."""
+        """Return the rule, which reads the time from `clock`."""
         return TimeToLive(self.seconds, turns=self.turns, tools=self.tools, clock=clock)
 
 
 class InvalidatedSettings(_Settings):
-    """See Invalidated."""
+    """The settings of `Invalidated`."""
 
     rule: Literal["invalidated"]
     by: dict[str, tuple[str, ...]] = {}
     arguments: Names | None = None
     error_prefixes: tuple[str, ...] = ()
-    """How texts that report a failure start."""
+    """Beginnings of texts that report a failure."""
 
     def build(self, clock: Clock) -> Rule:
-        """The rule."""
+        """Return the rule."""
         return Invalidated(self.by, arguments=self.arguments, is_error=starting_with(self.error_prefixes))
 
 

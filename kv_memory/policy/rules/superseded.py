@@ -1,4 +1,4 @@
-"""Tool results that a later call of the same thing has made stale."""
+"""The rule for tool results that a later call of the same thing has made stale."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Key = Callable[[ToolCall], Hashable | None]
 
 
 class SupersededToolResult:
-    """A tool result goes when a later call of the same thing has succeeded.
+    """A rule that retracts a tool result once a later call about the same thing has succeeded.
 
-    `key`: what a call is about; calls with equal keys are about the same thing, and None is about nothing. Or the names
-    of the arguments that say so, together with the tool. By default the tool and all its arguments.
-    `tools`: those whose results are looked at; all without it. `is_error`: whether a text reports a failure, besides
-    what its message says; an error supersedes nothing.
+    `key`: a function that returns what a call is about: calls with equal keys are about the same thing, and a call with
+    None is about nothing. Or the names of the arguments that say so, together with the tool. By default the tool and
+    all its arguments. `tools`: names of the tools whose results are considered; None for all. `is_error`: tells whether
+    a text reports a failure, besides the message's own fields; an error supersedes nothing.
     """
 
     name: ClassVar[str] = "superseded"
@@ -38,7 +38,7 @@ class SupersededToolResult:
         self._is_error = is_error
 
     def decide(self, messages: Sequence[Mapping[str, Any]]) -> list[Decision]:
-        """All results of a key but the last that is no error."""
+        """Return a decision for each result of a key before the last one that is no error."""
         conversation = Conversation(messages)
         keyed = [
             (result, self._key(result.call))
@@ -54,7 +54,7 @@ class SupersededToolResult:
 
 
 def by_arguments(names: Collection[str] | None = None) -> Key:
-    """Calls of one tool with the same values of these arguments, or of all, are about the same thing.
+    """Return a key by which calls of one tool are about the same thing if these arguments (None: all) are equal.
 
     A call that gives none of the arguments is about nothing.
     """
@@ -69,7 +69,7 @@ def by_arguments(names: Collection[str] | None = None) -> Key:
 
 
 def argument_values(call: ToolCall, names: Collection[str]) -> str | None:
-    """The values of these arguments as one text; None where the call gives none of them."""
+    """Return the values of these arguments as one text; None if the call gives none of them."""
     given = call.arguments if isinstance(call.arguments, Mapping) else {}
     values = {name: given[name] for name in names if name in given}
     return json.dumps(values, sort_keys=True, default=str) if values else None

@@ -1,4 +1,4 @@
-"""Tool results that are too old."""
+"""The rule for tool results that are too old."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from kv_memory.policy.rules.conversation import Conversation, ToolResult
 
 
 class TimeToLive:
-    """A tool result goes when it is older than `seconds`, or when the user has taken more than `turns` turns since.
+    """A rule that retracts tool results older than `seconds`, or followed by more than `turns` turns of the user.
 
-    Either may be None; a message without `at` has no age in seconds. With `tools`, the results of these tools alone.
+    Either may be None; a message without `at` has no age in seconds. With `tools`, only the results of these tools.
     `clock` gives seconds since the epoch.
     """
 
@@ -34,7 +34,7 @@ class TimeToLive:
         self._clock = clock
 
     def decide(self, messages: Sequence[Mapping[str, Any]]) -> list[Decision]:
-        """The results that are too old."""
+        """Return a decision for each result that is too old."""
         conversation = Conversation(messages)
         now = self._clock()
         turns = [i for i, message in enumerate(conversation.messages) if message.role == "user"]

@@ -1,4 +1,4 @@
-"""Tool errors that have served."""
+"""The rule for tool errors that are no longer needed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from kv_memory.policy.rules.errors import IsError, failed
 
 
 class ToolError:
-    """An error goes once it has served: the same tool has succeeded since, or the user has taken the next turn.
+    """A rule that retracts an error once the same tool has succeeded or the user has taken the next turn.
 
-    `is_error`: whether a text reports a failure, besides what its message says.
+    `is_error`: tells whether a text reports a failure, besides the message's own fields.
     """
 
     name: ClassVar[str] = "tool_error"
@@ -23,7 +23,7 @@ class ToolError:
         self._is_error = is_error
 
     def decide(self, messages: Sequence[Mapping[str, Any]]) -> list[Decision]:
-        """The errors that have served."""
+        """Return a decision for each error that is no longer needed."""
         conversation = Conversation(messages)
         turn = max((i for i, m in enumerate(conversation.messages) if m.role == "user"), default=0)
         results = [result for result in conversation.results() if result.standing]

@@ -8,7 +8,7 @@ from functools import cache
 from kv_memory.synthetic.sections import read_sections, weighted
 
 Lines = tuple[tuple[str, ...], ...]
-"""Choices, each with the wordings that it stands for."""
+"""Choices of a section, each with the wordings that it stands for."""
 
 _OPTIONS = re.compile(r"<([^<>]*\|[^<>]*)>")
 _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\p": "|", r"\l": "<", r"\g": ">"}
@@ -18,7 +18,7 @@ _MACRO = re.compile("|".join(_MACROS))
 
 
 def raw(section: str, kept: bool | None = None) -> tuple[str, ...]:
-    """A section's lines as they stand, weighted; those for training (False), for testing (True), or both."""
+    """Return a section's lines unchanged, weighted; those for training (False), for testing (True), or both."""
     lines: list[str] = []
     for line in _SECTIONS[section]:
         body, weight = weighted(line)
@@ -29,12 +29,12 @@ def raw(section: str, kept: bool | None = None) -> tuple[str, ...]:
 
 
 def words(section: str) -> tuple[str, ...]:
-    """A section's words."""
+    """Return a section's words."""
     return tuple(" ".join(raw(section)).split())
 
 
 def expand(line: str) -> tuple[str, ...]:
-    """What a line stands for: one of each `<a|b>`."""
+    """Return a wording of a line, with one option for each `<a|b>`."""
     texts = ["" if line == "-" else _MACRO.sub(lambda macro: _MACROS[macro[0]], line)]
     done: list[str] = []
     while texts:
@@ -47,14 +47,15 @@ def expand(line: str) -> tuple[str, ...]:
 
 
 def without(known: Lines, kept: Lines) -> Lines:
-    """What is known and not kept for testing."""
+    """Return what is known and not kept for testing."""
     held = {text for line in kept for text in line} - {""}
     return tuple(left for line in known if (left := tuple(text for text in line if text not in held)))
 
 
 @cache
 def lines(section: str, held_out: bool | None) -> Lines:
-    """A section's choices: those of training (False), those kept for testing if there are any (True), or both."""
+    """Return a section's choices: those of training (False), those kept for testing if there are any (True), or
+    both."""
     known, kept = (tuple(expand(line) for line in raw(section, held)) for held in (False, True))
     known = without(known, kept)
     return {None: known + kept, False: known, True: kept or known}[held_out]
@@ -62,7 +63,7 @@ def lines(section: str, held_out: bool | None) -> Lines:
 
 @cache
 def naturals(held_out: bool | None) -> dict[str, Lines]:
-    """By kind and wording, other wordings of an argument that need no name."""
+    """Return other wordings of an argument that need no name, by kind and wording."""
     found: dict[str, Lines] = {}
     for line in raw("naturals", held_out):
         key, _, other = line.partition(" = ")

@@ -22,7 +22,7 @@ _KNOWN_SHARE = 0.3
 
 
 def make_tool(values: Values, style: str = "snake", verb: str | None = None, noun: str | None = None) -> Tool:
-    """A tool; of this verb and noun, or of its own. `style` is one of `NAME_STYLES`."""
+    """Draw a tool; with this verb and noun, or with its own. `style` is one of `NAME_STYLES`."""
     if verb is None and noun is None and values.rng.random() < _KNOWN_SHARE:
         return _known_tool(values, style)
     verb = verb or _verb(values)
@@ -44,7 +44,7 @@ def make_tool(values: Values, style: str = "snake", verb: str | None = None, nou
 
 
 def lookup_tool(schema: Schema, verb: str = "get") -> Tool:
-    """The tool that brings a record of this schema by its id."""
+    """Return a tool that returns a record of this schema by its id."""
     noun = schema.noun
     part = Parameter(schema.id_field, "id", description=f"The {plain((schema.id_field,))} of the {noun}")
     return Tool(
@@ -53,7 +53,7 @@ def lookup_tool(schema: Schema, verb: str = "get") -> Tool:
 
 
 def update_tool(values: Values, schema: Schema) -> Tool:
-    """The tool that changes fields of a record of this schema; each may be left out."""
+    """Return a tool that changes fields of a record of this schema; each may be left out."""
     parts = [Parameter(schema.id_field, "id")]
     for field in schema.fields:
         if len(field.path) == 1:

@@ -17,19 +17,19 @@ TYPES = {
     "price": ("number", "number", "number", "string"),
     "amount": ("integer", "integer", "number", "string"),
 }
-"""The JSON types that values of a kind may have; a string for all others."""
+"""JSON types that values of a kind may have; a string for all others."""
 _HINTS = {"date": "YYYY-MM-DD", "time": "HH:MM", "airport": "three letters", "percent": "in percent"}
 
 
 def write(parts: Sequence[str], style: str) -> str:
-    """Words as a name: in camel case or with underscores."""
+    """Write words as a name: in camel case or with underscores."""
     if style == "camel":
         return parts[0] + "".join(part.capitalize() for part in parts[1:])
     return "_".join(parts)
 
 
 def make_parameter(values: Values, case: str, nested: bool = False) -> Parameter:
-    """A random parameter; `nested`, one of an object."""
+    """Draw a parameter; `nested`: of an object."""
     rng = values.rng
     name, kind = make_key(values, case)
     required, draw = rng.random() < 0.6, rng.random()
@@ -60,7 +60,7 @@ def _options(values: Values) -> tuple[str, ...]:
 
 
 def describe(values: Values, name: str, kind: str) -> str | None:
-    """What a schema says of a parameter, if anything."""
+    """Return the schema's description of a parameter, if it has one."""
     if values.rng.random() < 0.55:
         return None
     text = values.pick(("The {}", "{}", "{} to use", "{} of the request", "Which {}")).format(plain((name,)))

@@ -1,9 +1,9 @@
-"""How requests for a tool are worded (wordings.txt); some of each kind are kept for testing only.
+"""The wordings of requests for a tool (wordings.txt); some of each kind are kept for testing only.
 
 A request is an opener, a frame around what to do, and the arguments in some style. `{w}` is any word, `{k}` an
-argument's name, `{v}` its value, `{key}` a field of the result that the user wants to hear. A random word never touches
+argument's name, `{v}` its value, `{key}` a field of the result that the user wants to know. A random word never touches
 a value, for then nobody could say where the value begins; in some requests of training it does, but each value is then
-in quotes, so that a model learns that the words around a value are none of it.
+in quotes, so that a model learns that the words around a value are no part of it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from kv_memory.synthetic.tools.bank import Lines, expand, lines, naturals, raw
 from kv_memory.synthetic.values import Split
 
 SLIPS, SLIP = 0.3, 0.15
-"""The share of the requests of training in which words are lost, added or changed, and the share of their words."""
+"""Share of training requests in which words are lost, added or changed, and share of their words."""
 _HOLDS = frozenset(("not", "no", "without", "yes", "true", "false", "on", "off", "if", "unless", "never", "nothing"))
 _WORDS = re.compile(r"[a-z]+")
 
@@ -26,21 +26,21 @@ class Style(NamedTuple):
     """A way to say arguments."""
 
     place: str
-    """inside the sentence; after a colon; in lines of their own; in sentences after it; before everything else; json,
-    as an object."""
+    """Place of the arguments: inside the sentence; after a colon; in lines of their own; in sentences after it; before
+    everything else; json, as an object."""
     heads: tuple[str, ...]
-    """What stands around all of them (`{args}`)."""
+    """Wordings around all arguments (`{args}`)."""
     items: tuple[str, ...]
     between: tuple[str, ...]
     last: tuple[str, ...]
-    """Before the last argument."""
+    """Wordings before the last argument."""
 
 
 class ToolPhrases(NamedTuple):
     """The wordings that one world draws from."""
 
     parts: dict[str, Lines]
-    """By section."""
+    """Wordings by section."""
     styles: tuple[Style, ...]
     loose: tuple[Style, ...]
     """Styles in which random words touch values, which are then in quotes; none outside of training."""
@@ -51,7 +51,7 @@ class ToolPhrases(NamedTuple):
     """Words for true and false."""
     held_out: bool | None
     slips: float
-    """The share of requests with slips."""
+    """Share of requests with slips."""
 
 
 _PARTS = ("openers", "closers", "frames", "asks", "doing", "done", "act", "calls", "topics", "things", "plurals",
@@ -77,8 +77,10 @@ def _phrases(held_out: bool | None, slips: float) -> ToolPhrases:
 
 
 def tool_phrases(split: Split, held_out: bool | None = None) -> ToolPhrases:
-    """The wordings of a split. `held_out` says which a test world uses: those of training (False), those that were
-    kept for testing (True), or both (None)."""
+    """Return the wordings of a split.
+
+    `held_out` says which a test world uses: those of training (False), those kept for testing (True), or both (None).
+    """
     return _phrases(False, SLIPS) if split == "train" else _phrases(held_out, 0)
 
 
@@ -91,13 +93,13 @@ def _style(line: str) -> Style:
 
 @cache
 def glue_words() -> frozenset[str]:
-    """Words of the wordings that stand beside values: as values they need quotes."""
+    """Return the words that occur beside values in the wordings: as values they need quotes."""
     texts = [line for section in ("styles", "naturals", "flags", "yes", "named") for line in raw(section)]
     return frozenset(_WORDS.findall(" ".join(texts).lower())) | {"please", "me", "of", "now", "today", "then"}
 
 
 def slip(rng: Random, text: str) -> str:
-    """The wording with words lost, added or changed, but none beside what it leaves open."""
+    """Return the wording with words lost, added or changed, but none beside what it leaves open."""
     words = text.split(" ")
     kept = []
     for place, word in enumerate(words):

@@ -1,4 +1,4 @@
-"""The words of a request from the call that is right for it: every value stands in them as the call has it."""
+"""The words of a request for a given call: they contain every value as the call has it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _DO = re.compile(r"\{(do|doing|done|act)\}")
 
 
 class Wording(Spelling):
-    """Words one request."""
+    """The writer of the words of one request."""
 
     def say(self, tool: Tool, given: Sequence[Given], wanted: str | None = None) -> str:
-        """A request for this call. `wanted`: the name of a field of the result that the user wants to hear."""
+        """Write a request for this call. `wanted`: name of a field of the result that the user wants to know."""
         values, rng = self.values, self.values.rng
         task, rest = self._task(tool, given)
         if len(rest) > 1 and rng.random() < 0.4:
@@ -68,7 +68,7 @@ class Wording(Spelling):
         return f"{_upper(opener)} {text}"
 
     def _task(self, tool: Tool, given: Sequence[Given]) -> tuple[Task, list[Given]]:
-        """What to do, and the arguments that it does not say yet."""
+        """Write what to do, and the arguments that this does not say yet."""
         pick, random, part_of = self.values.pick, self.values.rng.random, self.part
         if random() < 0.08:
             return Task(part_of("calls").replace("{tool}", tool.name)), list(given)

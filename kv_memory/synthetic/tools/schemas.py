@@ -1,4 +1,4 @@
-"""What a tool is: its schema, and what is known of it for making requests and results."""
+"""Tools: their schemas, and what is known of them for making requests and results."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ class Parameter:
 
     name: str
     kind: str
-    """Of its values: one of `Values.value`, or id, text, enum, list, object."""
+    """Kind of its values: one that `Values.value` knows, or id, text, enum, list, object."""
     type: str = "string"
     required: bool = True
     description: str | None = None
     options: tuple[str, ...] = ()
-    """Of an enum."""
+    """Values of an enum."""
     item: str = "word"
-    """The kind of a list's items."""
+    """Kind of a list's items."""
     fields: tuple[Parameter, ...] = ()
-    """Of an object; all are required."""
+    """Parameters of an object; all are required."""
     natural: str = ""
-    """How a request says it without its name: "from {}"."""
+    """Wording of the argument without its name, for a request: "from {}"."""
 
     def schema(self) -> dict[str, Any]:
-        """Its JSON schema."""
+        """Return its JSON schema."""
         result: dict[str, Any] = {"type": self.type}
         if self.description:
             result["description"] = self.description
@@ -55,7 +55,7 @@ class Leaf:
     path: Path
     parameter: Parameter
     names: tuple[str, str]
-    """As it is written, and in plain words."""
+    """Names on the way to the value, as they are written and in plain words."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,10 @@ class Tool:
     description: str
     parameters: tuple[Parameter, ...]
     returns: Schema
-    """What its result is: the fields that are new in it, under the id of what it is about."""
+    """Schema of the result's new fields, which come under the id of what the result is about."""
 
     def schema(self) -> dict[str, Any]:
-        """The tool in the OpenAI form."""
+        """Return the tool's schema in the OpenAI form."""
         properties = {part.name: part.schema() for part in self.parameters}
         required = [part.name for part in self.parameters if part.required]
         parameters = {"type": "object", "properties": properties, "required": required}
@@ -83,7 +83,7 @@ class Tool:
 
     @cached_property
     def leaves(self) -> dict[str, tuple[Leaf, ...]]:
-        """By parameter, the places of its values."""
+        """Return the places of its values, by parameter."""
         found = {}
         for part in self.parameters:
             ends: list[tuple[Path, Parameter]] = [((part.name,), part)]
@@ -93,7 +93,7 @@ class Tool:
         return found
 
     def mistakable(self, other: Tool) -> bool:
-        """Whether a request for one could be taken for a request for the other."""
+        """Return whether a request for one tool could be taken for a request for the other."""
         if self.name == other.name:
             return True
         a, b = sorted((f" {self.noun} ", f" {other.noun} "), key=len)
@@ -101,10 +101,10 @@ class Tool:
 
 
 def group_of(verb: str) -> tuple[str, ...]:
-    """The verbs that mean the same as this one."""
+    """Return the group of verbs that mean the same as this one."""
     return _GROUP_OF.get(verb, (verb,))
 
 
 def article(noun: str) -> str:
-    """The indefinite article."""
+    """Return the indefinite article for a word."""
     return "an" if noun[0] in "aeio" else "a"

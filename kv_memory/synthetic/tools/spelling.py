@@ -1,4 +1,4 @@
-"""How the arguments of a request are written: their names and values, and a list of them."""
+"""The writing of a request's arguments: their names and values, and a list of them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Given = tuple[Leaf, Argument]
 _LONG = frozenset(("text", "phrase"))
 """Kinds whose values are several plain words: in a sentence they need quotes, or nobody could say where they end."""
 _LOOSE = 0.25
-"""The share of the requests of training in which random words may touch values."""
+"""Share of training requests in which random words may touch values."""
 _CLEAR = re.compile(r"([\"'`])[^\"'`]*\{v\}\1")
 """An item that puts the value in quotes itself."""
 _QUOTES = (*[('"', '"')] * 16, ("'", "'"), ("'", "'"), ("`", "`"), ("“", "”"))
 
 
 class Spelling:
-    """Writes the arguments of one request."""
+    """The writer of the arguments of one request."""
 
     def __init__(self, values: Values, phrases: ToolPhrases) -> None:
         self.values = values
@@ -33,7 +33,7 @@ class Spelling:
         self._quotes_all = rng.random() < 0.12
         self._yes = values.pick(phrases.yes)
         self._verbatim = rng.random()
-        """How often an argument's name is written as in the schema."""
+        """Share of argument names that are written as in the schema."""
         self._natural = rng.random() < 0.8
         self._slips = rng.random() < phrases.slips
         self._loose = bool(phrases.loose) and rng.random() < _LOOSE
@@ -41,26 +41,26 @@ class Spelling:
             self._open, self._close = values.pick((('"', '"'), ("`", "`"), ("'", "'"), ("“", "”")))
 
     def part(self, section: str) -> str:
-        """A wording of this section, with slips if this request has any."""
+        """Draw a wording of this section, with slips if this request has any."""
         pick = self.values.pick
         text = pick(pick(self.phrases.parts[section]))
         return slip(self.values.rng, text) if self._slips and text else text
 
     def said(self, kind: str, natural: str) -> str:
-        """A way to say an argument without its name."""
+        """Draw a way to say an argument without its name."""
         others = self.phrases.naturals.get(f"{kind}: {natural}")
         return self.values.pick(self.values.pick(others)) if others and self.values.rng.random() < 0.6 else natural
 
     def name(self, leaf: Leaf) -> str:
-        """An argument's name."""
+        """Write an argument's name."""
         return leaf.names[self.values.rng.random() > self._verbatim]
 
     def style(self) -> Style:
-        """A way to say the arguments."""
+        """Draw a way to say the arguments."""
         return self.values.pick(self.phrases.loose if self._loose else self.phrases.styles)
 
     def list(self, style: Style, given: Sequence[Given]) -> str:
-        """These arguments in this style."""
+        """Write these arguments in this style."""
         pick = self.values.pick
         head = pick(style.heads).lstrip(" ")
         if style.place == "json":
@@ -79,12 +79,12 @@ class Spelling:
                 text = self.value(leaf.parameter.kind, value, style.place == "lines")
             texts.append(item.replace("{k}", self.name(leaf)).replace("{v}", text))
         text = texts[0] if len(texts) == 1 else between.join(texts[:-1]) + last + texts[-1]
-        if self._slips:  # a value may stand before it
+        if self._slips:  # there may be a value before it
             head = slip(self.values.rng, "{} " + head).removeprefix("{} ")
         return head.replace("{args}", text)
 
     def value(self, kind: str, value: Argument, in_line: bool = False) -> str:
-        """A value; `in_line` if it stands at the end of a line of its own."""
+        """Write a value; `in_line` if it is at the end of a line of its own."""
         if isinstance(value, list):
             return self._bare(value) if in_line else self._quoted(value)
         if not isinstance(value, str):

@@ -1,4 +1,4 @@
-"""What a user says that needs no tool though tools are there; each kind of remark has one reply."""
+"""Remarks of the user that need no tool although tools are there; each kind of remark has one reply."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NO_TOOL = "I have no tool for that."
 
 @cache
 def remarks(held_out: bool | None) -> tuple[tuple[str, Lines], ...]:
-    """Replies and what they reply to; `held_out` as in `tool_phrases`."""
+    """Return the replies with the remarks that they answer; `held_out` as in `tool_phrases`."""
     found: dict[str, tuple[list[tuple[str, ...]], list[tuple[str, ...]]]] = {}
     reply, held = "", frozenset(raw("talk", True))
     for line in raw("talk"):
@@ -29,7 +29,7 @@ def remarks(held_out: bool | None) -> tuple[tuple[str, Lines], ...]:
 
 
 def chat(values: Values, held_out: bool | None = None) -> tuple[str, str]:
-    """A remark and its reply. `held_out` as in `tool_phrases`."""
+    """Draw a remark and its reply; `held_out` as in `tool_phrases`."""
     if values.split == "train":
         held_out = False
     pick = values.pick

@@ -22,34 +22,35 @@ _SIMILAR = 0.4
 
 
 class ToolRequest(NamedTuple):
-    """The user's words and the one right call."""
+    """A user's words and the one right call."""
 
     text: str
     name: str
     arguments: dict[str, Any]
     asked: Path | None
-    """The field of the result that the user wants to hear; the answer after the result is its value alone."""
+    """Field of the result that the user wants to know; the answer after the result is its value alone."""
 
     @property
     def written(self) -> str:
-        """The arguments as the call has them."""
+        """Return the arguments as the call has them."""
         return json.dumps(self.arguments, ensure_ascii=False)
 
 
 class ToolResult(NamedTuple):
-    """What a tool returns."""
+    """The result of a tool."""
 
     content: str
     record: Record
-    """What the content says."""
+    """Record that the content holds."""
 
     def answer(self, asked: Path) -> str:
-        """The value of a field, as the assistant says it."""
+        """Return the value of a field in the assistant's words."""
         return as_text(self.record.values[asked])
 
 
 class Toolbox:
-    """About `count` tools, none of which can be taken for another in a request. `held_out` as in `tool_phrases`."""
+    """A set of about `count` tools, none of which can be taken for another in a request. `held_out` as in
+    `tool_phrases`."""
 
     def __init__(self, values: Values, count: int, held_out: bool | None = None) -> None:
         self.values = values
@@ -62,16 +63,16 @@ class Toolbox:
 
     @property
     def tools(self) -> list[dict[str, Any]]:
-        """The tools in the OpenAI form."""
+        """Return the tools' schemas in the OpenAI form."""
         return [tool.schema() for tool in self._tools.values()]
 
     def add(self, tool: Tool) -> None:
-        """List a tool; one that could be mistaken for it goes."""
+        """List a tool; one that could be mistaken for it is removed."""
         self._tools = {name: other for name, other in self._tools.items() if not tool.mistakable(other)}
         self._tools[tool.name] = tool
 
     def request(self, name: str | None = None, given: Mapping[str, Argument] | None = None) -> ToolRequest:
-        """A request for one of the tools, or for this one. `given`: values of its parameters that are not drawn."""
+        """Make a request for one of the tools, or for this one; `given`: values of its parameters, not to be drawn."""
         values, random = self.values, self.values.rng.random
         tool = self._tools[name] if name else values.pick(list(self._tools.values()))
         arguments, said = self._draw(tool, given or {})
@@ -81,7 +82,7 @@ class Toolbox:
         return ToolRequest(text, tool.name, arguments, asked)
 
     def result(self, name: str, arguments: Mapping[str, Any]) -> ToolResult:
-        """What this call returns: a record with the id that the call names or a new one. It repeats some arguments."""
+        """Make the result of this call: a record with the id that the call names or a new one, and some arguments."""
         values, tool = self.values, self._tools[name]
         schema = tool.returns
         given = arguments.get(schema.id_field)
@@ -94,11 +95,11 @@ class Toolbox:
         return ToolResult(dump(values, wrap(values, schema.noun, as_object(record))), record)
 
     def chat(self) -> tuple[str, str]:
-        """Words that need no tool, and the reply."""
+        """Draw a remark that needs no tool, and the reply."""
         return chat(self.values, self.held_out)
 
     def cannot(self) -> tuple[str, str]:
-        """A request for something that no listed tool is about, and the reply."""
+        """Make a request for something that no listed tool is about, and the reply."""
         nouns = {word for tool in self._tools.values() for word in tool.noun.split()}
         while True:
             tool = make_tool(self.values, self.style)
@@ -115,7 +116,7 @@ class Toolbox:
         return make_tool(values, self.style, verb=other.verb)
 
     def _draw(self, tool: Tool, given: Mapping[str, Argument]) -> tuple[dict[str, Any], list[Given]]:
-        """The arguments of a call; and by place, those that the request has to say."""
+        """Draw the arguments of a call; also return, by place, those that the request has to say."""
         arguments: dict[str, Any] = {}
         said: list[Given] = []
         for part in tool.parameters:

@@ -1,4 +1,4 @@
-"""What a request says is to be done, in the form that its sentence needs."""
+"""The task of a request, in the grammatical form that its sentence needs."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from kv_memory.synthetic.tools.words import forms
 
 
 class Task(NamedTuple):
-    """A verb, what it is done to, and the arguments that are said with it."""
+    """A verb, its object, and the arguments that are said with it."""
 
     verb: str
     thing: str = ""
     said: str = ""
     topic: str = ""
-    """A sentence before it."""
+    """Sentence before the task."""
 
     @property
     def forms(self) -> tuple[str, str, str] | None:
-        """As `forms` of its verb."""
+        """Return the forms of its verb; see `words.forms`."""
         return forms(self.verb) if self.thing else None
 
     def words(self, kind: str) -> str:
-        """The task as {do}, {doing}, {done} or {act}."""
+        """Return the task as {do}, {doing}, {done} or {act}."""
         if kind == "do" or self.forms is None:
             verb = self.verb.replace("_", " ") if self.thing else self.verb
             return f"{verb} {self.thing}{self.said}" if self.thing else verb

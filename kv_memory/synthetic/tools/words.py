@@ -1,4 +1,4 @@
-"""What generated tools are made of: verbs, flags, and tools as real programs have them; some only for testing."""
+"""The material of generated tools: verbs, flags, and tools as real programs have them; some only for testing."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ def _groups(kept: bool) -> tuple[tuple[str, ...], ...]:
 
 
 VERBS, TEST_VERBS = _groups(False), _groups(True)
-"""Verbs that mean the same stand in one line: a list of tools never has two of a line for the same noun."""
+"""Verbs, one line for each meaning: a list of tools never has two verbs of a line for the same noun."""
 ID_VERBS, PLURAL_VERBS = words("id verbs"), words("plural verbs")
-"""First verbs of a line: said of one thing with an id, and of several things."""
+"""First verbs of the lines for one thing with an id, and for several things."""
 FLAGS, TEST_FLAGS = words("flags of tools"), words("flags of test tools")
 KNOWN, TEST_KNOWN = raw("tools", False), raw("tools", True)
-"""Verb, noun, and parameters as `name:kind:how a request says it`; `?` marks an optional one, commas an enum."""
+"""Tools: verb, noun, and parameters as `name:kind:wording in a request`; `?` marks an optional one, commas an enum."""
 
 _SAID = {line.split()[0]: tuple(line.partition(" |")[2].split()) for line in raw("verbs")}
 _SAID_KEPT = {line.partition(":")[0]: tuple(line.split()[1:]) for line in raw("surfaces held out")}
@@ -27,14 +27,14 @@ _NOMINALS = dict(line.split() for line in raw("nominals"))
 
 @cache
 def synonyms(group: tuple[str, ...], held_out: bool | None) -> tuple[str, ...]:
-    """Verbs that a request may use for any of this line; `held_out` as in `tool_phrases`."""
+    """Return the verbs that a request may use for any of this line; `held_out` as in `tool_phrases`."""
     known, kept = (*group, *_SAID.get(group[0], ())), _SAID_KEPT.get(group[0], ())
     return {None: known + kept, False: known, True: kept * len(group) + group}[held_out]
 
 
 @cache
 def forms(verb: str) -> tuple[str, str, str] | None:
-    """Its -ing form, its participle, and the noun for doing it; None if they are not known."""
+    """Return a verb's -ing form, its participle, and the noun for doing it; None if they are not known."""
     if verb not in _ALL:
         return None
     first, *rest = verb.split("_")

@@ -63,7 +63,7 @@ def hybrid(path: Path) -> Path:
 
 
 def windowed(path: Path, window: int) -> Path:
-    """Gemma 2: each other layer sees so many tokens."""
+    """Write Gemma 2, in which every other layer sees only `window` tokens."""
     norms = {"post_attention_norm.weight": (WIDTH,), "post_ffw_norm.weight": (WIDTH,)}
     sizes = {**_HEADS, "attention.sliding_window": window, "attention.key_length": 8, "attention.value_length": 8}
     return _write(path, "gemma2", sizes, [_NORM | _ATTENTION | norms | _FEED_FORWARD] * 2)
@@ -76,7 +76,7 @@ def of_several_axes(path: Path) -> Path:
 
 
 def unknown(path: Path) -> Path:
-    """Of an architecture that nobody has heard of."""
+    """Write a model of an unknown architecture."""
     return _write(path, "nonesuch", _HEADS, [_NORM | _ATTENTION | _FEED_FORWARD])
 
 

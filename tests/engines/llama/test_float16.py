@@ -79,7 +79,7 @@ def test_undo_is_bit_identical(mine: LlamaCppEngine) -> None:
 
 
 def test_what_is_kept_outside_is_what_the_context_holds(mine: LlamaCppEngine) -> None:
-    """After a history of edits: the probe layer's keys, which `influence` goes by, are the cached ones."""
+    """After a history of edits: the probe layer's keys, which `influence` uses, are the cached ones."""
     seq = mine.create()
     mine.prefill(seq, IDS)
     mine.drop(seq, *SPAN)

@@ -130,7 +130,7 @@ def test_a_hole_is_continued_over_what_is_before_it(engine: Make) -> None:
 
 
 def full(mine: LlamaCppEngine, free: int) -> int:
-    """A sequence of 128 cells, and so many free cells beside it."""
+    """Return a sequence of 128 cells, with `free` free cells beside it."""
     seq = filled(mine, [(7 * i) % 400 for i in range(128)])
     others = library().llama_n_ctx(mine._context.pointer) - 128 - free
     mine._context.decode(mine._sequences._free_homes.pop(), [1] * others, 0, 0)
@@ -138,7 +138,7 @@ def full(mine: LlamaCppEngine, free: int) -> int:
 
 
 def test_a_sequence_that_fills_the_context_is_still_edited(engine: Make) -> None:
-    """No cell is free for a second copy of what is read again."""
+    """No cell is free for a second copy of what is recomputed."""
     mine = engine("qwen3", positions=128, cells=128)
     seq = full(mine, free=2)
     before = all_cells(mine, seq)
@@ -196,7 +196,7 @@ def test_more_sequences_than_the_context_holds_are_kept_outside_of_it(engine: Ma
 
 
 def _first(cells: Cells, count: int, engine: LlamaCppEngine, seq: int) -> Cells:
-    """Those cells with the last one as it is now: it was read again, at another place in the cache."""
+    """Return those cells with the last one as it is now: it was recomputed, at another place in the cache."""
     now = engine.read_cells(seq, cells.positions)
     assert torch.equal(now.values[:, :, :count], cells.values[:, :, :count])
     assert_close(now.values, cells.values)
