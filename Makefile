@@ -3,18 +3,35 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+NEWEST := .venv-newest
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 LANGCHAIN := integrations/langchain
 
-.PHONY: demo test test-langchain llama lint format clean
+.PHONY: demo test test-newest test-langchain llama lint format lock clean
 
 demo: $(STAMP)
 	@$(BIN)/kv-memory demo
 
+# The suites here and in integrations/langchain: both, also when the first one fails
 test: $(STAMP) llama
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
-	@cd $(LANGCHAIN) && ../../$(BIN)/python -m pytest -q -n 2 --dist loadfile --benchmark-disable
+	@scripts/run_tests.sh $(VENV)
+
+# The same with the newest release of everything but torch and llama.cpp, in an environment beside the pinned one
+test-newest:
+	@test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
+	@echo "Bringing $(NEWEST) up to date ..."
+	@grep -E '^(torch|llama-cpp-python)==' constraints.txt > $(NEWEST)/constraints.txt
+	@$(NEWEST)/bin/pip install --quiet --constraint $(NEWEST)/constraints.txt torch
+	@$(NEWEST)/bin/pip install --quiet --constraint $(NEWEST)/constraints.txt --upgrade --upgrade-strategy eager \
+		--editable '.[dev]' --editable '$(LANGCHAIN)[test]'
+	@scripts/install_llama_cpp.sh $(NEWEST) $(NEWEST)/constraints.txt
+	@$(NEWEST)/bin/pip list | grep -i -E '^(torch|transformers|tokenizers|peft|pydantic|langchain-core|langgraph|numpy) '
+	@scripts/run_tests.sh $(NEWEST)
+
+# Pins the newest release of everything in constraints.txt, but for what is pinned there by hand
+lock:
+	@$(PYTHON) scripts/lock.py
 
 # The integration alone, in a copy of its packages with another langchain-core: make test-langchain CORE=1.8.2
 test-langchain: $(STAMP)
@@ -41,9 +58,11 @@ $(STAMP): pyproject.toml constraints.txt $(LANGCHAIN)/pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV), once (about a minute) ..."
 	@# torch alone and pinned first: left to a dependency, pip would take its newest build with several GB of CUDA
-	@$(BIN)/pip install --quiet --constraint constraints.txt torch
-	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]' --editable '$(LANGCHAIN)[test]'
+	@$(BIN)/pip install --quiet --constraint constraints.txt torch setuptools
+	@# built with the setuptools that is pinned: pip's own environments for a build would take the newest
+	@$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation \
+		--editable '.[dev]' --editable '$(LANGCHAIN)[test]'
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(NEWEST) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -16,6 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from kv_memory.engines.transformers.cache_argument import cache_name
+
 
 @contextmanager
 def checkpointed(model: Any, switched: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
@@ -37,12 +39,13 @@ def checkpointed(model: Any, switched: Callable[[], AbstractContextManager[None]
 def _run(
     forward: Callable[..., Any], switched: Callable[[], AbstractContextManager[None]], hidden: Tensor, **given: Any
 ) -> Any:
-    cache = given.pop("past_key_values")
+    name = cache_name(given)
+    cache = given.pop(name)
 
     def layer(hidden: Tensor) -> tuple[Any, list[tuple[Tensor, Tensor]]]:
         own: Cache = cache.alike()
         with switched():
-            return forward(hidden, past_key_values=own, **given), own.new
+            return forward(hidden, **{name: own}, **given), own.new
 
     output, rows = checkpoint(layer, hidden, use_reentrant=False)
     cache.new += rows

@@ -28,6 +28,7 @@ from torch.nn.attention import sdpa_kernel
 
 from kv_memory.engines.base import default_probe_layer
 from kv_memory.engines.transformers.attention import recorded
+from kv_memory.engines.transformers.cache_argument import cache_argument
 from kv_memory.engines.transformers.rotary import Rotation
 from kv_memory.erasers.influence import HOPS, shares
 from kv_memory.training.batch import Batch, Segment
@@ -61,6 +62,7 @@ class Objective:
         self.sees_suffix = sees_suffix
         self.closing = closing
         self.checkpoint = checkpoint
+        self.cache_argument = cache_argument(model)
         self.config = model.config.get_text_config(decoder=True)
         self.probe_layer = default_probe_layer(self.config.num_hidden_layers)
 
@@ -187,9 +189,9 @@ class Objective:
             self.model(
                 input_ids=given.ids.gather(1, order),
                 position_ids=given.positions.gather(1, order),
-                past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
+                **{self.cache_argument: cache},
             )
         watch.queries = {layer: queries.take_along_dim(back, 2) for layer, queries in watch.queries.items()}
         return [(keys.take_along_dim(back, 2), values.take_along_dim(back, 2)) for keys, values in cache.new]
@@ -219,9 +221,9 @@ class Objective:
                 input_ids=new.ids,
                 position_ids=new.positions,
                 attention_mask=mask,
-                past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=keep,
+                **{self.cache_argument: cache},
             )
         return output.logits, cache.new
 

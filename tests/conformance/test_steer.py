@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 from kv_memory.engines.base import STEERED, Engine, SequenceId, Steering
 from kv_memory.engines.transformers import TransformersEngine
+from kv_memory.engines.transformers.cache_argument import cache_argument
 from kv_memory.erasers import ERASERS
 from kv_memory.erasers.base import Eraser
 from kv_memory.erasers.drop import Drop
@@ -71,11 +72,12 @@ def adapted_rows(case: Case, ids: list[int], start: int, end: int) -> tuple[Tens
     plain = AutoModelForCausalLM.from_pretrained(case.path, dtype=torch.float32)
     model = PeftModel.from_pretrained(plain, case.path / "eraser").eval()
     cache = DynamicCache()
+    given = {cache_argument(model): cache}
     with torch.no_grad():
         if start:
             with model.disable_adapter():
-                model(torch.tensor([ids[:start]]), past_key_values=cache, use_cache=True)
-        model(torch.tensor([ids[start:end]]), past_key_values=cache, use_cache=True)
+                model(torch.tensor([ids[:start]]), use_cache=True, **given)
+        model(torch.tensor([ids[start:end]]), use_cache=True, **given)
     keys, values = (torch.cat([getattr(layer, part) for layer in cache.layers]) for part in ("keys", "values"))
     return keys[:, :, start:end], values[:, :, start:end]
 

@@ -12,6 +12,7 @@ from transformers import Cache, PreTrainedModel
 
 from kv_memory.engines.cells import EMPTY, CellStore, Slots, compact, on_device
 from kv_memory.engines.transformers.attention import recorded
+from kv_memory.engines.transformers.cache_argument import cache_argument
 
 
 class PassCache(Cache):  # type: ignore[misc]  # transformers is untyped
@@ -68,6 +69,7 @@ class Forward:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model.eval()
+        self.cache_argument = cache_argument(model)
         self.config = model.config.get_text_config(decoder=True)
         self.device: torch.device = model.get_input_embeddings().weight.device
         self.vocabulary: int = model.get_input_embeddings().num_embeddings
@@ -82,9 +84,9 @@ class Forward:
                 input_ids=tokens[None].to(self.device),
                 position_ids=positions[None].to(self.device),
                 attention_mask=mask,
-                past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=keep,
+                **{self.cache_argument: cache},
             )
         logits: Tensor = output.logits[0]
         return logits
