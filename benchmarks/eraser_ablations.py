@@ -127,8 +127,8 @@ class _Enough(Exception):  # noqa: N818  # not an error: it ends the training th
 
 def train(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Train one try in its folder, or continue it; return the steps, seconds and last loss."""
-    from kv_memory.training.command import RUN, run
     from kv_memory.training.plan import Plan
+    from kv_memory.training.run import RUN, run
     from kv_memory.training.trainer import CHECKPOINT, LOG
 
     plan_file = folder / "plan.json"
@@ -149,8 +149,8 @@ def train(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any
 
 def planned(name: str, options: argparse.Namespace) -> Any:
     """Return the try's Plan, with as many steps as fit the minutes."""
-    from kv_memory.training.command import run
     from kv_memory.training.plan import Plan
+    from kv_memory.training.run import run
 
     this = TRIES[name]
     settings: dict[str, Any] = BASE | {

@@ -13,7 +13,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from kv_memory.engines.base import Engine
-from kv_memory.trained.files import EraserRecord, open_eraser
+from kv_memory.trained.files import open_eraser
+from kv_memory.trained.record import EraserRecord
 from tests.tiny import tiny_engine, tiny_model
 
 PUBLISHED = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

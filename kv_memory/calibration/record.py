@@ -6,11 +6,9 @@ own `Run`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
-from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -154,21 +152,3 @@ def load(path: Path) -> Calibration:
         raise KVMemoryError(
             f"{path} is not a calibration of this version ({error.error_count()} problems); run kv-memory calibrate."
         ) from error
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; it replaces `path` after the block, and is removed after an exception.
-
-    Raises KVMemoryError at once if nothing can be written there.
-    """
-    draft = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
-    try:
-        draft.touch()
-    except OSError as error:
-        raise KVMemoryError(f"{path} cannot be written: {error.strerror or error}.") from error
-    try:
-        yield draft
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -1,9 +1,14 @@
-"""The conversation that `kv-memory demo` shows: a support agent reads a wrong price, which is then retracted."""
+"""`kv-memory demo`: a support agent reads a wrong price, which is then retracted."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
+
+import typer
+
+from kv_memory.cli._comparison import run_comparison
+from kv_memory.cli._options import AsJson, Erasers, Model
 
 Messages = list[dict[str, Any]]
 
@@ -105,3 +110,10 @@ MESSAGES: Messages = [
         order_id="W-5812",
     ),
 ]
+
+
+def demo(eraser: Erasers = None, model: Model = None, as_json: AsJson = False) -> None:
+    """Show an agent conversation in which a tool result is retracted after the model has read it."""
+    if not as_json:
+        typer.echo(f"{STORY}\n")
+    run_comparison(MESSAGES, None, TARGET, question=QUESTION, erasers=eraser or (), model=model, as_json=as_json)

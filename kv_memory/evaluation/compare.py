@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from kv_memory.conversation.spans import Span, Target
 from kv_memory.errors import ConversationError
 from kv_memory.evaluation.metrics import mean_kl
+from kv_memory.evaluation.progress import Progress
 from kv_memory.sessions.memory import Memory
 from kv_memory.sessions.report import RetractionReport
 from kv_memory.sessions.session import Session
@@ -69,12 +70,11 @@ def compare(
     tools: list[dict[str, Any]] | None = None,
     question: str | None = None,
     eraser: str | None = None,
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    progress: Progress = lambda what, done, total: None,
 ) -> Comparison:
     """Read, ask, retract, ask again; and ask a model that never saw it.
 
-    Without a question the assistant's next turn is compared: trailing assistant turns are left off. `progress` hears
-    (what is being done, tokens done, tokens in all).
+    Without a question the assistant's next turn is compared: trailing assistant turns are left off.
     """
     context = list(messages)
     while question is None and context and context[-1].get("role") == "assistant":

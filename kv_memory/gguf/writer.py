@@ -14,8 +14,8 @@ import numpy as np
 from gguf import GGMLQuantizationType as Kind
 from numpy.typing import NDArray
 
-from kv_memory.calibration.record import replacing
 from kv_memory.errors import KVMemoryError
+from kv_memory.file_io import replacing
 
 Dtype = Literal["f32", "f16", "q8_0"]
 KINDS: dict[Dtype, Kind] = {"f32": Kind.F32, "f16": Kind.F16, "q8_0": Kind.Q8_0}

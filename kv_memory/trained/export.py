@@ -16,7 +16,8 @@ from kv_memory.errors import KVMemoryError, ModelError
 from kv_memory.gguf.architecture import architecture, reorder, skeleton, tensor_names
 from kv_memory.gguf.base_model import ERASER_KEY, BaseModel, read_base
 from kv_memory.gguf.writer import Planned, write_file
-from kv_memory.trained.files import EraserRecord, TrainedEraser, open_eraser
+from kv_memory.trained.files import TrainedEraser, open_eraser
+from kv_memory.trained.record import EraserRecord
 
 _HARMLESS = {
     "auto_mapping",

@@ -7,80 +7,26 @@ models. Nothing is loaded into an engine before all that the files say fits its 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
-from kv_memory.calibration.record import Calibration, replacing, shape_of
+from kv_memory.calibration.record import Calibration, shape_of
 from kv_memory.engines.adapter_check import WEIGHTS, read_adapter
 from kv_memory.engines.base import Engine, Steering
 from kv_memory.engines.fingerprint import revision_of
 from kv_memory.erasers import ERASERS, POCKET
 from kv_memory.errors import ModelError
 from kv_memory.pocket import model_path
+from kv_memory.trained.gguf_file import read_record
+from kv_memory.trained.record import FILE, EraserRecord
 
-FILE = "eraser.json"
 CONFIG = "adapter_config.json"
 BESIDE = "eraser"
 """Folder in a model's directory with the trained eraser that comes with it."""
-
-
-class EraserRecord(BaseModel):
-    """What eraser.json says."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format: Literal[1] = 1
-    model: str
-    """Path or hub id of the base model."""
-    revision: str | None = None
-    """Its commit on the hub, where that is known."""
-    weights: str | None = None
-    """As `Engine.weights_digest`: tells models of one shape apart."""
-    shape: dict[str, int | str]
-    """As calibration.record.shape_of."""
-    slots: int | None = Field(default=None, ge=1)
-    """This and the next four: as Steering's."""
-    spread: bool = False
-    sees_suffix: bool = False
-    token: int | None = Field(default=None, ge=0)
-    closes: bool = False
-    recipe: dict[str, Any] = {}
-    """How it was trained."""
-    seed: int | None = None
-    lengths: tuple[int, ...] = ()
-    """Tokens of the contexts that it was trained on."""
-    calibration: Calibration | None = None
-    """What it and the other erasers leave behind and cost on this model."""
-
-    @model_validator(mode="after")
-    def _steering_is_possible(self) -> EraserRecord:
-        if self.token is not None and self.token >= int(self.shape.get("vocab_size", self.token + 1)):
-            raise ValueError(f"the slots' token {self.token} is not in the model's vocabulary")
-        if self.closes and (self.spread or self.slots is None):
-            raise ValueError("a gap is closed behind slots that are a span's first cells")
-        return self
-
-    @classmethod
-    def of(cls, engine: Engine, steering: Steering | None = None, **more: Any) -> EraserRecord:
-        """For an eraser of this engine's model. `more`: other fields, such as recipe, lengths or calibration."""
-        known = {"model": engine.name, "revision": revision_of(engine.name), "weights": engine.weights_digest()}
-        used = (
-            {} if steering is None else {name: value for name, value in asdict(steering).items() if name != "adapter"}
-        )
-        return cls.model_validate({**known, "shape": shape_of(engine.config), **used, **more})
-
-    def steering(self, adapter: str) -> Steering:
-        """How its adapter, loaded under this name, is to be used."""
-        return Steering(adapter, self.slots, self.spread, self.sees_suffix, self.token, self.closes)
-
-    def save(self, folder: Path) -> None:
-        """Write eraser.json beside the adapter. Raises KVMemoryError where it cannot be written."""
-        with replacing(folder / FILE) as draft:
-            draft.write_text(self.model_dump_json(indent=1) + "\n")
 
 
 @dataclass(frozen=True)
@@ -157,8 +103,6 @@ def open_eraser(name: str | Path) -> TrainedEraser:
     from kv_memory.engines.transformers.loading import is_gguf
 
     if is_gguf(name):
-        from kv_memory.trained.gguf_file import read_record
-
         path = Path(name).expanduser()
         record = read_record(path)
         return TrainedEraser(path, record, record.model if record else None, record.revision if record else None)

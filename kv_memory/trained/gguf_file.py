@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from kv_memory.errors import ModelError
-from kv_memory.trained.files import EraserRecord
+from kv_memory.trained.record import EraserRecord
 
 
 def read_record(path: Path) -> EraserRecord | None:

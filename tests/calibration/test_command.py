@@ -12,7 +12,7 @@ from kv_memory.calibration.record import FILE, load
 from kv_memory.erasers import ERASERS
 from kv_memory.errors import KVMemoryError
 from kv_memory.evaluation.calibrate.calibrate import LAYER_CASES, Plan, calibrate
-from kv_memory.trained import files
+from kv_memory.trained import record as eraser_record
 from kv_memory.trained.files import open_eraser
 from tests.lora import save_eraser, save_lora
 from tests.test_cli import model, run
@@ -66,7 +66,7 @@ def test_a_trained_eraser_is_measured_too_and_gets_the_result(
         save_lora(tiny_model(), folder)
     code, shown, err = run("calibrate", "--model", model, "--eraser", folder, *SMALL)
     assert (code, err) == (0, "")
-    assert f"wrote {folder / files.FILE}" in shown.replace("\n", "")
+    assert f"wrote {folder / eraser_record.FILE}" in shown.replace("\n", "")
     found = open_eraser(folder)
     assert found.record is not None
     assert found.calibration is not None
@@ -74,7 +74,7 @@ def test_a_trained_eraser_is_measured_too_and_gets_the_result(
     assert found.record.seed == (3 if record else None)
     assert Memory(model, eraser=folder).calibration == found.calibration
     # the time alone, once more
-    known = ("--fidelity", folder / files.FILE, "--eraser", folder, "--out", again)
+    known = ("--fidelity", folder / eraser_record.FILE, "--eraser", folder, "--out", again)
     assert run("calibrate", "--model", model, *known, *SMALL)[0] == 0
     assert load(again).fidelity == found.calibration.fidelity
 
@@ -114,9 +114,9 @@ def test_a_text_that_will_not_do_is_one_line(run: Run, model: Path, tmp_path: Pa
 
 def test_an_eraser_that_was_never_calibrated_has_no_fidelity_to_take(run: Run, model: Path, tmp_path: Path) -> None:
     folder = save_eraser(tiny_engine(), tiny_model(), tmp_path / "eraser")
-    code, _, err = run("calibrate", "--model", model, "--fidelity", folder / files.FILE, *SMALL)
+    code, _, err = run("calibrate", "--model", model, "--fidelity", folder / eraser_record.FILE, *SMALL)
     assert code == 2
-    assert f"{folder / files.FILE} holds no calibration" in err
+    assert f"{folder / eraser_record.FILE} holds no calibration" in err
 
 
 def test_questions_that_a_model_cannot_answer_are_not_counted() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,6 @@ from kv_memory.calibration.record import (
     Latency,
     Run,
     load,
-    replacing,
     shape_of,
 )
 from kv_memory.errors import KVMemoryError
@@ -114,21 +112,3 @@ def test_a_calibration_of_another_shape_is_refused(model: Path) -> None:
     (model / FILE).write_text(other.model_dump_json())
     with pytest.raises(KVMemoryError, match="The calibration is of other, a model of another shape"):
         Memory(model)
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
-    path = tmp_path / FILE
-    path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), replacing(path) as draft:
-        draft.write_text("half")
-        raise KeyboardInterrupt
-    assert (path.read_text(), list(tmp_path.iterdir())) == ("old", [path])
-    with replacing(path) as draft:
-        draft.write_text("new")
-    assert (path.read_text(), list(tmp_path.iterdir())) == ("new", [path])
-
-
-def test_what_cannot_be_written_is_said_before_anything_is_measured(tmp_path: Path) -> None:
-    with pytest.raises(KVMemoryError, match="cannot be written: No such file"), replacing(tmp_path / "no" / FILE):
-        pass
-    shutil.rmtree(tmp_path)

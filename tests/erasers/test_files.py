@@ -18,7 +18,8 @@ from kv_memory.engines.base import Steering
 from kv_memory.engines.fingerprint import revision_of
 from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.errors import KVMemoryError, ModelError
-from kv_memory.trained.files import FILE, EraserRecord, open_eraser
+from kv_memory.trained.files import open_eraser
+from kv_memory.trained.record import FILE, EraserRecord
 from tests.calibration.test_record import calibration
 from tests.lora import PUBLISHED, save_eraser, save_lora
 from tests.test_session import CONVERSATION

@@ -11,8 +11,8 @@ import pytest
 from benchmarks.eraser_ablations import BASE, TRIES, Try, train
 from benchmarks.eraser_answers import ERASERS, NO_ERASE, Row, evaluate, summary
 from kv_memory.synthetic.drafts import KINDS
-from kv_memory.training.command import RUN
 from kv_memory.training.plan import Plan
+from kv_memory.training.run import RUN
 from tests.tiny import save_tiny
 from tests.training.test_command import WORDS
 

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from kv_memory import Memory
 from kv_memory.errors import KVMemoryError
-from kv_memory.training.command import RUN, run
 from kv_memory.training.plan import Plan
+from kv_memory.training.run import RUN, run
 from tests.tiny import save_tiny
 
 WORDS = " ".join(f"word{number}" for number in range(1500))

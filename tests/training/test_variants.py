@@ -14,7 +14,8 @@ from kv_memory.engines.base import Steering
 from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.erasers.steer import Steer
 from kv_memory.erasers.steer_influence import SteerInfluence
-from kv_memory.trained.files import EraserRecord, open_eraser
+from kv_memory.trained.files import open_eraser
+from kv_memory.trained.record import EraserRecord
 from kv_memory.training.adapter import Adapter
 from kv_memory.training.batch import collate
 from kv_memory.training.objective import Objective

@@ -22,10 +22,10 @@ from kv_memory.evaluation.calibrate.layers import choose_layers
 from kv_memory.evaluation.calibrate.measure import agreement, fidelity_and_latency
 from kv_memory.evaluation.cases import INSIDE, NEAR, Case, context_head, message_cases, text_cases, world_text
 from kv_memory.evaluation.machine import hardware
+from kv_memory.evaluation.progress import Progress
 from kv_memory.synthetic.drafts import KINDS
 from kv_memory.trained.files import TrainedEraser
 
-Progress = Callable[[str, int, int], None]
 LAYER_SPAN, LAYER_FOLLOWING, LAYER_CASES = 16, 1024, 24
 SHORTEST_CONVERSATION = 256
 

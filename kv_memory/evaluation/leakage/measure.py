@@ -31,10 +31,8 @@ from kv_memory.evaluation.leakage.scenes import make_scene
 from kv_memory.evaluation.leakage.targets import judge
 from kv_memory.evaluation.leakage.treatments import NEVER_SAW, NO_ERASE
 from kv_memory.evaluation.leakage.work import Found, Job, Work
+from kv_memory.evaluation.progress import Progress
 from kv_memory.sessions.memory import Memory
-
-Progress = Callable[[str, int, int], None]
-"""Hears what is being done, how many are done, and how many there are."""
 
 Later = Callable[[], Found]
 """Gives what has been begun."""

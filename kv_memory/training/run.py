@@ -1,4 +1,4 @@
-"""The work of `kv-memory train-eraser`: from a model and text to an eraser directory."""
+"""Training an eraser, from a model and text to an eraser directory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from kv_memory.engines.transformers.loading import load_model
 from kv_memory.errors import KVMemoryError
 from kv_memory.evaluation.cases import context_head
 from kv_memory.pocket import model_path
-from kv_memory.trained.files import EraserRecord, TrainedEraser, open_eraser
+from kv_memory.trained.files import TrainedEraser, open_eraser
+from kv_memory.trained.record import EraserRecord
 from kv_memory.training.corpus import TextExamples, read_texts
 from kv_memory.training.plan import Batches, Plan
 from kv_memory.training.tasks import WorldExamples
@@ -114,16 +115,3 @@ def _tasks(engine: TransformersEngine, questions: int) -> WorldExamples | None:
     except KVMemoryError:
         return None
     return tasks
-
-
-def table_text(table: dict[str, dict[str, float]]) -> Any:
-    """Return the validation table as text for people."""
-    from rich.table import Table
-
-    shown = Table(box=None)
-    columns = list(next(iter(table.values())))
-    for column in ("class", *columns):
-        shown.add_column(column, justify="left" if column == "class" else "right")
-    for kind, row in table.items():
-        shown.add_row(kind, *(f"{row[column]:.3f}" for column in columns))
-    return shown

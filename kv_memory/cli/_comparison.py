@@ -1,0 +1,53 @@
+"""What `demo` and `replay` do: retract, ask before and after, and ask a model that never saw it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from kv_memory.cli._progress import progress_bar
+from kv_memory.errors import KVMemoryError
+
+
+def run_comparison(
+    messages: list[dict[str, Any]],
+    tools: list[dict[str, Any]] | None,
+    target: str,
+    *,
+    question: str | None,
+    erasers: Sequence[str],
+    model: str | None,
+    as_json: bool,
+) -> None:
+    """Compare, and print the result."""
+    from rich.console import Console
+
+    from kv_memory.conversation.messages import parse_messages
+
+    parse_messages(messages)
+    name, trained = _choice(erasers)  # a wrong name is said before a model is loaded
+    with progress_bar() as progress:
+        from kv_memory.cli._comparison_tables import show
+        from kv_memory.evaluation.compare import compare
+        from kv_memory.sessions.memory import Memory
+
+        memory = Memory(model, eraser=trained or name, heal="never")
+        memory.cache_tokens = 16 * memory.engine.capabilities.max_positions  # the same conversation several times over
+        if name is not None:
+            memory.load_eraser(name)
+        result = compare(memory, messages, [target], tools=tools, question=question, eraser=name, progress=progress)
+    if as_json:
+        print(result.model_dump_json(indent=2))
+    else:
+        show(result, Console())
+
+
+def _choice(erasers: Sequence[str]) -> tuple[str | None, str | None]:
+    """The name of an eraser, and the directory or hub id of a trained one."""
+    from kv_memory.erasers import get_eraser, is_files
+
+    trained = [given for given in erasers if is_files(given)]
+    names = [get_eraser(given).name for given in erasers if not is_files(given)]
+    if max(len(trained), len(names)) > 1:
+        raise KVMemoryError("Give --eraser at most one name and one trained eraser.")
+    return next(iter(names), None), next(iter(trained), None)

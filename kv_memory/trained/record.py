@@ -1,0 +1,71 @@
+"""What eraser.json says of a trained eraser."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from kv_memory.calibration.record import Calibration, shape_of
+from kv_memory.engines.base import Engine, Steering
+from kv_memory.engines.fingerprint import revision_of
+from kv_memory.file_io import replacing
+
+FILE = "eraser.json"
+
+
+class EraserRecord(BaseModel):
+    """What eraser.json says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    model: str
+    """Path or hub id of the base model."""
+    revision: str | None = None
+    """Its commit on the hub, where that is known."""
+    weights: str | None = None
+    """As `Engine.weights_digest`: tells models of one shape apart."""
+    shape: dict[str, int | str]
+    """As calibration.record.shape_of."""
+    slots: int | None = Field(default=None, ge=1)
+    """This and the next four: as Steering's."""
+    spread: bool = False
+    sees_suffix: bool = False
+    token: int | None = Field(default=None, ge=0)
+    closes: bool = False
+    recipe: dict[str, Any] = {}
+    """How it was trained."""
+    seed: int | None = None
+    lengths: tuple[int, ...] = ()
+    """Tokens of the contexts that it was trained on."""
+    calibration: Calibration | None = None
+    """What it and the other erasers leave behind and cost on this model."""
+
+    @model_validator(mode="after")
+    def _steering_is_possible(self) -> EraserRecord:
+        if self.token is not None and self.token >= int(self.shape.get("vocab_size", self.token + 1)):
+            raise ValueError(f"the slots' token {self.token} is not in the model's vocabulary")
+        if self.closes and (self.spread or self.slots is None):
+            raise ValueError("a gap is closed behind slots that are a span's first cells")
+        return self
+
+    @classmethod
+    def of(cls, engine: Engine, steering: Steering | None = None, **more: Any) -> EraserRecord:
+        """For an eraser of this engine's model. `more`: other fields, such as recipe, lengths or calibration."""
+        known = {"model": engine.name, "revision": revision_of(engine.name), "weights": engine.weights_digest()}
+        used = (
+            {} if steering is None else {name: value for name, value in asdict(steering).items() if name != "adapter"}
+        )
+        return cls.model_validate({**known, "shape": shape_of(engine.config), **used, **more})
+
+    def steering(self, adapter: str) -> Steering:
+        """How its adapter, loaded under this name, is to be used."""
+        return Steering(adapter, self.slots, self.spread, self.sees_suffix, self.token, self.closes)
+
+    def save(self, folder: Path) -> None:
+        """Write eraser.json beside the adapter. Raises KVMemoryError where it cannot be written."""
+        with replacing(folder / FILE) as draft:
+            draft.write_text(self.model_dump_json(indent=1) + "\n")
