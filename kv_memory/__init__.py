@@ -1,52 +1,134 @@
 """Memory middleware for local LLMs: erase what an agent should not have read from its KV cache, after it was read.
 
-The public names are imported when they are first used, so that importing the package costs nothing.
+These are the public names. They are imported when they are first used, so that importing the package costs nothing:
+neither torch nor transformers is loaded before a model is.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kv_memory.audit import AuditLog
-    from kv_memory.conversation.spans import CharRange, Span, SpanKind, SpanStatus
-    from kv_memory.policy import Policy, Reason
+    from kv_memory.audit import AuditError, AuditLog
+    from kv_memory.calibration.record import Calibration
+    from kv_memory.conversation.messages import Cuts
+    from kv_memory.conversation.redactions import Redaction, cuts_of
+    from kv_memory.conversation.spans import CharRange, Span, SpanKind, SpanStatus, Target, target_name
+    from kv_memory.engines.base import Engine, LogitsMask, Sampling
+    from kv_memory.erasers import get_eraser
+    from kv_memory.erasers.base import Eraser
+    from kv_memory.errors import (
+        AmbiguousTargetError,
+        ContextLengthError,
+        ConversationError,
+        KVMemoryError,
+        ModelError,
+        PolicyError,
+        Refusal,
+        RefusedError,
+        TargetError,
+        UnknownTargetError,
+        UnsupportedModelError,
+        UnsupportedOperationError,
+    )
+    from kv_memory.policy import Cascade, Category, Heal, Policy, Reason, rules
+    from kv_memory.policy.requests import Request, Requests
     from kv_memory.sessions.memory import Memory
-    from kv_memory.sessions.reply import Reply
-    from kv_memory.sessions.report import RetractionReport
+    from kv_memory.sessions.reply import FinishReason, Reply, Usage
+    from kv_memory.sessions.report import RetractionReport, RetractionStatus, UndoStatus
     from kv_memory.sessions.session import Session
+    from kv_memory.sessions.turn import ReplyStream, SamplingOptions
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "AuditLog": "audit",
-    "CharRange": "conversation.spans",
-    "Memory": "sessions.memory",
-    "Policy": "policy",
-    "Reason": "policy",
-    "Reply": "sessions.reply",
-    "RetractionReport": "sessions.report",
-    "Session": "sessions.session",
-    "Span": "conversation.spans",
-    "SpanKind": "conversation.spans",
-    "SpanStatus": "conversation.spans",
+    "audit": ("AuditError", "AuditLog"),
+    "calibration.record": ("Calibration",),
+    "conversation.messages": ("Cuts",),
+    "conversation.redactions": ("Redaction", "cuts_of"),
+    "conversation.spans": ("CharRange", "Span", "SpanKind", "SpanStatus", "Target", "target_name"),
+    "engines.base": ("Engine", "LogitsMask", "Sampling"),
+    "erasers": ("get_eraser",),
+    "erasers.base": ("Eraser",),
+    "errors": (
+        "AmbiguousTargetError",
+        "ContextLengthError",
+        "ConversationError",
+        "KVMemoryError",
+        "ModelError",
+        "PolicyError",
+        "Refusal",
+        "RefusedError",
+        "TargetError",
+        "UnknownTargetError",
+        "UnsupportedModelError",
+        "UnsupportedOperationError",
+    ),
+    "policy": ("Cascade", "Category", "Heal", "Policy", "Reason", "rules"),
+    "policy.requests": ("Request", "Requests"),
+    "sessions.memory": ("Memory",),
+    "sessions.reply": ("FinishReason", "Reply", "Usage"),
+    "sessions.report": ("RetractionReport", "RetractionStatus", "UndoStatus"),
+    "sessions.session": ("Session",),
+    "sessions.turn": ("ReplyStream", "SamplingOptions"),
 }
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "AmbiguousTargetError",
+    "AuditError",
     "AuditLog",
+    "Calibration",
+    "Cascade",
+    "Category",
     "CharRange",
+    "ContextLengthError",
+    "ConversationError",
+    "Cuts",
+    "Engine",
+    "Eraser",
+    "FinishReason",
+    "Heal",
+    "KVMemoryError",
+    "LogitsMask",
     "Memory",
+    "ModelError",
     "Policy",
+    "PolicyError",
     "Reason",
+    "Redaction",
+    "Refusal",
+    "RefusedError",
     "Reply",
+    "ReplyStream",
+    "Request",
+    "Requests",
     "RetractionReport",
+    "RetractionStatus",
+    "Sampling",
+    "SamplingOptions",
     "Session",
     "Span",
     "SpanKind",
     "SpanStatus",
+    "Target",
+    "TargetError",
+    "UndoStatus",
+    "UnknownTargetError",
+    "UnsupportedModelError",
+    "UnsupportedOperationError",
+    "Usage",
+    "cuts_of",
+    "get_eraser",
+    "rules",
+    "target_name",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'kv_memory' has no attribute {name!r}")
-    return getattr(import_module(f"kv_memory.{_HOME[name]}"), name)
+    return getattr(import_module(f"kv_memory.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

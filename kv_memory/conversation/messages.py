@@ -44,6 +44,15 @@ class Cuts:
     def __bool__(self) -> bool:
         return bool(self.chars or self.calls)
 
+    def cut(self, text: str) -> str:
+        """Return a message's text without these characters."""
+        return cut_text(text, self.chars)
+
+    def within(self, start: int, end: int) -> Cuts:
+        """Return those of the characters that are in [start, end) of the text, counted from `start`."""
+        inside = ((max(a, start) - start, min(b, end) - start) for a, b in self.chars if a < end and b > start)
+        return Cuts(tuple(inside))
+
     def __or__(self, other: Cuts) -> Cuts:
         return Cuts(tuple(sorted({*self.chars, *other.chars})), self.calls | other.calls)
 

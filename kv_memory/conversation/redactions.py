@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from kv_memory.conversation.ledger import Entry, Ledger, Selection, selection
-from kv_memory.conversation.messages import Cuts, Message, cut_text, ids_differ, parse_messages, recut
+from kv_memory.conversation.messages import Cuts, Message, ids_differ, parse_messages, recut
 
 
 class Redaction(BaseModel):
@@ -97,9 +97,14 @@ def cuts_for(messages: Sequence[Message], redactions: Sequence[Redaction]) -> di
     return result
 
 
+def cuts_of(messages: Sequence[Mapping[str, Any]], redactions: Sequence[Redaction]) -> dict[int, Cuts]:
+    """Return what these redactions leave out of a conversation in OpenAI's format, by message index."""
+    return cuts_for(parse_messages(messages), redactions)
+
+
 def tombstones(messages: Sequence[Mapping[str, Any]], redactions: Sequence[Redaction]) -> list[dict[str, Any]]:
     """The messages with what was retracted cut out of them; ids and order stay."""
-    cuts = cuts_for(parse_messages(messages), redactions)
+    cuts = cuts_of(messages, redactions)
     return [_cut(message, cuts.get(i, Cuts())) for i, message in enumerate(messages)]
 
 
@@ -107,14 +112,13 @@ def _cut(message: Mapping[str, Any], cuts: Cuts) -> dict[str, Any]:
     result = dict(message)
     content = message.get("content")
     if isinstance(content, str):
-        result["content"] = cut_text(content, cuts.chars)
+        result["content"] = cuts.cut(content)
     elif isinstance(content, (list, tuple)):
         parts, at = [], 0
         for given in content:
             part = {"type": "text", "text": given} if isinstance(given, str) else dict(given)
             end = at + len(part["text"])
-            inside = [(max(a, at) - at, min(b, end) - at) for a, b in cuts.chars if a < end and b > at]
-            parts.append({**part, "text": cut_text(part["text"], inside)})
+            parts.append({**part, "text": cuts.within(at, end).cut(part["text"])})
             at = end
         result["content"] = parts
     if cuts.calls:

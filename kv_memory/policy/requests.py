@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from kv_memory.policy.reasons import Category, Reason
 
 T = TypeVar("T")
-"""What a target is: kv_memory's, or an integration's own."""
+"""Type of a target: kv_memory's own, or that of an integration."""
 
 
 @dataclass
@@ -17,11 +17,11 @@ class Request(Generic[T]):
     """One retraction that is asked for."""
 
     by: str
-    """Who asks: see `Authority.refusals`."""
+    """The one who asks; see `Authority.refusals`."""
     category: Category
     targets: list[T] = field(default_factory=list)
     reasons: dict[str, None] = field(default_factory=dict)
-    """In words, each once."""
+    """The reasons in words, each once."""
 
     @property
     def reason(self) -> Reason:

@@ -11,7 +11,7 @@ from kv_memory.conversation.messages import Message, parse_messages
 from kv_memory.engines.base import Engine, LogitsMask, Sampling, Tokenizer
 from kv_memory.sessions.branch import Branch
 from kv_memory.sessions.plan import Tools
-from kv_memory.sessions.reply import FinishReason, Reply, Usage, call_starts, read_message
+from kv_memory.sessions.reply import FinishReason, Reply, Usage, call_id, call_starts, read_message
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -30,8 +30,7 @@ class ReplyStream:
 
     def __init__(self, items: Generator[str | Reply], answer_id: str) -> None:
         self._items = items
-        self.answer_id = answer_id
-        """The ids of its tool calls are `call_id(answer_id, 0)` and so on."""
+        self._answer_id = answer_id
         self.reply: Reply | None = None
 
     def __iter__(self) -> Iterator[str]:
@@ -40,6 +39,10 @@ class ReplyStream:
                 self.reply = item
             else:
                 yield item
+
+    def call_id(self, number: int) -> str:
+        """Return the id of one of its tool calls, known before the call is written."""
+        return call_id(self._answer_id, number)
 
     def finish(self) -> Reply:
         """Generate to the end and return the reply."""

@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk, InvalidToolCall, ToolCall
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGenerationChunk
 
-from kv_memory import Reply
-from kv_memory.sessions.reply import call_id
-from kv_memory.sessions.turn import ReplyStream
+from kv_memory import Reply, ReplyStream
 from langchain_kv_memory.call_stream import CLOSE, OPEN, CallStream
 
 _WRITTEN_CALL = re.compile(rf"{OPEN}\s*(.*?)\s*(?:{CLOSE}|$)", re.DOTALL)
@@ -34,7 +31,7 @@ def message_of(reply: Reply, metadata: dict[str, Any]) -> AIMessage:
 
 def chunks_of(stream: ReplyStream, metadata: dict[str, Any]) -> Iterator[ChatGenerationChunk]:
     """Yield the answer as it is written; the last chunk has its usage and why it ended."""
-    parts = CallStream(partial(call_id, stream.answer_id))
+    parts = CallStream(stream.call_id)
     for text in stream:
         for part in parts.push(text):
             words, calls = (part, []) if isinstance(part, str) else ("", [part])

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from langchain_core.runnables.config import run_in_executor
 
-from kv_memory.errors import KVMemoryError
+from kv_memory import KVMemoryError
 
 T = TypeVar("T")
 

@@ -16,8 +16,7 @@ Part = str | ToolCallChunk
 class CallStream:
     """A parser of the model's text that yields the words, and each call's name and then its arguments as they grow.
 
-    White space before a call, and whatever is between calls, is left out, as `kv_memory.sessions.reply.read_message`
-    leaves it out of the message.
+    White space before a call, and whatever is between calls, is left out, as it is in the reply's message.
     """
 
     def __init__(self, call_id: Callable[[int], str]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from langchain_core.documents import Document
 
-from kv_memory.policy import Category, Reason
+from kv_memory import Category, Reason
 from langchain_kv_memory.chat_model import ErasableChatModel
 
 

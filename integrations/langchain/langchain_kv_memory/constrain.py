@@ -13,8 +13,7 @@ import torch
 from llguidance import LLMatcher, LLTokenizer
 from torch import Tensor
 
-from kv_memory.engines.base import Engine, LogitsMask
-from kv_memory.errors import UnsupportedOperationError
+from kv_memory import Engine, LogitsMask, UnsupportedOperationError
 from langchain_kv_memory.call_stream import CLOSE, OPEN
 
 _STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}

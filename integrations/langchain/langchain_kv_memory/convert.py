@@ -16,7 +16,7 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
-from kv_memory.errors import ConversationError
+from kv_memory import ConversationError
 from langchain_kv_memory.documents import document_id, documents_of, places
 
 _ROLES: tuple[tuple[type[BaseMessage], str], ...] = (

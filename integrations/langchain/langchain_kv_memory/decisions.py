@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from langchain_core.messages import BaseMessage
 
-from kv_memory.policy import Category
-from kv_memory.policy.rules.conversation import Conversation
+from kv_memory import Category, rules
 from langchain_kv_memory.convert import text_of, to_openai
 
 
@@ -31,5 +30,5 @@ class Decision:
 
 def named(messages: Sequence[BaseMessage], target: str, reason: str) -> Iterator[Decision]:
     """Yield what an id names in this conversation: a tool call's result, a message, or a document in any message."""
-    for index, chars in Conversation(to_openai(messages, ())).named(target):
+    for index, chars in rules.Conversation(to_openai(messages, ())).named(target):
         yield Decision(messages[index], reason, chars)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from langchain_core.exceptions import ContextOverflowError
 
-from kv_memory.errors import ContextLengthError
+from kv_memory import ContextLengthError
 
 
 class ConversationTooLongError(ContextLengthError, ContextOverflowError):

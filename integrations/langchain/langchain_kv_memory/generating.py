@@ -11,7 +11,7 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
-from kv_memory.sessions.turn import ReplyStream
+from kv_memory import ReplyStream
 from langchain_kv_memory.answer import chunks_of, message_of
 from langchain_kv_memory.background import StopFlag, iterate
 from langchain_kv_memory.convert import to_openai

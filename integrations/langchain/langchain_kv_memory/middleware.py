@@ -20,11 +20,12 @@ from langgraph.config import get_config
 from langgraph.runtime import Runtime
 from langgraph.types import Command, Overwrite
 
-from kv_memory.errors import RefusedError
+from kv_memory import RefusedError, Request
 from langchain_kv_memory.chat_model import ErasableChatModel
 from langchain_kv_memory.policies import PROVENANCE, Policy
 from langchain_kv_memory.report import RetractionReport
-from langchain_kv_memory.wishes import wishes_of
+from langchain_kv_memory.requests import requests_of
+from langchain_kv_memory.targets import Target
 
 Update = dict[str, Any]
 _Result = ToolMessage | Command[Any]
@@ -106,25 +107,25 @@ class RetractionMiddleware(AgentMiddleware[RetractionState, Any, Any]):
         return _stamped(await handler(request), request)
 
     def _retract(self, model: ErasableChatModel, state: Any) -> Update | None:
-        wishes = wishes_of(self.policies, state)
+        requests = requests_of(self.policies, state)
         reports: list[RetractionReport] = []
         messages = list(state["messages"])
-        for wish in wishes:
+        for request in requests:
             with _refused_is_a_warning():
-                reports.append(model.retract(*wish.targets, config=get_config(), messages=messages, **wish.options()))
+                reports.append(model.retract(*request.targets, messages=messages, **_options(request)))
                 messages = _replaced(messages, reports[-1].tombstones(messages))
-        return _update(reports, state["messages"], messages) if wishes else None
+        return _update(reports, state["messages"], messages) if requests else None
 
     async def _aretract(self, model: ErasableChatModel, state: Any) -> Update | None:
-        wishes = await run_in_executor(None, wishes_of, self.policies, state)
+        requests = await run_in_executor(None, requests_of, self.policies, state)
         reports: list[RetractionReport] = []
         messages = list(state["messages"])
-        for wish in wishes:
+        for request in requests:
             with _refused_is_a_warning():
-                report = await model.aretract(*wish.targets, config=get_config(), messages=messages, **wish.options())
+                report = await model.aretract(*request.targets, messages=messages, **_options(request))
                 reports.append(report)
                 messages = _replaced(messages, report.tombstones(messages))
-        return _update(reports, state["messages"], messages) if wishes else None
+        return _update(reports, state["messages"], messages) if requests else None
 
 
 def _erasable(model: object) -> ErasableChatModel | None:
@@ -138,6 +139,11 @@ def _erasable(model: object) -> ErasableChatModel | None:
         else:
             return None
     return model
+
+
+def _options(request: Request[Target]) -> dict[str, Any]:
+    """Return how a retraction is asked for: in the session of this run, and what is missing is a warning."""
+    return {"config": get_config(), "scope": "session", "reason": request.reason, "by": request.by}
 
 
 @contextmanager

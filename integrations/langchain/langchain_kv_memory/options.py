@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
-from kv_memory.engines.base import LogitsMask, Sampling
-from kv_memory.sessions.turn import SamplingOptions
+from kv_memory import LogitsMask, Sampling, SamplingOptions
 
 if TYPE_CHECKING:
     from langchain_kv_memory.constrain import Grammars

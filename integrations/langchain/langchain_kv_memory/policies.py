@@ -11,9 +11,7 @@ from typing import Any, Protocol
 
 from langchain_core.messages import BaseMessage, ToolCall, ToolMessage
 
-from kv_memory.conversation.messages import ROLES
-from kv_memory.conversation.messages import ToolCall as CoreCall
-from kv_memory.policy import Rule, rules
+from kv_memory import rules
 from langchain_kv_memory.changes import DocumentChanges
 from langchain_kv_memory.convert import to_openai
 from langchain_kv_memory.decisions import Decision
@@ -37,7 +35,7 @@ class ByRule:
     ```
     """
 
-    def __init__(self, rule: Rule) -> None:
+    def __init__(self, rule: rules.Rule) -> None:
         self._rule = rule
 
     def decide(self, messages: Sequence[BaseMessage]) -> Iterator[Decision]:
@@ -92,7 +90,7 @@ class FlaggedContent(ByRule):
         types: Collection[str] = ("tool",),
         reason: str = "flagged by a detector",
     ) -> None:
-        super().__init__(rules.FlaggedContent(detector, roles=ROLES, reason=reason))
+        super().__init__(rules.FlaggedContent(detector, roles=rules.ROLES, reason=reason))
         self._types = types
 
     def decide(self, messages: Sequence[BaseMessage]) -> Iterator[Decision]:
@@ -117,5 +115,5 @@ def _said(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
     return said
 
 
-def _call(call: CoreCall) -> ToolCall:
+def _call(call: rules.ToolCall) -> ToolCall:
     return ToolCall(id=call.id, name=call.name, args=call.arguments)

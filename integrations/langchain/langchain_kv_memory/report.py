@@ -9,8 +9,7 @@ from langchain_core.messages import BaseMessage
 from pydantic import BaseModel, ConfigDict, Field
 
 from kv_memory import RetractionReport as SessionReport
-from kv_memory import Span
-from kv_memory.sessions.report import RetractionStatus
+from kv_memory import RetractionStatus, Span
 from langchain_kv_memory.tombstones import tombstones
 
 _WEIGHT = (

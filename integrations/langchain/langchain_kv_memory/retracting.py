@@ -12,9 +12,7 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import run_in_executor
 from pydantic import Field
 
-from kv_memory import Reason, Span
-from kv_memory.policy import Cascade
-from kv_memory.policy.authority import OWNER
+from kv_memory import Cascade, Reason, Span
 from langchain_kv_memory.generating import AnsweringChatModel
 from langchain_kv_memory.report import RetractionReport
 from langchain_kv_memory.retraction import Retraction
@@ -37,7 +35,7 @@ class RetractingChatModel(AnsweringChatModel):
         scope: Scope | None = None,
         mode: str | None = None,
         reason: Reason | str = "",
-        by: str = OWNER,
+        by: str = "owner",
         cascade: Cascade | None = None,
         keep_undo: bool | None = None,
         missing: Missing = "warn",

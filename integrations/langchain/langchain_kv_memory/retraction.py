@@ -10,14 +10,19 @@ from typing import Any
 from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage
 
-from kv_memory import Memory, Span, SpanKind
-from kv_memory.conversation.spans import Target as CoreTarget
-from kv_memory.conversation.spans import target_name
-from kv_memory.erasers import get_eraser
-from kv_memory.errors import KVMemoryError, UnknownTargetError
-from kv_memory.policy import Cascade, Reason
-from kv_memory.policy.authority import OWNER
-from kv_memory.sessions.session import Session
+from kv_memory import (
+    Cascade,
+    KVMemoryError,
+    Memory,
+    Reason,
+    Session,
+    Span,
+    SpanKind,
+    UnknownTargetError,
+    get_eraser,
+    target_name,
+)
+from kv_memory import Target as CoreTarget
 from langchain_kv_memory.convert import to_openai
 from langchain_kv_memory.report import RetractionReport
 from langchain_kv_memory.targets import Missing, Scope, Target, check_choice, core_target
@@ -37,7 +42,7 @@ class Retraction:
     default: str | None = None
     """Eraser of the chat model, which a policy may overrule."""
     reason: Reason | str = ""
-    by: str = OWNER
+    by: str = "owner"
     cascade: Cascade | None = None
     keep_undo: bool | None = None
     missing: Missing = "warn"
@@ -124,7 +129,7 @@ class Retraction:
                     f"There is no session {self.home!r} that could hold {target_name(core)!r}; "
                     "name the thread by config= or session_id=."
                 )
-            spans = here.retract(core, messages=given, dry_run=True).spans
+            spans = here.find(core, given)
         except UnknownTargetError as error:
             unknown = error
         holders = [here] if here is not None and unknown is None else []
@@ -146,7 +151,7 @@ class Retraction:
 
 def _holds(session: Session, target: CoreTarget, *, documents_only: bool) -> bool:
     try:
-        spans = session.retract(target, dry_run=True).spans
+        spans = session.find(target)
     except UnknownTargetError:
         return False
     return _are_documents(spans) or not documents_only

@@ -14,10 +14,8 @@ from langchain_core.messages import BaseMessage
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, Field, model_validator
 
-from kv_memory import AuditLog, Memory
-from kv_memory.calibration.record import Calibration
+from kv_memory import AuditLog, Calibration, Heal, Memory, Policy
 from kv_memory.erasers import is_files
-from kv_memory.policy import Heal, Policy
 from langchain_kv_memory.convert import PLACEHOLDERS, to_openai
 from langchain_kv_memory.known_settings import check_settings
 from langchain_kv_memory.loader import MemoryLoader, context_size

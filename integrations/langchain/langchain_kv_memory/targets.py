@@ -9,7 +9,7 @@ from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage
 
 from kv_memory import CharRange
-from kv_memory.conversation.spans import Target as CoreTarget
+from kv_memory import Target as CoreTarget
 from langchain_kv_memory.convert import to_openai
 from langchain_kv_memory.documents import document_id
 

@@ -8,8 +8,7 @@ from typing import Any
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
-from kv_memory.conversation.messages import Cuts, cut_text, parse_messages
-from kv_memory.conversation.redactions import Redaction, cuts_for
+from kv_memory import Cuts, Redaction, cuts_of
 from langchain_kv_memory.convert import text_of, to_openai
 from langchain_kv_memory.documents import document_id, documents_of, places
 
@@ -20,7 +19,7 @@ def tombstones(
     """Return the messages that these redactions concern, cut; by their number."""
     if not messages or not redactions:
         return {}
-    cuts = cuts_for(parse_messages(to_openai(messages, ())), redactions)
+    cuts = cuts_of(to_openai(messages, ()), redactions)
     return {i: _entombed(messages[i], cut, retraction) for i, cut in cuts.items()}
 
 
@@ -41,23 +40,18 @@ def _entombed(message: BaseMessage, cuts: Cuts, retraction: str) -> BaseMessage:
 
 def _cut_content(message: BaseMessage, cuts: Cuts) -> str | list[str | dict[str, Any]]:
     if isinstance(message.content, str):
-        return cut_text(message.content, cuts.chars)
+        return cuts.cut(message.content)
     gone = {call["id"] for i, call in enumerate(getattr(message, "tool_calls", [])) if i in cuts.calls}
     blocks: list[str | dict[str, Any]] = []
     at = 0
     for block in message.content:
         text = block if isinstance(block, str) else block.get("text") if block.get("type") == "text" else None
         if isinstance(text, str):
-            left, at = cut_text(text, _inside(cuts, at, at + len(text))), at + len(text)
+            left, at = cuts.within(at, at + len(text)).cut(text), at + len(text)
             blocks.append(left if isinstance(block, str) else {**block, "text": left})
         elif isinstance(block, dict) and block.get("id") not in gone:
             blocks.append(block)
     return blocks
-
-
-def _inside(cuts: Cuts, start: int, end: int) -> list[tuple[int, int]]:
-    """Return the cuts of the characters [start, end), counted from there."""
-    return [(max(a, start) - start, min(b, end) - start) for a, b in cuts.chars if a < end and b > start]
 
 
 def _cut_artifact(message: ToolMessage, cuts: Cuts) -> Any:
@@ -68,8 +62,8 @@ def _cut_artifact(message: ToolMessage, cuts: Cuts) -> Any:
         return None
     gone, kept = set(), {}
     for document, start, end in places(text_of(message), documents):
-        inside = _inside(cuts, start, end)
-        left = cut_text(document.page_content, inside)
+        inside = cuts.within(start, end)
+        left = inside.cut(document.page_content)
         if inside and not left.strip():
             gone.add(document_id(document))
         elif inside:

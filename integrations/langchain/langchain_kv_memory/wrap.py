@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from kv_memory import Memory
-from kv_memory.engines.base import Engine
+from kv_memory import Engine, Memory
 
 
 def memory_over(llm: Any, tokenizer: Any = None, **options: Any) -> Memory:

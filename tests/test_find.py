@@ -1,0 +1,61 @@
+"""What a target means is found without changing anything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kv_memory import CharRange, Memory, Session, SpanKind, SpanStatus, TargetError, UnknownTargetError
+from tests.tiny import tiny_engine
+
+TALK: list[dict[str, Any]] = [
+    {"role": "user", "id": "u1", "content": [{"type": "text", "text": "One. ", "document_id": "d1"}, "Two."]},
+    {"role": "assistant", "content": "", "tool_calls": [{"id": "c1", "function": {"name": "f", "arguments": "{}"}}]},
+    {"role": "tool", "tool_call_id": "c1", "content": "the code is 4711"},
+    {"role": "user", "id": "u2", "content": [{"type": "text", "text": "One. ", "document_id": "d1"}, "Why?"]},
+]
+MEMORY = Memory(tiny_engine(), heal="never")
+
+
+@pytest.fixture
+def session(request: pytest.FixtureRequest) -> Session:
+    session = MEMORY.new_session(request.node.name)
+    session.prefill(TALK)
+    return session
+
+
+@pytest.mark.parametrize(
+    ("target", "found"),
+    [
+        ("c1", [(SpanKind.TOOL_RESULT, 2, 16)]),
+        ("u1", [(SpanKind.USER, 0, 9)]),
+        ("d1", [(SpanKind.DOCUMENT, 0, 5), (SpanKind.DOCUMENT, 3, 5)]),
+        (TALK[2], [(SpanKind.TOOL_RESULT, 2, 16)]),
+    ],
+    ids=["call", "message", "document", "message itself"],
+)
+def test_each_kind_of_target(session: Session, target: Any, found: list[tuple[SpanKind, int, int]]) -> None:
+    before = session.spans()
+    assert [(span.kind, span.message, span.tokens) for span in session.find(target)] == found
+    assert session.spans() == before
+    assert session.reports == []
+
+
+def test_what_was_erased_is_found_as_erased(session: Session) -> None:
+    session.retract("c1", eraser="recompute")
+    assert [(span.status, span.tokens) for span in session.find("c1")] == [(SpanStatus.EXACT, 0)]
+
+
+def test_what_was_not_read_yet_is_found_in_the_conversation_that_is_given(session: Session) -> None:
+    more = [*TALK, {"role": "user", "id": "u3", "content": "And now?"}]
+    with pytest.raises(UnknownTargetError, match="'u3'"):
+        session.find("u3")
+    (span,) = session.find("u3", more)
+    assert (span.kind, span.message_id, span.start, span.end, span.tokens) == (SpanKind.USER, "u3", 0, 0, 0)
+    assert session.find("c1", more) == session.find("c1")
+
+
+def test_characters_outside_the_message_are_an_error(session: Session) -> None:
+    with pytest.raises(TargetError, match="outside"):
+        session.find(CharRange(message="u2", start=3, end=99))
