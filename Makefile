@@ -48,6 +48,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	cd $(LANGCHAIN) && MYPYPATH=../.. ../../$(BIN)/mypy --config-file ../../pyproject.toml tests
 	$(BIN)/lint-imports --no-logo --no-cache
 
 format: $(STAMP)

@@ -2,10 +2,13 @@
 
 import json
 import time
+from collections.abc import Callable
+from typing import Any
 
 from langchain.agents import create_agent
-from langchain.agents.middleware import wrap_model_call
+from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse, wrap_model_call
 from langchain.tools import tool
+from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
 
 from langchain_kv_memory import ErasableChatModel, RetractionReport
@@ -28,7 +31,7 @@ def get_terms() -> str:
 
 
 @wrap_model_call
-def call_when_told(request, handler):
+def call_when_told(request: ModelRequest, handler: Callable[[ModelRequest], ModelResponse]) -> ModelResponse:
     """The pocket model cannot decide which tool to call; a larger model needs none of this."""
     last = request.messages[-1]
     first = last.text.split()[0] if last.type == "human" else ""
@@ -38,14 +41,12 @@ def call_when_told(request, handler):
 def main() -> None:
     """Run the conversation."""
     model = ErasableChatModel()
-    policies = RetractionMiddleware([SupersededToolResult()])
-    agent = create_agent(
-        model, [get_order, get_terms], middleware=[policies, call_when_told], checkpointer=InMemorySaver()
-    )
-    thread = {"configurable": {"thread_id": "ada"}}
+    middleware: list[AgentMiddleware[Any, Any, Any]] = [RetractionMiddleware([SupersededToolResult()]), call_when_told]
+    agent = create_agent(model, [get_order, get_terms], middleware=middleware, checkpointer=InMemorySaver())
+    thread: RunnableConfig = {"configurable": {"thread_id": "ada"}}
 
     def say(text: str) -> None:
-        answer = agent.invoke({"messages": [("user", text)]}, thread)["messages"][-1]
+        answer = agent.invoke({"messages": [{"role": "user", "content": text}]}, thread)["messages"][-1]
         usage = answer.usage_metadata
         cached = f"{usage['input_token_details']['cache_read']} of {usage['input_tokens']} tokens were in the cache"
         print(f"\nuser:  {text}\nagent: {answer.text}    [{cached}]")
@@ -65,6 +66,7 @@ def main() -> None:
     after = report.tokens_reused + report.tokens_recomputed - report.spans[0].start
     started = time.perf_counter()
     anew = model.invoke(state["messages"][:-1], {"configurable": {"thread_id": "anew"}}, max_tokens=1)
+    assert anew.usage_metadata is not None
     seconds, tokens = time.perf_counter() - started, anew.usage_metadata["input_tokens"]
     print(f"\n\n{report.reason}: {report.tokens_erased} tokens erased ({report.status}).")
     print(f"Computed anew: {report.tokens_recomputed} of the {after} tokens after it, {1000 * report.seconds:.0f} ms.")

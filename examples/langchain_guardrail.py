@@ -5,6 +5,7 @@ import time
 
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
+from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
 
 from langchain_kv_memory import ErasableChatModel, RetractionReport
@@ -36,10 +37,10 @@ def main() -> None:
     agent = create_agent(
         model, middleware=[RetractionMiddleware([FlaggedContent(detect)])], checkpointer=InMemorySaver()
     )
-    thread = {"configurable": {"thread_id": "ada"}}
+    thread: RunnableConfig = {"configurable": {"thread_id": "ada"}}
 
     def ask(question: str, *before: AnyMessage) -> None:
-        answer = agent.invoke({"messages": [*before, ("user", question)]}, thread)["messages"][-1]
+        answer = agent.invoke({"messages": [*before, HumanMessage(question)]}, thread)["messages"][-1]
         usage = answer.usage_metadata
         cached = f"{usage['input_token_details']['cache_read']} of {usage['input_tokens']} tokens were in the cache"
         print(f"\nuser:  {question}\nagent: {answer.text}    [{cached}]")
@@ -57,6 +58,7 @@ def main() -> None:
     after = report.tokens_reused + report.tokens_recomputed - report.spans[0].start
     started = time.perf_counter()
     anew = model.invoke(state["messages"][:-1], {"configurable": {"thread_id": "anew"}}, max_tokens=1)
+    assert anew.usage_metadata is not None
     seconds, tokens = time.perf_counter() - started, anew.usage_metadata["input_tokens"]
     print(f"{report.reason}: {report.tokens_erased} tokens erased ({report.status}).")
     print(f"Computed anew: {report.tokens_recomputed} of the {after} tokens after it, {1000 * report.seconds:.0f} ms.")

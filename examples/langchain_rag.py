@@ -3,6 +3,7 @@
 import re
 import time
 import zlib
+from typing import Any
 
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
@@ -52,7 +53,9 @@ def main() -> None:
     def answer(thread: str, messages: list[BaseMessage]) -> BaseMessage:
         started = time.perf_counter()
         said = model.invoke(messages, {"configurable": {"thread_id": thread}})
-        used, seconds = said.usage_metadata["input_token_details"], time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        assert said.usage_metadata is not None
+        used: dict[str, Any] = {**said.usage_metadata["input_token_details"]}
         cost = f"{used['cache_creation']} tokens read, {used['cache_read']} in the cache, {used['kv_erased']} left out"
         print(f"model: {said.text}    [{cost}; {1000 * seconds:.0f} ms]")
         return said

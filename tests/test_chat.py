@@ -14,8 +14,12 @@ from kv_memory.errors import ConversationError, ModelError
 from tests.tiny import CHATML, SPECIAL, STRICT, STRUCTURE, THINKING, tiny_tokenizer
 
 TOKENIZERS = {"chatml": HFTokenizer(tiny_tokenizer(CHATML)), "strict": HFTokenizer(tiny_tokenizer(STRICT))}
-CALL = {"id": "c1", "type": "function", "function": {"name": "get", "arguments": '{"q": "a \\"b\\"", "n": 3}'}}
-AGENT = [
+CALL: dict[str, Any] = {
+    "id": "c1",
+    "type": "function",
+    "function": {"name": "get", "arguments": '{"q": "a \\"b\\"", "n": 3}'},
+}
+AGENT: list[dict[str, Any]] = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "Look it up."},
     {"role": "assistant", "content": "On it.", "tool_calls": [CALL]},

@@ -244,7 +244,7 @@ def test_a_document_is_erased_wherever_it_stands(session: Session) -> None:
     def passage(text: str, document: str) -> dict[str, str]:
         return {"type": "text", "text": text, "document_id": document}
 
-    history = [
+    history: list[dict[str, Any]] = [
         {"role": "user", "content": [passage("alpha ", "d1"), passage("beta ", "d2")]},
         {"role": "user", "content": ["again: ", passage("alpha ", "d1")]},
         {"role": "user", "content": "So?"},

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -69,8 +70,8 @@ def test_a_killed_retraction_is_found_and_counts(file: Path) -> None:
     def child() -> None:
         session = memory(file).session("s")
         session.prefill(CONVERSATION)
-        RetractionRun._erase = die  # type: ignore[method-assign]
-        session.retract("c1")
+        with mock.patch.object(RetractionRun, "_erase", die):
+            session.retract("c1")
 
     assert ended(in_child(child)) == -signal.SIGKILL
     log = AuditLog(file)

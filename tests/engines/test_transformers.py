@@ -57,9 +57,9 @@ def test_influence_has_a_row_for_each_probe_layer() -> None:
         scores.append(engine.influence(seq, [(20, 30)])[1])
     assert_close(scores[2], torch.cat(scores[:2]))
     assert_close(engine.influence(seq, [(20, 30)], layers=[1])[1], scores[1])
-    for layers in ((), (2,)):
+    for unknown in ((), (2,)):
         with pytest.raises(ValueError, match="queries are kept of layers"):
-            engine.influence(seq, [(20, 30)], layers=layers)
+            engine.influence(seq, [(20, 30)], layers=unknown)
 
 
 def test_without_probe_layers_there_is_no_influence() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from typing import Any
 
 import pytest
 
@@ -48,7 +49,8 @@ def test_defaults_are_those_of_the_feasibility_study() -> None:
 def lacking(capability: str) -> Engine:
     """The tiny engine, without this capability."""
     engine = tiny_engine()
-    engine.capabilities = dataclasses.replace(engine.capabilities, **{capability: False})
+    without: dict[str, Any] = {capability: False}
+    engine.capabilities = dataclasses.replace(engine.capabilities, **without)
     return engine
 
 

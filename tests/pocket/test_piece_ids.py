@@ -69,7 +69,7 @@ def test_ids_of_pieces_are_those_of_the_library(seed: int, system: bool, listed:
 
 def test_hostile_text_in_a_call_and_in_a_description_is_text() -> None:
     arguments = json.dumps({"key": HOSTILE, "n": [1.5, True, None]}, ensure_ascii=False)
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "user", "content": HOSTILE},
         {"role": "assistant", "content": HOSTILE, "tool_calls": [call("get", arguments), call("none", "{}")]},
         {"role": "tool", "tool_call_id": "call_get", "content": HOSTILE},

@@ -89,7 +89,7 @@ def reply(message: dict[str, Any]) -> str:
     calls = [json.loads(call["function"]["arguments"]) for call in message.get("tool_calls", ())]
     names = [call["function"]["name"] for call in message.get("tool_calls", ())]
     texts = [f'{{"name": "{n}", "arguments": {json.dumps(c, ensure_ascii=False)}}}' for n, c in zip(names, calls)]  # noqa: B905
-    return message["content"] + "".join(f"<tool_call>\n{text}\n</tool_call>" for text in texts)
+    return str(message["content"]) + "".join(f"<tool_call>\n{text}\n</tool_call>" for text in texts)
 
 
 def test_mistakes_are_not_learned(folder: Path) -> None:

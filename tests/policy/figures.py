@@ -38,7 +38,11 @@ def agreed(eraser: str, right: int, probes: int = 100, kind: str = "binding", to
 
 def measured(*rows: Fidelity | Latency | Agreement, default: str = "recompute", following: int = 0) -> Calibration:
     """A calibration of these rows, with this default from `following` on."""
-    kinds = {"fidelity": Fidelity, "latency": Latency, "agreement": Agreement}
+    kinds: dict[str, type[Fidelity | Latency | Agreement]] = {
+        "fidelity": Fidelity,
+        "latency": Latency,
+        "agreement": Agreement,
+    }
     tables = {table: tuple(row for row in rows if isinstance(row, kind)) for table, kind in kinds.items()}
     return calibration((following, default)).model_copy(update=tables)
 

@@ -110,7 +110,7 @@ def test_a_refusal_says_who_what_and_how_to_allow_it() -> None:
         "'tool' may not retract the system span s0 (nor 1 more); to allow it, add 'system' to authority.tool of the "
         "policy."
     )
-    assert [(r.by, r.id, r.kind.value) for r in error.value.refusals] == [
+    assert [(r.by, r.id, r.kind) for r in error.value.refusals] == [
         ("tool", "s0", "system"),
         ("tool", "s1", "user"),
     ]
@@ -124,4 +124,4 @@ def test_a_refusal_says_who_what_and_how_to_allow_it() -> None:
 
 def test_spans_of_a_session_can_be_asked_about(session: Session) -> None:
     refused = Authority().refusals("policy", session.spans(), session="a")
-    assert {refusal.kind.value for refusal in refused} == {"system", "user"}
+    assert {refusal.kind for refusal in refused} == {"system", "user"}

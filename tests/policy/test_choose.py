@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kv_memory.calibration.record import Calibration
+from kv_memory.calibration.record import Agreement, Calibration, Latency
 from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.erasers.drop import Drop
 from kv_memory.erasers.influence import Influence
@@ -91,7 +91,12 @@ def test_the_nearest_lengths_count() -> None:
 
 
 def test_the_worst_class_of_enough_questions_counts() -> None:
-    rows = [took("recompute", 100), took("drop", 1), agreed("drop", 100), agreed("drop", 9, 10, "yes or no")]
+    rows: list[Latency | Agreement] = [
+        took("recompute", 100),
+        took("drop", 1),
+        agreed("drop", 100),
+        agreed("drop", 9, 10, "yes or no"),
+    ]
     few = agreed("drop", 0, 9, "few")
     assert chosen({"agreement": 0.95}, calibration=measured(*rows, few)) == "recompute"
     assert chosen({"agreement": 0.9}, calibration=measured(*rows, few)) == "drop"

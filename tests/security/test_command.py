@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kv_memory.cli.app import main
-from kv_memory.evaluation.leakage import measure
+from kv_memory.evaluation.leakage import echoes, injections, measure, successive
 from kv_memory.evaluation.leakage.canaries import Leakage, Seen, summarise
 from kv_memory.evaluation.leakage.echoes import CASCADES, Echoed
 from kv_memory.evaluation.leakage.injections import Obeyed
@@ -42,9 +42,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         {cascade: seen() for cascade in CASCADES}, {"drop": True, "healed": True}, dict.fromkeys(HOWS, (1, 2))
     )
     monkeypatch.setattr(measure, "look_each", lambda *_: seen())
-    monkeypatch.setattr(measure.successive, "look_after", lambda *_: {n: seen() for n in measure.successive.COUNTS})
-    monkeypatch.setattr(measure.echoes, "look_at_echo", lambda *_: echoed)
-    monkeypatch.setattr(measure.injections, "order", lambda *_: Obeyed("x", dict.fromkeys(HOWS, "x")))
+    monkeypatch.setattr(successive, "look_after", lambda *_: {n: seen() for n in successive.COUNTS})
+    monkeypatch.setattr(echoes, "look_at_echo", lambda *_: echoed)
+    monkeypatch.setattr(injections, "order", lambda *_: Obeyed("x", dict.fromkeys(HOWS, "x")))
 
 
 @pytest.mark.usefixtures("quick")

@@ -44,7 +44,8 @@ def test_how_the_slots_are_used_is_in_the_record(model: str, tmp_path: Path) -> 
     assert (record.slots, record.spread, record.sees_suffix) == (2, True, True)
     memory = Memory(model, eraser=str(tmp_path), heal="never")
     assert memory.engine.tokenizer.eos_ids == {record.token}
-    assert memory.engine.capabilities.steering == record.steering(memory.engine.capabilities.steering.adapter)
+    steering = memory.engine.capabilities.steering
+    assert steering is not None and steering == record.steering(steering.adapter)
     session = memory.session("s")
     session.prefill([{"role": "user", "content": "secret", "id": "a"}, {"role": "user", "content": "hello" * 40}])
     assert session.retract("a").tokens_recomputed == 2

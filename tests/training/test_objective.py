@@ -48,7 +48,7 @@ def plain(model: Any, ids: list[int], positions: list[int] | None = None) -> tor
     where = torch.tensor([positions or list(range(len(ids)))])
     mask = torch.full((1, 1, len(ids), len(ids)), torch.finfo(torch.float32).min).triu(1)
     with torch.no_grad():
-        logits = model(torch.tensor([ids]), position_ids=where, attention_mask=mask).logits
+        logits: torch.Tensor = model(torch.tensor([ids]), position_ids=where, attention_mask=mask).logits
     return logits[0].log_softmax(-1)
 
 

@@ -13,6 +13,7 @@ import torch
 from kv_memory.conversation.chat_format import ChatFormat
 from kv_memory.engines.transformers.tokenizer import HFTokenizer
 from kv_memory.errors import KVMemoryError
+from kv_memory.synthetic.drafts import Kind
 from kv_memory.training.corpus import TextExamples
 from kv_memory.training.plan import Batches, Plan
 from kv_memory.training.tasks import WorldExamples
@@ -64,8 +65,8 @@ def test_the_loss_falls_and_the_table_has_all_classes(tmp_path: Path) -> None:
     batch = run.batches[0]
     with torch.no_grad():
         before = float(run.objective.loss(batch))
-    tables = []
-    run.run(lambda step, loss, table: tables.append(table), every=12)
+    tables: list[dict[str, dict[str, float]]] = []
+    run.run(lambda step, loss, table: tables.append(table or {}), every=12)
     with torch.no_grad():
         assert float(run.objective.loss(batch)) < before
     assert {"neighbours", "continuation", "keep"} <= set(tables[-1])
@@ -102,7 +103,8 @@ def test_a_plan_says_what_each_step_is() -> None:
 def test_classes_are_drawn_by_their_balance(tmp_path: Path) -> None:
     source = WorldExamples(ChatFormat(TOKENIZER))
     counts = []
-    for balance in ({}, {"binding": 1000.0}):
+    balances: list[dict[Kind, float]] = [{}, {"binding": 1000.0}]
+    for balance in balances:
         examples = [source.draw(Random(seed), 600, balance) for seed in range(12)]
         counts.append(sum(any(query.kind == "binding" for query in example.queries) for example in examples))
     assert counts[0] < counts[1]

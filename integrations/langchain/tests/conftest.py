@@ -34,8 +34,9 @@ def model(pocket: Memory) -> ErasableChatModel:
 
 def _standard(item: pytest.Item) -> str | None:
     """The name of a test of langchain-tests' suites."""
-    ours = isinstance(item, pytest.Function) and item.cls is not None and item.cls.__name__ == "TestStandard"
-    return item.originalname if ours else None
+    if isinstance(item, pytest.Function) and item.cls is not None and item.cls.__name__ == "TestStandard":
+        return item.originalname
+    return None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

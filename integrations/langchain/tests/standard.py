@@ -47,7 +47,8 @@ class Ours:
 
 def counted(request: pytest.FixtureRequest, suite: type[Any], *without: str) -> int:
     """How many tests of a suite were collected, but for those that may be skipped and these."""
-    ours = [item.originalname for item in request.session.items if item.cls is suite]
+    functions = (item for item in request.session.items if isinstance(item, pytest.Function))
+    ours = [item.originalname for item in functions if item.cls is suite]
     if request.config.option.keyword:
         pytest.skip("counts the suite, of which -k takes a part")
     return len([name for name in ours if name not in SKIPPED and name not in without])

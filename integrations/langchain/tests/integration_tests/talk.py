@@ -38,7 +38,7 @@ class Talk:
         @tool
         def look_up(it: str) -> str:
             """Look something up."""
-            return self._next()
+            return str(self._next())
 
         @tool(response_format="content_and_artifact")
         def retrieve(it: str) -> tuple[str, list[Document]]:

@@ -88,8 +88,9 @@ def test_special_tokens_in_contents_are_text(model: ErasableChatModel, pocket: M
     marks = {pocket.engine.tokenizer.encode(mark, special=True)[0][0] for mark in ("<|im_start|>", "<|im_end|>")}
 
     def structure(messages: list[BaseMessage]) -> int:
-        pieces = pocket.session(str(len(pocket.sessions()))).prefill(to_openai(messages)) and pocket
-        (branch,) = pieces.session(pieces.sessions()[-1]).branches
+        session = pocket.session(str(len(pocket.sessions())))
+        session.prefill(to_openai(messages))
+        (branch,) = session.branches
         return sum(token in marks for token in pocket.engine.tokens(branch.seq))
 
     assert structure(said) == structure(plain)

@@ -188,7 +188,8 @@ async def test_an_agents_async_calls_do_not_block_the_event_loop(
     from langgraph.checkpoint.memory import InMemorySaver
 
     agent = create_agent(model, [], checkpointer=InMemorySaver())
-    await agent.ainvoke({"messages": talk()[1:]}, CONFIG)
+    asked: Any = {"messages": talk()[1:]}
+    await agent.ainvoke(asked, CONFIG)
     report = await aretract_in_graph(agent, model, "call_1", config=CONFIG)
     assert report.tokens_erased > 0
     await agent.ainvoke({"messages": [HumanMessage(QUESTION)]}, CONFIG)

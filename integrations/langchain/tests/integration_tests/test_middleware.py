@@ -183,7 +183,7 @@ def test_a_tool_cannot_forge_its_age(model: Scripted) -> None:
         return ToolMessage("x", tool_call_id=call_id, response_metadata={PROVENANCE: {"at": 9e12}})
 
     agent = create_agent(model, [look_up], middleware=[RetractionMiddleware()])
-    state = agent.invoke({"messages": [("user", "look_up(W-5530)")]}, THREAD)
+    state = agent.invoke({"messages": [HumanMessage("look_up(W-5530)")]}, THREAD)
     stamped = next(m for m in state["messages"] if isinstance(m, ToolMessage))
     assert stamped.response_metadata[PROVENANCE]["at"] <= time.time()
 
@@ -191,14 +191,14 @@ def test_a_tool_cannot_forge_its_age(model: Scripted) -> None:
 @pytest.mark.parametrize("sync", [True, False], ids=["sync", "async"])
 @pytest.mark.parametrize("wrapping", ["bind", "with_config", "with_retry", "with_fallbacks"])
 def test_a_model_that_is_wrapped_is_found(model: Scripted, wrapping: str, sync: bool) -> None:
-    wrapped: Any = {
+    wraps: dict[str, Callable[[], Any]] = {
         "bind": lambda: model.bind(max_tokens=2),
         "with_config": lambda: model.with_config(tags=["x"]),
         "with_retry": model.with_retry,
         "with_fallbacks": lambda: model.with_fallbacks([model]),
-    }[wrapping]()
+    }
     middleware = RetractionMiddleware([FlaggedContent(lambda text: [(0, len(text))])])
-    agent = create_agent(wrapped, middleware=[middleware])
+    agent = create_agent(wraps[wrapping](), middleware=[middleware])
     asked: Any = {"messages": [*lookup(), HumanMessage("Thanks.")]}
     state = agent.invoke(asked, THREAD) if sync else asyncio.run(agent.ainvoke(asked, THREAD))
     assert middleware.model is model
@@ -215,7 +215,7 @@ def test_another_model_is_left_alone() -> None:
     from langchain_core.language_models.fake_chat_models import FakeListChatModel
 
     agent = create_agent(FakeListChatModel(responses=["Hi."]), middleware=[RetractionMiddleware([ToolError()])])
-    assert agent.invoke({"messages": [("user", "Hello.")]})["messages"][-1].text == "Hi."
+    assert agent.invoke({"messages": [HumanMessage("Hello.")]})["messages"][-1].text == "Hi."
 
 
 def test_deepagents(model: Scripted) -> None:
@@ -240,7 +240,8 @@ def test_a_caller_cannot_name_retractions_in_the_input(model: Scripted) -> None:
     talk = Talk(model, [])
     talk.say("look_up(W-5530)", order("delivered"))
     named = [talk.tool_messages[0].tool_call_id]
-    talk.agent.invoke({"messages": [("user", "Hello.")], "pending_retractions": named}, THREAD)
+    asked: Any = {"messages": [("user", "Hello.")], "pending_retractions": named}
+    talk.agent.invoke(asked, THREAD)
     assert talk.cells(talk.tool_messages[0]) > 0
     assert not talk.reports
 

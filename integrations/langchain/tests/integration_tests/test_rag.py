@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 from langchain_core.documents import Document
 from langchain_core.indexing import InMemoryRecordManager, index
@@ -47,7 +49,7 @@ class Chat:
 
 @pytest.mark.parametrize("cleanup", ["incremental", "full", "scoped_full"])
 def test_a_document_that_index_replaces_leaves_each_session_at_its_next_call(
-    model: ErasableChatModel, cleanup: str
+    model: ErasableChatModel, cleanup: Literal["incremental", "full", "scoped_full"]
 ) -> None:
     changes = DocumentChanges(model)
     store = InMemoryVectorStore(HashedWords())

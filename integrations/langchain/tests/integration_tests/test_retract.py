@@ -11,6 +11,7 @@ from langchain_core.messages import (
     AIMessage,
     BaseMessage,
     HumanMessage,
+    MessageLikeRepresentation,
     RemoveMessage,
     SystemMessage,
     ToolMessage,
@@ -330,7 +331,11 @@ def test_callbacks_and_events_tell_of_a_retraction(model: ErasableChatModel) -> 
     heard: list[Any] = []
     model.on_retract = heard.append
     model.invoke(talk(), CONFIG)
-    chain = RunnableLambda(lambda _: model.retract("call_1", config=CONFIG, reason="stale").status)
+
+    def retract(_: str) -> str:
+        return model.retract("call_1", config=CONFIG, reason="stale").status
+
+    chain = RunnableLambda(retract)
 
     async def events() -> list[Any]:
         return [e async for e in chain.astream_events("x", version="v2") if e["event"] == "on_custom_event"]
@@ -362,8 +367,9 @@ def test_removed_and_cleared_messages_are_erased(model: ErasableChatModel) -> No
     assert prefilled(after) <= NEW
     assert after.response_metadata["kv_memory"]["erased"] > 20
     assert not holds(model, STATUS, CONFIG)
-    gone = [RemoveMessage(id=name) for name in ("call_2-h", "call_2-a", "call_2-t")]
-    removed = add_messages([*cleared, HumanMessage(QUESTION), after], gone)
+    gone: list[MessageLikeRepresentation] = [RemoveMessage(id=name) for name in ("call_2-h", "call_2-a", "call_2-t")]
+    held: list[MessageLikeRepresentation] = [*cleared, HumanMessage(QUESTION), after]
+    removed: Any = add_messages(held, gone)
     last = model.invoke([*removed, HumanMessage("Thanks.")], CONFIG)
     assert last.response_metadata["kv_memory"]["erased"] > 40
     assert prefilled(last) <= NEW

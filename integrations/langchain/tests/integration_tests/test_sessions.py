@@ -11,6 +11,7 @@ import pytest
 from langchain.agents import create_agent
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
+from langchain_core.outputs import ChatGeneration
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import tool
@@ -103,8 +104,9 @@ def test_each_config_of_a_batch_has_its_session(model: ErasableChatModel) -> Non
 
 
 def test_calls_without_an_id_are_matched_by_content(model: ErasableChatModel) -> None:
-    first = model.generate([talk()]).generations[0][0].message
-    again = model.invoke([*talk(), first, HumanMessage("Thanks.")])
+    first = model.generate([talk()]).generations[0][0]
+    assert isinstance(first, ChatGeneration)
+    again = model.invoke([*talk(), first.message, HumanMessage("Thanks.")])
     assert model.load().sessions() == ["anonymous"]
     assert read(again) > 80
 

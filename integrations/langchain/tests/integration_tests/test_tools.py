@@ -68,6 +68,7 @@ def test_a_call_that_was_streamed_is_in_the_cache_as_written(patient: ErasableCh
     after = patient.bind_tools([get_order]).invoke([*talk(), whole, result, HumanMessage(QUESTION)], CONFIG)
     assert read(after) > 100
     assert prefilled(after) < 60
+    assert call["id"] is not None
     report = patient.retract(call["id"], config=CONFIG)
     assert [span.kind for span in report.spans] == ["tool_result"]
 

@@ -26,12 +26,16 @@ TEXTS = [
 
 def streamed(text: str, cuts: list[int]) -> AIMessageChunk:
     stream = CallStream(lambda number: call_id("x", number))
-    whole = AIMessageChunk("")
+    whole = AIMessageChunk(content="")
     edges = sorted({0, *(cut % (len(text) + 1) for cut in cuts), len(text)})
     for start, end in pairwise(edges):
         for part in stream.push(text[start:end]):
-            whole += AIMessageChunk(part) if isinstance(part, str) else AIMessageChunk("", tool_call_chunks=[part])
-    return whole + AIMessageChunk(read_message(text)["content"][len(stream.said) :], chunk_position="last")
+            whole += (
+                AIMessageChunk(content=part)
+                if isinstance(part, str)
+                else AIMessageChunk(content="", tool_call_chunks=[part])
+            )
+    return whole + AIMessageChunk(content=read_message(text)["content"][len(stream.said) :], chunk_position="last")
 
 
 @pytest.mark.parametrize("text", TEXTS)

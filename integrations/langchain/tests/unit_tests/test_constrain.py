@@ -39,7 +39,8 @@ def engine() -> Any:
 
 def say(engine: Any, mask: Any, seed: int, tokens: int) -> str:
     """What a model says that picks any allowed token, and ends when it may."""
-    draw, said = random.Random(seed), []
+    draw = random.Random(seed)
+    said: list[int] = []
     for _ in range(tokens):
         allowed = mask(said, torch.zeros(len(engine.tokenizer.hf))).isfinite().nonzero().flatten().tolist()
         token = draw.choice(allowed)

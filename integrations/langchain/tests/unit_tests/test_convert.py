@@ -29,8 +29,8 @@ def test_roles_ids_and_calls() -> None:
         HumanMessage("b", id="h"),
         AIMessage("c", tool_calls=[CALL]),
         ToolMessage("d", tool_call_id="c1", name="f", id="t"),
-        FunctionMessage("e", name="g"),
-        ChatMessage("f", role="user"),
+        FunctionMessage(content="e", name="g"),
+        ChatMessage(content="f", role="user"),
     ]
     assert to_openai(said) == [
         {"role": "system", "content": "a"},
@@ -47,11 +47,14 @@ def test_roles_ids_and_calls() -> None:
 
 
 def test_a_streamed_answer_is_an_answer() -> None:
-    assert to_openai([AIMessageChunk("c")]) == [{"role": "assistant", "content": "c"}]
+    assert to_openai([AIMessageChunk(content="c")]) == [{"role": "assistant", "content": "c"}]
 
 
 def test_blocks_are_their_text() -> None:
-    calls = [{"type": "tool_use", "id": "c1", "name": "f", "input": {}}, {"type": "reasoning", "reasoning": "hm"}]
+    calls: list[str | dict[Any, Any]] = [
+        {"type": "tool_use", "id": "c1", "name": "f", "input": {}},
+        {"type": "reasoning", "reasoning": "hm"},
+    ]
     message = AIMessage(["a", {"type": "text", "text": "b"}, *calls], tool_calls=[CALL])
     assert to_openai([message])[0]["content"] == "ab"
     assert text_of(message) == "ab"

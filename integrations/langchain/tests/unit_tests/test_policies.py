@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
@@ -21,7 +23,7 @@ from langchain_kv_memory.policies import (
 )
 
 
-def looked_up(call_id: str, sku: str, result: str, status: str = "success", **more: object) -> list[AnyMessage]:
+def looked_up(call_id: str, sku: str, result: str, status: str = "success", **more: Any) -> list[AnyMessage]:
     call = {"id": call_id, "name": "get_item", "args": {"sku": sku}}
     tool = ToolMessage(result, tool_call_id=call_id, name="get_item", status=status, **more)
     return [AIMessage("", tool_calls=[call]), tool]
@@ -64,7 +66,7 @@ def test_an_error_goes_when_the_user_takes_the_next_turn() -> None:
 
 
 def test_time_to_live() -> None:
-    old = {"response_metadata": {PROVENANCE: {"tool": "get_item", "at": 100.0}}}
+    old: dict[str, Any] = {"response_metadata": {PROVENANCE: {"tool": "get_item", "at": 100.0}}}
     messages = [*looked_up("a", "1", "x", **old), *looked_up("b", "2", "y")]
     assert decided(TimeToLive(10, clock=lambda: 109.0), messages) == []
     assert decided(TimeToLive(10, clock=lambda: 111.0), messages) == [("a", None)]
@@ -104,7 +106,7 @@ def test_only_the_old_text_of_a_rewritten_document_is_stale() -> None:
 
 def test_the_rules_of_a_policy_file() -> None:
     (rule,) = CorePolicy.of({"retract": [{"rule": "time_to_live", "seconds": 10, "turns": 1}]}).rules(lambda: 111.0)
-    old = {"response_metadata": {PROVENANCE: {"tool": "get_item", "at": 100.0}}}
+    old: dict[str, Any] = {"response_metadata": {PROVENANCE: {"tool": "get_item", "at": 100.0}}}
     messages = [*looked_up("a", "1", "x", **old), *looked_up("b", "2", "y"), HumanMessage("And?")]
     assert decided(ByRule(rule), messages) == [("a", None)]
     assert [d.category for d in ByRule(rule).decide(messages)] == [Category.STALE]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -40,7 +41,11 @@ def test_settings_that_mean_something_to_remote_models_alone_are_let_pass() -> N
 @pytest.mark.parametrize("name", ["model", "policy", "heal", "cache_tokens", "calibration"])
 def test_a_ready_memory_takes_no_settings(name: str) -> None:
     value = {"heal": "never", "cache_tokens": 9}.get(name, "x")
-    for make in (lambda m: ErasableChatModel(memory=m, **{name: value}), lambda m: _wrap(m, **{name: value})):
+    makes: list[Callable[[Any], Any]] = [
+        lambda m: ErasableChatModel(memory=m, **{name: value}),
+        lambda m: _wrap(m, **{name: value}),
+    ]
+    for make in makes:
         with pytest.raises(ValueError, match=f"A ready memory has its own {name}"):
             make(Mock(Memory))
 
