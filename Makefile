@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 LANGCHAIN := integrations/langchain
 
-.PHONY: demo test test-newest test-langchain llama lint format lock clean
+.PHONY: demo test test-newest test-langchain llama lint format lock release clean
 
 demo: $(STAMP)
 	@$(BIN)/kv-memory demo
@@ -55,6 +55,10 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Wheels and source distributions of what is committed, in dist/, checked and tried in a clean environment
+release: $(STAMP)
+	@scripts/release.sh $(BIN)/python
+
 $(STAMP): pyproject.toml constraints.txt $(LANGCHAIN)/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kv_memory needs Python 3.11 or newer; call make PYTHON=python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -67,4 +71,4 @@ $(STAMP): pyproject.toml constraints.txt $(LANGCHAIN)/pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(NEWEST) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(NEWEST) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

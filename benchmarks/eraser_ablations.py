@@ -25,7 +25,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.eraser_answers import show
-from benchmarks.record import RESULTS, environment, save
+from benchmarks.record import earlier, environment, save
 
 
 @dataclass(frozen=True)
@@ -294,11 +294,10 @@ def main() -> None:
         write_text(options.text, 300)
     settings = {name: getattr(options, name) for name in SETTINGS}
     result: dict[str, Any] = {**environment(options.seed), "settings": settings, "tries": {}}
-    path = RESULTS / f"{options.name}.json"
-    if path.exists():
-        before = json.loads(path.read_text())
+    before = earlier(options.name)
+    if before:
         if (before["settings"], before["seed"]) != (settings, options.seed):
-            raise SystemExit(f"{path} is of other settings: {before['settings']}; give another --name.")
+            raise SystemExit(f"{options.name} is of other settings: {before['settings']}; give another --name.")
         result["tries"] = before["tries"]
     failed = run_all([name for name in options.tries if name not in result["tries"]], options, result)
     if failed:

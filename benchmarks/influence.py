@@ -7,13 +7,14 @@ agrees if greedy decoding gives never-saw's; it is right if it is the world's ow
 The first `--ablate` probes of a class also try every probe layer, normaliser and second-order variant at k = 32. Time
 is benchmarks/latency.py's matter: workers share one device here. The result is written after each length; called again
 with the same seed, lengths that are there are left out. `--minutes` ends a length early, with the probes that it has.
+All rows are in runs/results; benchmarks/results has those that are shown.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import re
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,8 @@ from kv_memory.synthetic.drafts import KINDS
 NO_ERASE, NEVER_SAW = "no erase", "never-saw"
 LAYER, K = 5, 32
 WORLDS_A_PROBE = 40
+WHOLE = ("environment", "all", "binding")
+VARIANT = re.compile(r"layer|mean of|max of|hops|scored again|largest change")
 _state: dict[str, Any] = {}
 
 
@@ -151,6 +154,24 @@ def _table(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, Any]]:
         )
 
 
+def shown(result: dict[str, Any]) -> dict[str, Any]:
+    """Return what the tables and plots show: all classes together and *binding*; the others at the length that most is
+    known of, without the variants that only the ablations try."""
+    lengths = result["lengths"]
+    most = max(lengths, key=lambda length: lengths[length]["all"]["probes"])
+
+    def rows(kind: str, found: dict[str, Any]) -> dict[str, Any]:
+        if kind in WHOLE:
+            return found
+        return {name: row for name, row in found.items() if not VARIANT.match(name)}
+
+    kept = {
+        length: {kind: rows(kind, found) for kind, found in by_class.items() if length == most or kind in WHOLE}
+        for length, by_class in lengths.items()
+    }
+    return {**result, "lengths": kept}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--probes", type=int, default=200, help="of each class and length")
@@ -167,11 +188,10 @@ def main() -> None:
     args = parser.parse_args()
     args.batch = args.batch or 2 * args.workers
 
-    from benchmarks.record import RESULTS, environment, save
+    from benchmarks.record import earlier, environment, save
 
     settings = {"seed": args.seed, "model": args.model or "pocket", "k": K, "layer": LAYER, "ks": args.ks}
-    path = RESULTS / f"{args.name}.json"
-    result: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    result = earlier(args.name)
     if {key: result.get(key) for key in settings} != settings:
         result = {**settings, "lengths": {}}
     context = get_context("spawn")
@@ -188,7 +208,7 @@ def main() -> None:
                 if isinstance(found, dict):
                     below, left = found["points_below_never_saw"], found["residual_influence"]["value"]
                     print(f"  {name:26} {below:6.2f} points below never-saw, {left:.4f} left", flush=True)
-            save(args.name, result)
+            save(args.name, result, shown(result))
 
 
 if __name__ == "__main__":

@@ -41,8 +41,7 @@ def missing(result: dict[str, Any], models: list[str], contexts: list[int]) -> l
 
 def resumed(name: str, header: dict[str, Any]) -> dict[str, Any]:
     """Return what an earlier run of the same settings on this machine has left, or an empty result."""
-    path = record.RESULTS / f"{name}.json"
-    left: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    left = record.earlier(name)
     same = {key: left.get(key) for key in header} == header
     return left if same else {**header, "models": {}}
 

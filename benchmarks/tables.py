@@ -1,4 +1,4 @@
-"""Write the README's figures from the result files.
+"""Write the tables of docs/results.md, and the short one of the README, from the result files.
 
 python -m benchmarks.tables
 """
@@ -15,7 +15,8 @@ from benchmarks.influence import NEVER_SAW, NO_ERASE
 from benchmarks.record import RESULTS, source, table
 from benchmarks.trust_tables import leakage, load, provenance
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README, PAGE = ROOT / "README.md", ROOT / "docs" / "results.md"
 SHAPES = {"pocket": "the pocket model", "qwen3-8b": "random weights of Qwen3-8B's shape"}
 SIMPLE = ("drop", "shift", "repair", "selective")
 LLAMA_CPP = ("recompute", "drop", "shift", "repair", "selective", "influence", "shift+influence", "steer")
@@ -23,21 +24,64 @@ LEAKAGE = ("leakage_steer", "leakage_steer_repair", "leakage", "leakage_others")
 """Results of leakage; the first that has an eraser gives its row."""
 LLAMA_CPP_MODELS = {"pocket": "pocket, F16", "qwen2-0.5b": "0.5 B shape, Q8_0"}
 START, END = "<!-- figures: benchmarks/tables.py -->\n", "<!-- end of figures -->"
+CHOICE = {
+    "recompute": ("recomputes everything after the span", "all that follows"),
+    "drop": ("removes the span's cells and leaves a gap", "nothing"),
+    "influence 32": ("`drop`, then recomputes the later tokens that attended to the span most", "32 tokens"),
+    "shift+influence 32": ("as `influence`, but closes the gap first: **the default**", "32 tokens"),
+    "steer": ("overwrites the span's cells with states from a trained eraser", "the span"),
+}
+"""The README's erasers, by their names in the results: what they do, and what they recompute."""
+CHOICE_LENGTH = "4096"
 
 
 def main() -> None:
+    write(README, choice(_load("eraser"), _load("latency_pocket_cpu")))
+    write(PAGE, figures())
+
+
+def write(page: Path, text: str) -> None:
+    """Put the text between the marks of a page."""
+    page.write_text(filled(page.read_text(), text))
+
+
+def filled(page: str, text: str) -> str:
+    """Return a page with the text between its marks."""
+    before, _, rest = page.partition(START)
+    _, _, after = rest.partition(END)
+    return before + START + "\n" + text + "\n" + END + after
+
+
+def figures() -> str:
+    """Return all tables."""
     parts = [answers(_load("influence")), steering(_load("eraser"))]
     parts += [transcripts(_load("transcripts")), localisation(_load("localisation"))]
     latency = [_load(path.stem) for path in sorted(RESULTS.glob("latency*.json"))]
     parts += [latency_table(result) for result in latency]
-    if (RESULTS / "llama_cpp.json").is_file():
-        parts.append(llama_cpp_table(_load("llama_cpp")))
-    parts.append(leakage({name: _load(name) for name in LEAKAGE}))
+    parts += [llama_cpp_table(_load("llama_cpp")), leakage({name: _load(name) for name in LEAKAGE})]
     parts += [provenance(_load("provenance")), load(_load("load"))]
-    text = README.read_text()
-    before, _, rest = text.partition(START)
-    _, _, after = rest.partition(END)
-    README.write_text(before + START + "\n" + "\n".join(parts) + "\n" + END + after)
+    return "\n".join(parts)
+
+
+def choice(trained: dict[str, Any], latency: dict[str, Any]) -> str:
+    """Return the table of five erasers: what is left where later text refers back to the span, and the time."""
+    found = trained["lengths"][CHOICE_LENGTH]["binding"]
+    times = latency["contexts"][CHOICE_LENGTH]
+    rows = {}
+    for name, (does, recomputes) in CHOICE.items():
+        eraser = name.removesuffix(" 32")
+        faster = times["recompute_over_eraser"].get(eraser)
+        time = f"{times['erase_milliseconds_median'][eraser]:,.0f}"
+        exact = name not in found
+        rows[f"`{eraser}`"] = [
+            does,
+            recomputes,
+            "1 (exact)" if exact else f"{found[name]['agreement']['value']:.3f}",
+            "0 (exact)" if exact else f"{_value(found[name], 'residual'):.3f}",
+            time if exact else f"{time} ({faster:,.1f}x)",
+        ]
+    columns = ("what it does", "recomputes", "same answers", "influence left", "milliseconds")
+    return "\n".join([*table(columns, rows, "eraser"), ""])
 
 
 def _load(name: str) -> dict[str, Any]:
@@ -50,7 +94,9 @@ def answers(result: dict[str, Any]) -> str:
     by_length = {int(tokens): found for tokens, found in result["lengths"].items()}
     overall = [found["all"] for found in by_length.values()]
     lines = [
-        "**Answers.** Questions on unseen conversations, asked of the pocket model after erasing: exact match with "
+        "## Answers",
+        "",
+        "Questions on unseen conversations, asked of the pocket model after erasing: exact match with "
         "what is right for a reader who never saw the span, in points below never-saw, and in brackets the influence "
         f"left ({_sources(result['lengths'])}; `benchmarks/results/influence.json`).",
         "",
@@ -111,7 +157,9 @@ def steering(result: dict[str, Any]) -> str:
     touched = [kind for kind in classes if kind not in ("keep", "call")]
     return "\n".join(
         [
-            f"**The pocket's trained eraser.** Agreement with never-saw at {shown} tokens; at least {least:,} "
+            "## The pocket's trained eraser",
+            "",
+            f"Agreement with never-saw at {shown} tokens; at least {least:,} "
             f"questions of each class and length on unseen conversations ({source(result)}; "
             "`benchmarks/results/eraser.json`).",
             "",
@@ -135,7 +183,9 @@ def transcripts(result: dict[str, Any]) -> str:
     columns = [(source, what) for source, found in sources.items() for what in found["residual_influence"]]
     counts = ", ".join(f"{found['transcripts']} of {source}" for source, found in sources.items())
     lines = [
-        "**Real transcripts.** What is left of the influence of a tool result on the assistant's next turn, and on "
+        "## Real transcripts",
+        "",
+        "What is left of the influence of a tool result on the assistant's next turn, and on "
         "reading the result and its neighbourhood again (of AgentDojo the result with the injected text); of bAbI, of "
         f"a sentence that the next one refers back to, on a question and its answer. Pocket model, {counts}, up "
         f"to {result['longest']:,} tokens ({_sources(sources)}; `benchmarks/results/transcripts.json`).",
@@ -174,7 +224,9 @@ def latency_table(result: dict[str, Any]) -> str:
     contexts = result["contexts"]
     names = list(next(iter(contexts.values()))["erase_milliseconds_median"])
     lines = [
-        f"**Time.** Median milliseconds to erase a span of {result['span']} tokens at 10 % of the context; "
+        f"## Time: {SHAPES[result['shape']]}",
+        "",
+        f"Median milliseconds to erase a span of {result['span']} tokens at 10 % of the context; "
         f"{SHAPES[result['shape']]}, {result['dtype']} ({source(result)}).",
         "",
     ]
@@ -196,7 +248,9 @@ def llama_cpp_table(result: dict[str, Any]) -> str:
     cells = [(model, int(c), cell) for model, row in result["models"].items() for c, cell in row.items()]
     commits = ", ".join(sorted({cell["commit"][:9] for _, _, cell in cells}))
     lines = [
-        f"**llama.cpp.** Median milliseconds to erase a span of {result['span']} tokens at 10 % of the context, on a "
+        "## llama.cpp",
+        "",
+        f"Median milliseconds to erase a span of {result['span']} tokens at 10 % of the context, on a "
         f"CPU: by llama.cpp's own ways, and by this engine ({result['hardware']}, llama-cpp-python "
         f"{result['versions']['llama-cpp-python']}, commit {commits}, seed {result['seed']}; "
         "`benchmarks/results/llama_cpp.json`).",

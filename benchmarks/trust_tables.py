@@ -1,4 +1,4 @@
-"""The README's figures of what retraction is trusted with: leakage, what depended on a span, many sessions."""
+"""The tables of what retraction is trusted with: leakage, what depended on a span, many sessions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def leakage(runs: Mapping[str, dict[str, Any]]) -> str:
     isolation, spoofing = largest["isolation"], largest["spoofing"]
     collections = next(iter(runs.values()))["injections"]
     lines = [
-        "**Leakage.** Canaries are secret values in a message that is erased: how many there were; how often an attack "
+        "## Leakage",
+        "",
+        "Canaries are secret values in a message that is erased: how many there were; how often an attack "
         "by questions gets the value; whether its exposure is within a bit of never-saw's; how often a test by the "
         "value's likelihood tells that it had been there, at 1 % false alarms, without and with never-saw's likelihood "
         "beside it. Then: how often an order that a tool result gave is obeyed, what is left of the injections of two "
@@ -65,7 +67,9 @@ def provenance(result: dict[str, Any]) -> str:
     first = rows["recompute"]
     answers = attribution["recompute"]["answers"]
     lines = [
-        f"**What depended on it.** {first['dependent']} answers that rest on a retracted message and {first['others']} "
+        "## What depended on it",
+        "",
+        f"{first['dependent']} answers that rest on a retracted message and {first['others']} "
         f"that do not, in {result['worlds']} unseen conversations of {tokens} tokens: area under the curve, and the "
         f"share found at 1 % false alarms; and of {answers} answers attributed to messages, how often the same one "
         f"comes first as by recompute ({source(result)}; `benchmarks/results/provenance.json`).",
@@ -83,7 +87,7 @@ def load(result: dict[str, Any]) -> str:
     """Return what many sessions at a time went through."""
     wrong = result["sessions that differ from their replay"]
     return (
-        f"**Load.** {result['sessions']} sessions, {result['threads']} threads and {result['tasks']} tasks on one "
+        f"## Load\n\n{result['sessions']} sessions, {result['threads']} threads and {result['tasks']} tasks on one "
         f"memory for {result['seconds'] / 60:.0f} minutes: {result['steps']:,} calls, {result['answers']:,} answers, "
         f"{len(result['errors'])} errors; {len(wrong)} sessions whose cells differ from their replay "
         f"({source(result)}; `benchmarks/results/load.json`).\n"
