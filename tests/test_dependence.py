@@ -15,7 +15,7 @@ from kv_memory.errors import PolicyError, TargetError, UnknownTargetError
 from kv_memory.sessions.branch import Branch
 from kv_memory.sessions.dependence import log_probabilities, turns_after
 from tests.test_session import CONVERSATION, SECRET
-from tests.tiny import tiny_engine
+from tests.tiny import memory_of, tiny_engine
 
 ENGINE = tiny_engine()
 TALK: list[dict[str, Any]] = [
@@ -127,11 +127,11 @@ def test_without_is_a_fork(session: Session) -> None:
         name = other.id
     fresh = Memory(ENGINE).session("y").score(cut(TALK[:5], 3), SECRET)
     torch.testing.assert_close(scores, fresh, atol=2e-4, rtol=0)
-    assert session._memory.get(name) is None
+    assert memory_of(session).get(name) is None
     assert session.prefill(TALK).left_out == 0
     with pytest.raises(UnknownTargetError):
         session.without("nothing")
-    assert len(session._memory.sessions()) == 1
+    assert len(memory_of(session).sessions()) == 1
 
 
 def test_an_answer_is_attributed_to_what_it_rests_on(session: Session) -> None:

@@ -11,7 +11,7 @@ from kv_memory import CharRange, Memory, Session
 from kv_memory.conversation.messages import cut_text, uncut
 from kv_memory.errors import AmbiguousTargetError, UnknownTargetError
 from tests.test_session import CONVERSATION, SECRET, in_step
-from tests.tiny import tiny_engine
+from tests.tiny import memory_of, tiny_engine
 
 NEXT = [*CONVERSATION, {"role": "user", "content": "Well?"}]
 
@@ -155,7 +155,7 @@ def test_a_placeholder_erases_what_had_its_id_and_is_text_where_nothing_had(sess
     usage = session.prefill([*CONVERSATION[:3], cleared, *CONVERSATION[4:]])
     assert (usage.erased, usage.prefilled) == (len(SECRET), 0)
     assert session.prefill([*CONVERSATION[:3], cleared, *NEXT[4:]]).erased == 0
-    other = session._memory.session("other")
+    other = memory_of(session).session("other")
     other.prefill([*CONVERSATION[:3], cleared, *CONVERSATION[4:]])
     assert "[cleared]" in text(other)
 

@@ -20,7 +20,7 @@ from kv_memory.errors import (
     UnknownTargetError,
 )
 from tests.lora import steering_engine
-from tests.tiny import tiny_engine
+from tests.tiny import memory_of, tiny_engine
 
 SECRET = "the code is 4711"
 CONVERSATION: list[dict[str, Any]] = [
@@ -140,7 +140,7 @@ def test_a_second_tool_result_reads_the_first_again_where_the_template_wraps_the
     session.prefill(CONVERSATION[:4])
     session.prefill([*CONVERSATION[:4], second])
     together = latest_ids(session)
-    fresh = session._memory.session("fresh-tools")
+    fresh = memory_of(session).session("fresh-tools")
     fresh.prefill([*CONVERSATION[:4], second])
     assert together == latest_ids(fresh)
 
@@ -174,7 +174,7 @@ def test_retracted_text_is_gone_and_stays_gone(session: Session, eraser: str) ->
 def test_exact_retraction_gives_the_logits_of_a_fresh_model_on_the_tombstoned_messages(session: Session) -> None:
     session.prefill(CONVERSATION)
     report = session.retract("c1", eraser="recompute")
-    fresh = session._memory.session("fresh-exact")
+    fresh = memory_of(session).session("fresh-exact")
     torch.testing.assert_close(
         session.score(CONVERSATION, "yes"),
         fresh.score(report.tombstones(CONVERSATION), "yes"),
@@ -187,7 +187,7 @@ def test_an_exact_retraction_after_an_approximate_one_heals_both(session: Sessio
     session.prefill(CONVERSATION)
     session.retract("c1", eraser="drop")
     assert session.retract("u2", eraser="drop").status == "approximate"
-    fresh = session._memory.session("fresh-heal")
+    fresh = memory_of(session).session("fresh-heal")
     fresh.prefill(CONVERSATION, without=["c1", "u2"])
     report = session.retract("c1", eraser="recompute")
     assert report.status == "exact"
@@ -273,7 +273,7 @@ def test_an_unknown_target_is_an_error_that_says_where_it_is(session: Session) -
     session.prefill(CONVERSATION)
     with pytest.raises(UnknownTargetError, match=r"has the id 'nothing'.*spans\(\)"):
         session.retract("nothing")
-    other = session._memory.session("other-target")
+    other = memory_of(session).session("other-target")
     other.prefill([{"role": "user", "id": "theirs", "content": "x"}])
     with pytest.raises(UnknownTargetError, match="session 'other-target' does"):
         session.retract("theirs")

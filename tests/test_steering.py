@@ -13,7 +13,7 @@ from kv_memory.erasers.recompute import Recompute
 from kv_memory.errors import UnsupportedOperationError
 from tests.lora import steering_engine
 from tests.test_session import CONVERSATION, SECRET, in_step, latest_ids
-from tests.tiny import tiny_engine
+from tests.tiny import memory_of, tiny_engine
 
 ENGINES: dict[str, Engine] = {
     "all slots": steering_engine(None),
@@ -45,7 +45,7 @@ def slots(session: Session, tokens: int) -> int:
 
 
 def assert_like_never_saw(session: Session, *targets: Any, history: list[dict[str, Any]] = CONVERSATION) -> None:
-    fresh = session._memory.session("fresh")
+    fresh = memory_of(session).session("fresh")
     fresh.prefill(history, without=targets)
     expected = fresh.score(history, "yes")
     torch.testing.assert_close(session.score(history, "yes"), expected, atol=1e-5, rtol=0)

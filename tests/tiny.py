@@ -8,6 +8,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from kv_memory import Memory, Session
 from kv_memory.engines.transformers import TransformersEngine
 
 # ruff: noqa: E501 (a template's lines are as long as what they write)
@@ -97,3 +98,10 @@ def save_tiny(folder: Path) -> Path:
 def tiny_engine(seed: int = 0, max_positions: int = 2048) -> TransformersEngine:
     """The engine over that model and a ChatML tokenizer."""
     return TransformersEngine(tiny_model(seed, max_positions), tiny_tokenizer(), name="tiny")
+
+
+def memory_of(session: Session) -> Memory:
+    """The memory that a session was made by."""
+    memory = session._memory
+    assert isinstance(memory, Memory)
+    return memory

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import Any
+from typing import TextIO
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = "ours"
@@ -59,7 +59,14 @@ def main(out: str, *command: str) -> None:
     """Run the command, and write what was raised by our calls as a JSON list."""
     ours: list[str] = []
 
-    def raised(message: Any, category: Any, filename: str, lineno: int, *_: Any) -> None:
+    def raised(  # noqa: PLR0917  # the signature of warnings.showwarning
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
         if caller(sys._getframe()) == OURS:
             ours.append(f"{category.__name__} at {filename}:{lineno}: {message}")
 
