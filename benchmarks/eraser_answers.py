@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kv_memory.calibration.estimates import ratio, wilson
-from kv_memory.engines.base import Steering
 from kv_memory.engines.transformers.rotary import Rotation
+from kv_memory.erasers.steering import Steering
 from kv_memory.synthetic.drafts import KINDS, Kind
 from kv_memory.training.batch import Batch, collate
 from kv_memory.training.objective import Objective, divergence

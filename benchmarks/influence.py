@@ -68,7 +68,7 @@ def main_erasers(ks: Sequence[int]) -> dict[str, Any]:
 def ablations(depth: int) -> dict[str, Any]:
     """Return the variants of questions 2 and 3, all with k tokens and the gap closed: an open one hides differences."""
     from benchmarks.variants import ByDeviation, Rescored
-    from kv_memory.engines.base import Normaliser
+    from kv_memory.engines.parts import Normaliser
     from kv_memory.erasers.influence import Combine
     from kv_memory.erasers.shift_influence import ShiftInfluence
 

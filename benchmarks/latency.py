@@ -14,7 +14,8 @@ import os
 from statistics import median
 from typing import Any
 
-from kv_memory.engines.base import Engine, SequenceId
+from kv_memory.engines.base import SequenceId
+from kv_memory.engines.parts import AttentionScores
 
 SHAPES: dict[str, dict[str, int]] = {
     "qwen3-8b": {
@@ -40,7 +41,7 @@ SHAPES: dict[str, dict[str, int]] = {
 SPAN = 100
 
 
-def score_times(engine: Engine, seq: SequenceId, start: int, rounds: int) -> dict[str, float]:
+def score_times(engine: AttentionScores, seq: SequenceId, start: int, rounds: int) -> dict[str, float]:
     """Measure the median milliseconds to find the tokens that attended most, by normaliser; the first round warms
     up."""
     from kv_memory.evaluation.calibrate.layers import NORMALISERS
@@ -71,10 +72,10 @@ def main() -> None:
 
     from benchmarks.record import environment, save
     from kv_memory.engines.transformers import TransformersEngine
-    from kv_memory.erasers import ERASERS, POCKET, get_eraser
+    from kv_memory.erasers import ERASERS, get_eraser
     from kv_memory.evaluation.trial import now
     from kv_memory.pocket import model_path
-    from kv_memory.trained.files import open_eraser
+    from kv_memory.trained.files import POCKET, open_eraser
 
     cuda = torch.cuda.is_available()
     torch.manual_seed(args.seed)
@@ -88,7 +89,7 @@ def main() -> None:
         engine = TransformersEngine(model, AutoTokenizer.from_pretrained(model_path()), name=args.shape)
 
     result: dict[str, Any] = {**environment(args.seed), "shape": args.shape, "span": SPAN, "rounds": args.rounds}
-    result |= {"dtype": engine.capabilities.kv_dtype, "contexts": {}}
+    result |= {"dtype": engine.kv_dtype, "contexts": {}}
     for context in args.contexts:
         seq = engine.create()
         started = now()

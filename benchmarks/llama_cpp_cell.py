@@ -95,15 +95,14 @@ def measure(
     """Measure all figures of one model and context length that fit in the time; `not_measured` names the others."""
     import torch
 
-    from kv_memory.engines.base import Steering
     from kv_memory.engines.llama_cpp import LlamaCppEngine
     from kv_memory.erasers import ERASERS
+    from kv_memory.trained.files import open_eraser
 
     positions = context + 256
     # a copy of what follows the span must fit beside it, or erasers would keep it outside for as long
     engine = LlamaCppEngine.load(path, positions=positions, cells=2 * positions)
-    engine.load_adapter(str(adapter), "random")
-    engine.steer_with(Steering("random"))
+    open_eraser(adapter).load(engine)
     ids = torch.randint(1000, 8000, (context,), generator=torch.Generator().manual_seed(seed)).tolist()
     start = context // 10
     began = time.perf_counter()
@@ -161,7 +160,7 @@ def measure(
         "seconds": time.perf_counter() - began,
         "model_megabytes": path.stat().st_size / 1e6,
     }
-    return {**result, "kv_dtype": engine.capabilities.kv_dtype, "threads": _threads()}
+    return {**result, "kv_dtype": engine.kv_dtype, "threads": _threads()}
 
 
 def _read(engine: LlamaCppEngine, seq: int, ids: list[int], until: float) -> None:

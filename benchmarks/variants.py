@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from kv_memory.engines.base import Engine, SequenceId
+from kv_memory.engines.parts import CellEdit, require
 from kv_memory.erasers.base import Eraser, Erasure
 from kv_memory.erasers.influence import Influence
 from kv_memory.erasers.shift import Shift
@@ -25,6 +26,7 @@ class Rescored(ShiftInfluence):
     def erase(
         self, engine: Engine, seq: SequenceId, spans: Sequence[Interval], approximate_from: int | None = None
     ) -> Erasure:
+        edit = require(engine, CellEdit, self.name)
         half = ShiftInfluence(self.k // 2, hops=1, layers=self.layers)
         chosen = half.choose(engine, seq, spans)
         done = half.erase(engine, seq, spans)
@@ -32,7 +34,7 @@ class Rescored(ShiftInfluence):
         if first:
             rest = Influence(self.k - len(first), hops=1, layers=self.layers)
             second = rest.choose(engine, seq, merge((p, p + 1) for p in first))
-            engine.reencode(seq, sorted({*first, *second}))
+            edit.reencode(seq, sorted({*first, *second}))
         return Erasure(recomputed=self.k, moves=done.moves)
 
 
@@ -50,5 +52,5 @@ class ByDeviation(Eraser):
         positions, change = deviations(engine, seq, spans)
         best = change.square().mean(0).topk(min(self.k, len(positions))).indices.tolist()
         moves = Shift().erase(engine, seq, spans).moves
-        engine.reencode(seq, sorted(moved(positions[i], moves) for i in best))
+        require(engine, CellEdit, self.name).reencode(seq, sorted(moved(positions[i], moves) for i in best))
         return Erasure(recomputed=len(best), moves=moves)

@@ -10,6 +10,7 @@ import torch
 from kv_memory import CharRange, Memory, Session, SpanStatus
 from kv_memory.engines.base import STEERED, Engine
 from kv_memory.erasers.recompute import Recompute
+from kv_memory.erasers.steering import steering_of
 from kv_memory.errors import UnsupportedOperationError
 from tests.lora import steering_engine
 from tests.test_session import CONVERSATION, SECRET, in_step, latest_ids
@@ -39,7 +40,7 @@ def states(session: Session) -> int:
 
 def slots(session: Session, tokens: int) -> int:
     """Return how many of this many `tokens` the loaded eraser steers."""
-    steering = session._engine.capabilities.steering
+    steering = steering_of(session._engine)
     assert steering is not None
     return tokens if steering.slots is None else min(steering.slots, tokens)
 
@@ -58,7 +59,7 @@ def test_the_report_counts_steering_states_as_recomputed(session: Session) -> No
     assert report.tokens_recomputed == states(session) == slots(session, len(SECRET))
     assert report.tokens_reused == before - len(SECRET)
     (span,) = report.spans
-    steering = session._engine.capabilities.steering
+    steering = steering_of(session._engine)
     assert steering is not None
     width = states(session) if steering.closes else len(SECRET)
     assert (span.tokens, span.end - span.start, span.status) == (0, width, SpanStatus.APPROXIMATE)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kv_memory.calibration.estimates import Estimate
-from kv_memory.engines.base import Normaliser
+from kv_memory.engines.parts import Normaliser
 from kv_memory.erasers.influence import Combine
 from kv_memory.errors import KVMemoryError
 

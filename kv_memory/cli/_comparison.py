@@ -32,7 +32,7 @@ def run_comparison(
         from kv_memory.sessions.memory import Memory
 
         memory = Memory(model, eraser=trained or name, heal="never")
-        memory.cache_tokens = 16 * memory.engine.capabilities.max_positions  # the same conversation several times over
+        memory.cache_tokens = 16 * memory.engine.max_positions  # the same conversation several times over
         if name is not None:
             memory.load_eraser(name)
         result = compare(memory, messages, [target], tools=tools, question=question, eraser=name, progress=progress)
@@ -44,10 +44,11 @@ def run_comparison(
 
 def _choice(erasers: Sequence[str]) -> tuple[str | None, str | None]:
     """The name of an eraser, and the directory or hub id of a trained one."""
-    from kv_memory.erasers import get_eraser, is_files
+    from kv_memory.erasers import get_eraser
+    from kv_memory.trained.files import is_trained
 
-    trained = [given for given in erasers if is_files(given)]
-    names = [get_eraser(given).name for given in erasers if not is_files(given)]
+    trained = [given for given in erasers if is_trained(given)]
+    names = [get_eraser(given).name for given in erasers if not is_trained(given)]
     if max(len(trained), len(names)) > 1:
         raise KVMemoryError("Give --eraser at most one name and one trained eraser.")
     return next(iter(names), None), next(iter(trained), None)

@@ -63,15 +63,15 @@ def _run(
     `erasers`: names, and at most one trained eraser's directory or hub id; none: all that the model can run. What is
     wrong with any of it is refused before anything is measured.
     """
-    from kv_memory.erasers import is_files
     from kv_memory.evaluation.leakage.injections import FILES
     from kv_memory.evaluation.leakage.measure import Measurement
     from kv_memory.evaluation.leakage.treatments import available
     from kv_memory.evaluation.leakage.work import here, open_memory, processes
     from kv_memory.file_io import replacing
+    from kv_memory.trained.files import is_trained
 
-    trained = [given for given in erasers if is_files(given)]
-    names = [given for given in erasers if not is_files(given)]
+    trained = [given for given in erasers if is_trained(given)]
+    names = [given for given in erasers if not is_trained(given)]
     if len(trained) > 1:
         raise KVMemoryError("Give --eraser at most one trained eraser.")
     missing = [name for name in FILES.values() if plan.data is not None and not (plan.data / name).is_file()]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from kv_memory.engines.base import Normaliser
 from kv_memory.engines.cells import CellStore, Slots, on_device
+from kv_memory.engines.parts import Normaliser
 
 EXACT = 1024
 """Cells whose softmax is taken over all cells; of more, those of the highest sampled scores, and the others count as 0:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from kv_memory.erasers.base import Eraser
 from kv_memory.erasers.drop import Drop
 from kv_memory.erasers.influence import Influence
@@ -33,8 +31,6 @@ ERASERS: dict[str, type[Eraser]] = {
     )
 }
 """All erasers, by the names that method.md and the command line use."""
-POCKET = "pocket"
-"""Names the pocket model's trained eraser (files.py)."""
 
 
 def get_eraser(eraser: str | Eraser) -> Eraser:
@@ -50,11 +46,3 @@ def get_eraser(eraser: str | Eraser) -> Eraser:
             "trained one."
         )
     return ERASERS[eraser]()
-
-
-def is_files(eraser: str | Path) -> bool:
-    """Whether this is the directory, .gguf file or hub id of a trained eraser, or "pocket" (files.py), rather than the
-    name of a way to erase."""
-    if isinstance(eraser, Path) or eraser == POCKET:
-        return True
-    return eraser not in ERASERS and ("/" in eraser or eraser.startswith(("~", ".")) or Path(eraser).exists())

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from kv_memory.engines.base import STEERED, Cells, Engine, SequenceId
+from kv_memory.engines.parts import CellEdit, CellRows, lacks, require
+from kv_memory.erasers.steering import steering_of
 from kv_memory.errors import UnsupportedOperationError
 from kv_memory.positions import Interval, moved
 
@@ -34,7 +36,7 @@ class Eraser(ABC):
     exact: ClassVar[bool] = False
     """The cache afterwards equals that of a conversation that never had the spans."""
     needs: ClassVar[frozenset[str]] = frozenset()
-    """Names of the engine capabilities without which it cannot run."""
+    """Names of the capabilities (engines.parts.PARTS) without which it cannot run, and "steering": a trained eraser."""
     undoable: ClassVar[bool] = False
     """It changes the spans' cells and no others, so that they can be put back."""
 
@@ -53,13 +55,16 @@ class Eraser(ABC):
         self, engine: Engine, seq: SequenceId, spans: Sequence[Interval], approximate_from: int | None = None
     ) -> Erasure:
         """As `erase`, with the erasure's `undo`: a copy of the spans' cells. None unless the eraser is `undoable`."""
-        positions = [position for start, end in spans for position in range(start, end)]
-        undo = engine.read_cells(seq, positions) if self.undoable else None
+        undo = None
+        if self.undoable:
+            positions = [position for start, end in spans for position in range(start, end)]
+            undo = require(engine, CellRows, "To undo an erasure exactly").read_cells(seq, positions)
         return replace(self.erase(engine, seq, spans, approximate_from), undo=undo)
 
-    def lacking(self, engine: Engine) -> list[str]:
-        """The capabilities that it needs and the engine lacks."""
-        return sorted(need for need in self.needs if not getattr(engine.capabilities, need))
+    def lacking(self, engine: Engine) -> dict[str, str]:
+        """The capabilities that it needs and the engine lacks, ascending, each with the reason."""
+        reasons = {need: _lacks(engine, need) for need in sorted(self.needs)}
+        return {need: reason for need, reason in reasons.items() if reason}
 
     def check(self, engine: Engine) -> None:
         """Raise UnsupportedOperationError, before anything is erased, where the engine lacks what this eraser needs."""
@@ -67,16 +72,26 @@ class Eraser(ABC):
         if not lacking:
             return
         needs = f"The eraser {self.name!r} needs {' and '.join(lacking)}"
-        if lacking == ["steering"]:
+        others = "'recompute'" if lacks(engine, "edit") else "'drop' or 'recompute'"
+        if list(lacking) == ["steering"]:
             raise UnsupportedOperationError(
                 f"{needs}, and no trained eraser of {engine.name} is loaded; give Memory(eraser=DIRECTORY), or use "
-                "'drop' or 'recompute'."
+                f"{others}."
             )
-        raise UnsupportedOperationError(f"{needs}, which the engine of {engine.name} lacks; use 'drop' or 'recompute'.")
+        reasons = " and ".join(dict.fromkeys(lacking.values()))
+        raise UnsupportedOperationError(f"{needs}, which the engine of {engine.name} lacks: {reasons}; use {others}.")
+
+
+def _lacks(engine: Engine, need: str) -> str:
+    if need == "steering":
+        return "" if steering_of(engine) else "no trained eraser is loaded"
+    return lacks(engine, need)
 
 
 class Reread(Eraser):
     """Takes the spans out, then re-encodes some of the tokens after them in one pass."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"edit"})
 
     def __init__(self, k: int = 32) -> None:
         self.k = k
@@ -86,6 +101,7 @@ class Reread(Eraser):
     ) -> Erasure:
         """See Eraser.erase."""
         self.check(engine)
+        assert isinstance(engine, CellEdit), "checked"
         if not spans:
             return Erasure(recomputed=0)
         chosen = self.choose(engine, seq, spans)
@@ -97,7 +113,7 @@ class Reread(Eraser):
     def choose(self, engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> list[int]:
         """The positions to re-encode, ascending, as they are before the spans are taken out."""
 
-    def remove(self, engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> Erasure:
+    def remove(self, engine: CellEdit, seq: SequenceId, spans: Sequence[Interval]) -> Erasure:
         """Take the spans out: leave a hole."""
         drop_all(engine, seq, spans)
         return Erasure(recomputed=0)
@@ -109,7 +125,7 @@ def kept_after(engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> li
     return [p for p, token in engine.cells(seq) if p >= spans[0][0] and p not in erased and token != STEERED]
 
 
-def drop_all(engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> None:
+def drop_all(engine: CellEdit, seq: SequenceId, spans: Sequence[Interval]) -> None:
     """Remove the cells of all spans."""
     for start, end in spans:
         engine.drop(seq, start, end)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from kv_memory.engines.base import Engine, SequenceId
+from kv_memory.engines.parts import CellEdit
 from kv_memory.erasers.base import Eraser, Erasure, drop_all
 from kv_memory.positions import Interval
 
@@ -18,11 +19,14 @@ class Drop(Eraser):
     """
 
     name: ClassVar[str] = "drop"
+    needs: ClassVar[frozenset[str]] = frozenset({"edit"})
     undoable: ClassVar[bool] = True
 
     def erase(
         self, engine: Engine, seq: SequenceId, spans: Sequence[Interval], approximate_from: int | None = None
     ) -> Erasure:
         """See Eraser.erase."""
+        self.check(engine)
+        assert isinstance(engine, CellEdit), "checked"
         drop_all(engine, seq, spans)
         return Erasure(recomputed=0)

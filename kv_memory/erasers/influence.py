@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from kv_memory.engines.base import Engine, Normaliser, SequenceId
+from kv_memory.engines.base import Engine, SequenceId
+from kv_memory.engines.parts import AttentionScores, Normaliser
 from kv_memory.erasers.base import Reread
 from kv_memory.errors import KVMemoryError
 from kv_memory.positions import Interval, merge
@@ -28,7 +29,7 @@ class Influence(Reread):
     """
 
     name: ClassVar[str] = "influence"
-    needs: ClassVar[frozenset[str]] = frozenset({"influence"})
+    needs: ClassVar[frozenset[str]] = frozenset({"edit", "influence"})
 
     def __init__(
         self,
@@ -49,6 +50,7 @@ class Influence(Reread):
 
     def choose(self, engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> list[int]:
         """The positions to re-encode, ascending. Call it before the spans are dropped."""
+        assert isinstance(engine, AttentionScores), "checked"
         chosen: list[int] = []
         for count in shares(self.k, self.hops):
             sources = merge([*spans, *((position, position + 1) for position in chosen)])

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from kv_memory.engines.base import Engine, SequenceId
+from kv_memory.engines.parts import CellEdit, Deviation
 from kv_memory.erasers.base import Eraser, Erasure, drop_all, kept_after
 from kv_memory.positions import Interval
 
@@ -20,7 +21,7 @@ class Selective(Eraser):
     """
 
     name: ClassVar[str] = "selective"
-    needs: ClassVar[frozenset[str]] = frozenset({"deviation"})
+    needs: ClassVar[frozenset[str]] = frozenset({"deviation", "edit"})
 
     def __init__(self, ratio: float = 0.15) -> None:
         self.ratio = ratio
@@ -30,6 +31,7 @@ class Selective(Eraser):
     ) -> Erasure:
         """See Eraser.erase."""
         self.check(engine)
+        assert isinstance(engine, CellEdit) and isinstance(engine, Deviation), "checked"
         suffix = kept_after(engine, seq, spans) if spans else []
         drop_all(engine, seq, spans)
         if not suffix:

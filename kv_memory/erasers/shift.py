@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from kv_memory.engines.base import Engine, SequenceId
+from kv_memory.engines.parts import CellEdit
 from kv_memory.erasers.base import Eraser, Erasure
 from kv_memory.positions import Interval
 
@@ -25,6 +26,7 @@ class Shift(Eraser):
     ) -> Erasure:
         """See Eraser.erase. Holes that earlier erasures left stay."""
         self.check(engine)
+        assert isinstance(engine, CellEdit), "checked"
         # From the last span on, so that the positions of the spans to come are still theirs.
         for start, end in reversed(spans):
             engine.drop(seq, start, end)

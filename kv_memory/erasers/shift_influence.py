@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from kv_memory.engines.base import Engine, SequenceId
+from kv_memory.engines.base import SequenceId
+from kv_memory.engines.parts import CellEdit
 from kv_memory.erasers.base import Erasure
 from kv_memory.erasers.influence import Influence
 from kv_memory.erasers.shift import Shift
@@ -20,8 +21,8 @@ class ShiftInfluence(Influence):
     """
 
     name: ClassVar[str] = "shift+influence"
-    needs: ClassVar[frozenset[str]] = frozenset({"influence", "shift"})
+    needs: ClassVar[frozenset[str]] = frozenset({"edit", "influence", "shift"})
 
-    def remove(self, engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> Erasure:
+    def remove(self, engine: CellEdit, seq: SequenceId, spans: Sequence[Interval]) -> Erasure:
         """Close the gaps; holes that earlier erasures left stay."""
         return Shift().erase(engine, seq, spans)

@@ -8,7 +8,9 @@ from itertools import accumulate
 from typing import ClassVar
 
 from kv_memory.engines.base import Engine, SequenceId
+from kv_memory.engines.parts import AdapterPass, CellRows, require
 from kv_memory.erasers.base import Eraser, Erasure, kept_after
+from kv_memory.erasers.steering import steering_of
 from kv_memory.positions import Interval, moved
 
 
@@ -22,14 +24,14 @@ class Steer(Eraser):
 
     Ours: an eraser may be trained for n slots, which keeps n cells of a span and removes the others, with or without
     closing the gap (where that is closed, later cells move, and there is no exact undoing); for slots that see what
-    follows too; or for slots that read one token in place of the span's (engines.base.Steering).
+    follows too; or for slots that read one token in place of the span's (steering.py).
 
     The token ids of the cells become STEERED, but the first layer's rows still depend on the tokens, unless the slots
     read another: where the text itself must leave the memory, use `drop` or `recompute`.
     """
 
     name: ClassVar[str] = "steer"
-    needs: ClassVar[frozenset[str]] = frozenset({"steering"})
+    needs: ClassVar[frozenset[str]] = frozenset({"adapters", "steering"})
     undoable: ClassVar[bool] = True
 
     def erase(
@@ -49,8 +51,8 @@ class Steer(Eraser):
 
 def steer_all(engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> Erasure:
     """Steer the spans with the eraser that is loaded; `recomputed` counts the steering states."""
-    steering = engine.capabilities.steering
-    assert steering is not None, "an eraser checks what the engine lacks first"
+    steering = steering_of(engine)
+    assert isinstance(engine, AdapterPass) and steering is not None, "an eraser checks what the engine lacks first"
     last = max(kept_after(engine, seq, spans), default=-1) if spans else -1
     steered: list[Interval] = []
     gaps: list[tuple[int, int]] = []
@@ -68,7 +70,8 @@ def steer_all(engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> Era
     steered = [(moved(start, moves), moved(start, moves) + end - start) for start, end in steered]
     positions = [position for start, end in steered for position in range(start, end)]
     if steering.token is not None and positions:
-        slots = engine.read_cells(seq, positions)
-        engine.write_cells(seq, replace(slots, token_ids=(steering.token,) * len(positions)))
+        rows = require(engine, CellRows, "An eraser whose slots read another token")
+        slots = rows.read_cells(seq, positions)
+        rows.write_cells(seq, replace(slots, token_ids=(steering.token,) * len(positions)))
     engine.reencode(seq, positions, steering.adapter, ahead=steering.sees_suffix)
     return Erasure(recomputed=len(positions), steered=tuple(steered), moves=tuple(moves))

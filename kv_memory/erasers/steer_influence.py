@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from kv_memory.engines.base import Engine, SequenceId
+from kv_memory.engines.base import SequenceId
+from kv_memory.engines.parts import CellEdit
 from kv_memory.erasers.base import Erasure
 from kv_memory.erasers.influence import Influence
 from kv_memory.erasers.steer import steer_all
@@ -20,8 +21,8 @@ class SteerInfluence(Influence):
     """
 
     name: ClassVar[str] = "steer+influence"
-    needs: ClassVar[frozenset[str]] = frozenset({"influence", "steering"})
+    needs: ClassVar[frozenset[str]] = frozenset({"adapters", "influence", "steering"})
 
-    def remove(self, engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> Erasure:
+    def remove(self, engine: CellEdit, seq: SequenceId, spans: Sequence[Interval]) -> Erasure:
         """Put steering states in their place."""
         return steer_all(engine, seq, spans)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from kv_memory.engines.base import Engine, SequenceId
+from kv_memory.engines.parts import CellEdit, CellRows, require
 from kv_memory.erasers.base import drop_all, kept_after
 from kv_memory.positions import Interval
 
@@ -22,12 +23,13 @@ def deviations(engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> tu
     of the layer's mean norm of K and V. Changes nothing; costs a forward pass of those cells.
     """
     suffix = kept_after(engine, seq, spans)
-    before = engine.read_cells(seq, suffix)
+    edit, rows = require(engine, CellEdit, "Measuring deviations"), require(engine, CellRows, "Measuring deviations")
+    before = rows.read_cells(seq, suffix)
     fork = engine.fork(seq)
     try:
-        drop_all(engine, fork, spans)
-        engine.reencode(fork, suffix)
-        after = engine.read_cells(fork, suffix)
+        drop_all(edit, fork, spans)
+        edit.reencode(fork, suffix)
+        after = rows.read_cells(fork, suffix)
     finally:
         engine.free(fork)
     changed = _squares(after.keys - before.keys) + _squares(after.values - before.values)

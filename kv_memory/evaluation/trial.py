@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from kv_memory.engines.base import Engine, Sampling, SequenceId
+from kv_memory.engines.parts import Scoring, require
 from kv_memory.erasers.base import Eraser
 from kv_memory.evaluation.cases import Case
 from kv_memory.evaluation.metrics import mean_kl
@@ -83,7 +84,7 @@ class Trial:
             self.engine.free(seq)
 
     def _score(self, seq: SequenceId) -> Tensor:
-        return self.engine.score(seq, self._asked)[self._scored]
+        return require(self.engine, Scoring, "A trial").score(seq, self._asked)[self._scored]
 
     def _greedy(self, seq: SequenceId) -> list[int]:
         """The answer's tokens. Leaves the sequence as it was."""

@@ -86,7 +86,7 @@ class Choice:
         return "\n".join(lines)
 
 
-_LACKING = {"steering": "trained eraser loaded"}
+_LACKING = {"edit": "cell edits", "steering": "trained eraser loaded"}
 
 
 def _unfaithful(figures: Figures, handling: Handling) -> Iterator[str]:

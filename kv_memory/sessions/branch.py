@@ -79,7 +79,7 @@ class Branch:
 
     def check_room(self, tokens: int) -> None:
         """ContextLengthError unless so many tokens can be appended."""
-        needed, limit = self.engine.next_position(self.seq) + tokens, self.engine.capabilities.max_positions
+        needed, limit = self.engine.next_position(self.seq) + tokens, self.engine.max_positions
         if needed > limit:
             raise ContextLengthError(
                 f"The conversation needs {needed:,} tokens and the model reads at most {limit:,}; "

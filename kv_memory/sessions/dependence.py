@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from kv_memory.conversation.ledger import Entry, Selection
 from kv_memory.conversation.messages import Cuts
 from kv_memory.conversation.spans import SpanKind
+from kv_memory.engines.parts import Scoring, require
 from kv_memory.positions import Interval
 from kv_memory.sessions.branch import Branch
 
@@ -60,7 +61,7 @@ def log_probabilities(branch: Branch, turns: Sequence[Selection], after: int = -
     """
     if not turns:
         return []
-    engine = branch.engine
+    engine = require(branch.engine, Scoring, "Scoring answers")
     begins = [_begin(branch, turn, after) for turn in turns]
     last_first = sorted(range(len(turns)), key=lambda i: -begins[i])
     found: dict[int, float] = {}

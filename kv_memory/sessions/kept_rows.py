@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from kv_memory.conversation.ledger import Entry, Selection
 from kv_memory.engines.base import STEERED, Cells
+from kv_memory.engines.parts import CellRows, require
 from kv_memory.locks import TurnLock
 from kv_memory.positions import merge
 from kv_memory.sessions.branch import Branch
@@ -60,7 +61,7 @@ class KeptRows:
         """Have the rows back, bit-identical, and the messages in the ledger. What came later never saw them."""
         assert self._cells is not None, "asked for where it is usable"
         branch, ledger = self.branch, self.branch.ledger
-        branch.engine.write_cells(branch.seq, self._cells)
+        require(branch.engine, CellRows, "undo").write_cells(branch.seq, self._cells)
         for entry in self._touched():
             entry.__dict__.update(_copied(self._entries[entry.serial]).__dict__)
         back = zip(self._cells.positions, self._cells.token_ids, strict=True)

@@ -13,16 +13,18 @@ from kv_memory.conversation.messages import parse_messages
 from kv_memory.conversation.spans import Target, target_name
 from kv_memory.conversation.targets import find
 from kv_memory.engines.base import Engine
-from kv_memory.erasers import get_eraser, is_files
+from kv_memory.engines.registry import open_engine
+from kv_memory.erasers import get_eraser
 from kv_memory.erasers.base import Eraser
 from kv_memory.erasers.steer import Steer
+from kv_memory.erasers.steering import steering_of
 from kv_memory.errors import ContextLengthError, ConversationError, TargetError, UnknownTargetError
 from kv_memory.policy.config import Heal, Policy
 from kv_memory.sessions.branch import Branch
 from kv_memory.sessions.heal import Healer
 from kv_memory.sessions.report import RetractionReport
 from kv_memory.sessions.session import Session
-from kv_memory.trained.files import BESIDE, TrainedEraser, open_eraser
+from kv_memory.trained.files import BESIDE, TrainedEraser, is_trained, open_eraser
 
 
 class Memory:
@@ -77,7 +79,7 @@ class Memory:
         (its cache cannot be edited), UnsupportedOperationError (the engine lacks what the eraser needs), KVMemoryError
         (a calibration that cannot be read, or of a model of another shape), PolicyError, AuditError.
         """
-        trained = open_eraser(eraser) if isinstance(eraser, (str, Path)) and is_files(eraser) else None
+        trained = open_eraser(eraser) if isinstance(eraser, (str, Path)) and is_trained(eraser) else None
         if calibration is None and trained is not None:
             calibration = trained.calibration
         if calibration is None and not isinstance(model, Engine):
@@ -94,7 +96,7 @@ class Memory:
             self.eraser = None if trained.calibration else Steer()
         elif eraser is not None:
             self.eraser = self.load_eraser(eraser if isinstance(eraser, Eraser) else str(eraser))
-        self.cache_tokens = cache_tokens or 4 * self.engine.capabilities.max_positions
+        self.cache_tokens = cache_tokens or 4 * self.engine.max_positions
         self.policy = Policy.load(policy) if isinstance(policy, (str, Path)) else policy or Policy()
         self.audit = AuditLog(audit) if isinstance(audit, (str, Path)) else audit
         if self.audit is not None:
@@ -110,7 +112,7 @@ class Memory:
         found = get_eraser(eraser)
         if self._own_eraser is not None and "steering" in found.lacking(self.engine):
             with self.engine.lock:
-                if self.engine.capabilities.steering is None:  # nobody loaded it meanwhile
+                if steering_of(self.engine) is None:  # nobody loaded it meanwhile
                     open_eraser(self._own_eraser).load(self.engine)
         found.check(self.engine)
         return found
@@ -215,9 +217,6 @@ def _load(
     device: str | None,
     dtype: str | None,
 ) -> Engine:
-    from kv_memory.engines.transformers import TransformersEngine
-    from kv_memory.engines.transformers.loading import is_gguf, load_gguf, load_model
-
     name = "pocket" if model is None else str(model)
 
     def check(config: dict[str, Any]) -> None:
@@ -227,7 +226,5 @@ def _load(
             trained.check(name, config)
 
     layers = calibration.influence.probe_layers if calibration else None
-    if model is not None and is_gguf(model):
-        return load_gguf(Path(model), device, dtype, check, probe_layers=layers)
-    loaded, tokenizer = load_model(str(_path(model) if model is None else model), device, dtype, check)
-    return TransformersEngine(loaded, tokenizer, name=name, probe_layers=layers)
+    settings: dict[str, Any] = {"device": device, "dtype": dtype, "check": check, "probe_layers": layers}
+    return open_engine(_path(None), name=name, **settings) if model is None else open_engine(model, **settings)

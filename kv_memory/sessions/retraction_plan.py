@@ -13,6 +13,7 @@ from kv_memory.conversation.ledger import Ledger, Selection
 from kv_memory.conversation.redactions import Redaction, selections
 from kv_memory.conversation.spans import Span, Target
 from kv_memory.conversation.targets import ResolvedTarget
+from kv_memory.engines.parts import CellRows, Scoring, require
 from kv_memory.erasers.base import Eraser
 from kv_memory.errors import PolicyError, UnknownTargetError
 from kv_memory.policy.authority import OWNER
@@ -96,6 +97,12 @@ def plan_retraction(
         raise PolicyError(f"There is no cascade {cascade!r}; give one of {', '.join(get_args(Cascade))}, or None.")
     policy = state.host.policy
     handling = policy.handling(reason)
+    cascade = cascade or handling.cascade
+    if cascade is not None:
+        require(state.engine, Scoring, f"cascade={cascade!r}")
+    keep_undo = policy.keep_undo if keep_undo is None else keep_undo
+    if keep_undo:
+        require(state.engine, CellRows, "keep_undo")
     # the memory's own eraser is no answer where the policy wants an exact one
     wanted = None if eraser is None and handling.exact else state.eraser(eraser)
     resolved = state.resolve(targets, state.given(messages))
@@ -106,8 +113,8 @@ def plan_retraction(
         by=by,
         handling=handling,
         eraser=wanted,
-        cascade=cascade or handling.cascade,
-        keep_undo=policy.keep_undo if keep_undo is None else keep_undo,
+        cascade=cascade,
+        keep_undo=keep_undo,
         resolved=tuple(resolved),
         redactions=redactions,
         branches=plan_branches(state.branches, redactions, wanted, reason),

@@ -17,6 +17,7 @@ from kv_memory.conversation.messages import Message, parse_messages
 from kv_memory.conversation.spans import Span, Target
 from kv_memory.conversation.targets import resolve
 from kv_memory.engines.base import Sampling
+from kv_memory.engines.parts import Scoring, require
 from kv_memory.erasers.base import Eraser
 from kv_memory.errors import UnknownTargetError
 from kv_memory.policy.authority import OWNER
@@ -187,6 +188,7 @@ class Session:
     def score(self, messages: Any, answer: str, tools: Tools = None) -> Tensor:
         """Return log-probabilities [tokens + 1, vocabulary] before each token of `answer` and its end, as next turn."""
         with self._engine.lock:
+            engine = require(self._engine, Scoring, "Session.score")
             parsed, form = parse_messages(messages), self._memory.format
             turn = Turn(self._engine, form, parsed, tools, Sampling())
             branch, _ = self._read(parsed, tools, room=turn.room)
@@ -195,7 +197,7 @@ class Session:
                 self._engine.prefill(branch.seq, turn.head.ids)
                 ids, _ = self._engine.tokenizer.encode(answer, special=False)
                 end = form.closing([*parsed, Message("assistant", answer)], tools).ids[:1]
-                return self._engine.score(branch.seq, [*ids, *end])
+                return engine.score(branch.seq, [*ids, *end])
             finally:
                 self._engine.truncate(branch.seq, start)
 

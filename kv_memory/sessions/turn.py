@@ -134,7 +134,7 @@ class Turn:
         """Close the turn in the cache and enter it; return False where its closing no longer fits in the context."""
         said = parse_messages([read_message(self._text, self.id)])[0]
         closing = self._form.closing([*self.messages, said], self._tools)
-        if self._engine.next_position(branch.seq) + len(closing.ids) > self._engine.capabilities.max_positions:
+        if self._engine.next_position(branch.seq) + len(closing.ids) > self._engine.max_positions:
             return False
         ids = [token for position, token in self._engine.cells(branch.seq) if position >= self._start]
         ids = ids[len(self.head.ids) :]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
@@ -16,14 +17,19 @@ from pydantic import ValidationError
 
 from kv_memory.calibration.record import Calibration, shape_of
 from kv_memory.engines.adapter_check import WEIGHTS, read_adapter
-from kv_memory.engines.base import Engine, Steering
+from kv_memory.engines.base import Engine
 from kv_memory.engines.fingerprint import revision_of
-from kv_memory.erasers import ERASERS, POCKET
-from kv_memory.errors import ModelError
+from kv_memory.engines.parts import AdapterPass, lacks
+from kv_memory.engines.registry import is_gguf
+from kv_memory.erasers import ERASERS
+from kv_memory.erasers.steering import Steering, steer_with
+from kv_memory.errors import ModelError, UnsupportedOperationError
 from kv_memory.pocket import model_path
 from kv_memory.trained.gguf_file import read_record
 from kv_memory.trained.record import FILE, EraserRecord
 
+POCKET = "pocket"
+"""Name of the pocket model's trained eraser."""
 CONFIG = "adapter_config.json"
 BESIDE = "eraser"
 """Folder in a model's directory with the trained eraser that comes with it."""
@@ -60,23 +66,35 @@ class TrainedEraser:
             raise ModelError(f"The eraser {self.folder} is for {self.base}, not for {name}; use one trained for it.")
 
     def load(self, engine: Engine) -> Steering:
-        """Make it the eraser that `steer` uses in this engine. Raises ModelError, with nothing loaded, as `check`."""
+        """Make it the eraser that `steer` uses in this engine.
+
+        Raises ModelError, with nothing loaded, as `check`, and UnsupportedOperationError where the engine loads none.
+        """
+        if not isinstance(engine, AdapterPass):
+            raise UnsupportedOperationError(
+                f"The engine of {engine.name} loads no adapters; use another eraser than 'steer'."
+            )
         self.check(engine.name, engine.config)
         self.check_revision(engine.name, revision_of(engine.name), engine.weights_digest())
         name = f"eraser-{uuid4().hex[:8]}"
         steering = self.record.steering(name) if self.record else Steering(name)
-        if steering.sees_suffix and not engine.capabilities.ahead:
+        if steering.sees_suffix and lacks(engine, "ahead"):
             raise ModelError(
                 f"The slots of the eraser {self.folder} see what follows the span, which the engine of {engine.name} "
                 "cannot show them; load the model with transformers, or use another eraser."
             )
-        if steering.closes and not engine.capabilities.shift:
+        if steering.closes and lacks(engine, "shift"):
             raise ModelError(
                 f"The eraser {self.folder} closes the gap behind its slots, and the keys of {engine.name} cannot be "
                 "moved; use another eraser."
             )
-        engine.load_adapter(str(self.folder), name)
-        engine.steer_with(steering)
+        if steering.token is not None and lacks(engine, "rows"):
+            raise ModelError(
+                f"The slots of the eraser {self.folder} read another token, which needs the rows of the cells, and the "
+                f"engine of {engine.name} gives none; use another eraser."
+            )
+        _load_adapter(engine, self.folder, name)
+        steer_with(engine, steering)
         return steering
 
     def calibrated(self, calibration: Calibration) -> EraserRecord:
@@ -97,11 +115,17 @@ class TrainedEraser:
             )
 
 
+def is_trained(eraser: str | Path) -> bool:
+    """Return whether this is the directory, .gguf file or hub id of a trained eraser, or "pocket", rather than the name
+    of a way to erase."""
+    if isinstance(eraser, Path) or eraser == POCKET:
+        return True
+    return eraser not in ERASERS and ("/" in eraser or eraser.startswith(("~", ".")) or Path(eraser).exists())
+
+
 def open_eraser(name: str | Path) -> TrainedEraser:
     """Read what an eraser directory, .gguf file or hub id says; "pocket" is the pocket model's. Raises ModelError
     where it is none."""
-    from kv_memory.engines.transformers.loading import is_gguf
-
     if is_gguf(name):
         path = Path(name).expanduser()
         record = read_record(path)
@@ -115,6 +139,19 @@ def open_eraser(name: str | Path) -> TrainedEraser:
             )
     config, _ = read_adapter(str(folder))
     return TrainedEraser(folder, _record(folder / FILE), config.base_model_name_or_path, config.revision)
+
+
+def _load_adapter(engine: AdapterPass, path: Path, name: str) -> None:
+    """Load a LoRA, converted first where the engine takes GGUF alone. Raises ModelError."""
+    if engine.gguf_model is None or path.is_file():
+        engine.load_adapter(str(path), name)
+        return
+    from kv_memory.trained.export import export_adapter
+
+    with TemporaryDirectory() as folder:
+        converted = Path(folder) / "adapter.gguf"
+        export_adapter(path, engine.gguf_model, converted)
+        engine.load_adapter(str(converted), name)
 
 
 def _record(path: Path) -> EraserRecord | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from kv_memory.engines.base import Steering
+from kv_memory.erasers.steering import Steering
 
 
 @dataclass(frozen=True)

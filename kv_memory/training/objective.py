@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import sdpa_kernel
 
-from kv_memory.engines.base import default_probe_layer
+from kv_memory.engines.parts import default_probe_layer
 from kv_memory.engines.transformers.attention import recorded
 from kv_memory.engines.transformers.cache_argument import cache_argument
 from kv_memory.engines.transformers.rotary import Rotation

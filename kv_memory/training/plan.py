@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch.utils.data import Dataset
 
-from kv_memory.engines.base import Steering
+from kv_memory.erasers.steering import Steering
 from kv_memory.errors import KVMemoryError
 from kv_memory.synthetic.drafts import Kind
 from kv_memory.training.batch import Batch, Example, collate

@@ -60,9 +60,9 @@ def run(
     loaded, tokenizer = load_model(model or str(model_path()), None, None)
     engine = TransformersEngine(loaded, tokenizer, name=model or "pocket")
     longest = max(plan.lengths)
-    if longest + 512 > engine.capabilities.max_positions:
+    if longest + 512 > engine.max_positions:
         raise KVMemoryError(
-            f"{engine.name} reads at most {engine.capabilities.max_positions:,} tokens; contexts of {longest:,} with "
+            f"{engine.name} reads at most {engine.max_positions:,} tokens; contexts of {longest:,} with "
             "questions after them are too long: give shorter lengths."
         )
     say("Reading the text")

@@ -101,7 +101,7 @@ def test_a_calibration_serves_an_engine_that_is_given_ready(tmp_path: Path) -> N
 
 def test_what_the_engine_cannot_do_is_done_exactly() -> None:
     engine = tiny_engine()
-    object.__setattr__(engine.capabilities, "influence", False)
+    engine.ruled_out["influence"] = "for this test"
     session = Memory(engine, calibration=calibration((0, "influence 16")), heal="never").session("a")
     session.prefill(CONVERSATION)
     assert session.retract("c1").eraser == "recompute"

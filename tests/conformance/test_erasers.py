@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import pytest
 
 from kv_memory.engines import attention_mass
-from kv_memory.engines.base import STEERED, Engine, Normaliser, SequenceId
+from kv_memory.engines.base import STEERED, Engine, SequenceId
+from kv_memory.engines.parts import Normaliser
 from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.erasers import ERASERS
 from kv_memory.erasers.base import Eraser, Erasure

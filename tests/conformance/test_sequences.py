@@ -158,7 +158,7 @@ def test_an_exception_from_progress_rolls_back(one_case: Case, ids: list[int]) -
 
 def test_more_than_the_context_is_refused_whole(one_case: Case, ids: list[int]) -> None:
     seq = one_case.sequence(ids)
-    assert one_case.engine.capabilities.max_positions == CONTEXT
+    assert one_case.engine.max_positions == CONTEXT
     with pytest.raises(ContextLengthError):
         one_case.engine.prefill(seq, [1] * (CONTEXT - len(ids) + 1))
     assert one_case.engine.tokens(seq) == ids

@@ -12,7 +12,8 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from kv_memory.engines.base import STEERED, Engine, SequenceId, Steering
+from kv_memory.engines.base import STEERED, Engine, SequenceId
+from kv_memory.engines.parts import lacks
 from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.engines.transformers.cache_argument import cache_argument
 from kv_memory.erasers import ERASERS
@@ -23,6 +24,7 @@ from kv_memory.erasers.shift import Shift
 from kv_memory.erasers.steer import Steer
 from kv_memory.erasers.steer_influence import SteerInfluence
 from kv_memory.erasers.steer_repair import SteerRepair
+from kv_memory.erasers.steering import Steering, steer_with, steering_of
 from kv_memory.positions import Interval, moved
 from tests.conformance.conftest import Case
 from tests.conformance.reference import (
@@ -56,15 +58,15 @@ every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 @contextmanager
 def used(engine: Engine, way: dict[str, Any]) -> Iterator[None]:
     """The loaded eraser, used this way."""
-    before = engine.capabilities.steering
+    before = steering_of(engine)
     assert before is not None
-    if way.get("sees_suffix") and not engine.capabilities.ahead:
+    if way.get("sees_suffix") and lacks(engine, "ahead"):
         pytest.skip("this engine shows a token nothing that comes after it")
-    engine.steer_with(Steering(before.adapter, **way))
+    steer_with(engine, Steering(before.adapter, **way))
     try:
         yield
     finally:
-        engine.steer_with(before)
+        steer_with(engine, before)
 
 
 def adapted_rows(case: Case, ids: list[int], start: int, end: int) -> tuple[Tensor, Tensor]:

@@ -43,18 +43,18 @@ def test_a_directory_is_loaded_with_its_tokenizer(saved: Path) -> None:
 
 
 def test_a_small_model_computes_in_float32_on_the_cpu(saved: Path) -> None:
-    assert TransformersEngine.load(saved, device="cpu").capabilities.kv_dtype == "float32"
+    assert TransformersEngine.load(saved, device="cpu").kv_dtype == "float32"
 
 
 def test_a_large_one_keeps_its_own_dtype_there(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert SMALL == 1_000_000_000
     monkeypatch.setattr("kv_memory.engines.transformers.loading.SMALL", 1000)
-    assert TransformersEngine.load(saved, device="cpu").capabilities.kv_dtype == "bfloat16"
+    assert TransformersEngine.load(saved, device="cpu").kv_dtype == "bfloat16"
 
 
 @pytest.mark.parametrize("dtype", ["float16", torch.float16])
 def test_a_dtype_that_is_asked_for_is_taken(saved: Path, dtype: str | torch.dtype) -> None:
-    assert TransformersEngine.load(saved, device="cpu", dtype=dtype).capabilities.kv_dtype == "float16"
+    assert TransformersEngine.load(saved, device="cpu", dtype=dtype).kv_dtype == "float16"
 
 
 def test_end_tokens_are_those_of_tokenizer_and_generation_config(saved: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_dtype_that_is_none(saved: Path) -> None:
 
 def test_the_home_directory(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(saved.parent))
-    assert TransformersEngine.load("~/model", device="cpu").capabilities.max_positions == 2048
+    assert TransformersEngine.load("~/model", device="cpu").max_positions == 2048
 
 
 def test_an_unsupported_layer_is_refused_before_the_weights_are_read(saved: Path) -> None:

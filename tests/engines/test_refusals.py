@@ -22,6 +22,7 @@ from transformers import (
     RwkvConfig,
 )
 
+from kv_memory.engines.parts import lacks
 from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.errors import UnsupportedModelError, UnsupportedOperationError
 from tests.tiny import tiny_tokenizer
@@ -85,7 +86,7 @@ def test_a_refusal_leaves_the_model_as_it_was() -> None:
 def test_a_window_that_is_switched_off_is_no_window() -> None:
     config = Qwen2Config(**SHAPE, use_sliding_window=False, sliding_window=16)
     engine = TransformersEngine(AutoModelForCausalLM.from_config(config), tiny_tokenizer())
-    assert engine.capabilities.max_positions == 64
+    assert engine.max_positions == 64
 
 
 def test_learned_positions_are_taken_but_not_moved() -> None:
@@ -94,6 +95,6 @@ def test_learned_positions_are_taken_but_not_moved() -> None:
     engine = TransformersEngine(model, tiny_tokenizer())
     seq = engine.create()
     engine.prefill(seq, list(range(10)))
-    assert not engine.capabilities.shift
+    assert lacks(engine, "shift")
     with pytest.raises(UnsupportedOperationError, match="cannot be moved"):
         engine.shift(seq, 5, 1)

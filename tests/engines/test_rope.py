@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from kv_memory.engines.base import Engine
+from kv_memory.engines.parts import lacks
 from kv_memory.engines.transformers import TransformersEngine
 from tests.tiny import tiny_tokenizer
 
@@ -69,7 +70,7 @@ MOVABLE = {
 def test_cells_moved_are_cells_read_there(config: PreTrainedConfig) -> None:
     """A whole sequence moved equals the same tokens read at the new positions, in all layers."""
     engine = engine_of(config)
-    assert engine.capabilities.shift
+    assert not lacks(engine, "shift")
     moved, there = engine.create(), engine.create()
     engine.prefill(moved, IDS)
     engine.shift(moved, 0, 61)
@@ -82,7 +83,7 @@ def test_cells_moved_are_cells_read_there(config: PreTrainedConfig) -> None:
 def test_bfloat16_keys_move_within_their_rounding() -> None:
     """In the first layer: further up, tokens read elsewhere differ by more than their keys' rounding."""
     engine = engine_of(LlamaConfig(**SHAPE), torch.bfloat16)
-    assert (engine.capabilities.shift, engine.capabilities.kv_dtype) == (True, "bfloat16")
+    assert (lacks(engine, "shift"), engine.kv_dtype) == ("", "bfloat16")
     moved, there = engine.create(), engine.create()
     engine.prefill(moved, IDS)
     engine.shift(moved, 0, 61)
@@ -101,12 +102,12 @@ def test_an_embedding_whose_frequencies_depend_on_the_position_is_not_moved(monk
         "forward",
         lambda self, x, position_ids: plain(self, x, position_ids.float().abs().sqrt()),
     )
-    assert not engine_of(LlamaConfig(**SHAPE)).capabilities.shift
+    assert lacks(engine_of(LlamaConfig(**SHAPE)), "shift")
 
 
 def test_longrope_ends_where_its_frequencies_change() -> None:
-    assert engine_of(MOVABLE["longrope"]).capabilities.max_positions == 128
+    assert engine_of(MOVABLE["longrope"]).max_positions == 128
 
 
 def test_dynamic_scaling_begins_beyond_the_context() -> None:
-    assert engine_of(MOVABLE["dynamic"]).capabilities.max_positions == 256
+    assert engine_of(MOVABLE["dynamic"]).max_positions == 256

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kv_memory.engines.base import Engine, Sampling
+from kv_memory.engines.parts import lacks
 from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.erasers.influence import Influence
 from kv_memory.errors import UnsupportedOperationError
@@ -66,7 +67,7 @@ def test_without_probe_layers_there_is_no_influence() -> None:
     engine = TransformersEngine(tiny_model(), tiny_tokenizer(), probe_layers=())
     seq = engine.create()
     engine.prefill(seq, LONG[:30])
-    assert not engine.capabilities.influence
+    assert lacks(engine, "influence")
     assert engine.read_cells(seq, range(30)).queries is None
     with pytest.raises(UnsupportedOperationError, match="'influence' needs influence"):
         Influence().erase(engine, seq, [(5, 9)])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from kv_memory import Memory
-from kv_memory.engines.base import Steering
 from kv_memory.engines.fingerprint import revision_of
 from kv_memory.engines.transformers import TransformersEngine
+from kv_memory.erasers.steering import Steering, steering_of
 from kv_memory.errors import KVMemoryError, ModelError
 from kv_memory.trained.files import open_eraser
 from kv_memory.trained.record import FILE, EraserRecord
@@ -114,7 +113,7 @@ def test_several_can_be_loaded_and_the_last_one_steers(eraser: Path, tmp_path: P
     engine = tiny_engine()
     first = open_eraser(eraser).load(engine)
     second = open_eraser(save_eraser(engine, tiny_model(), tmp_path / "b", slots=2)).load(engine)
-    assert engine.capabilities.steering == second != first
+    assert steering_of(engine) == second != first
 
 
 def test_how_its_slots_are_used_is_read_and_kept(tmp_path: Path) -> None:
@@ -122,7 +121,7 @@ def test_how_its_slots_are_used_is_read_and_kept(tmp_path: Path) -> None:
     engine = tiny_engine()
     found = open_eraser(save_eraser(engine, tiny_model(), tmp_path / "eraser", **way))
     steering = found.load(engine)
-    assert steering == Steering(steering.adapter, **way) == engine.capabilities.steering
+    assert steering == Steering(steering.adapter, **way) == steering_of(engine)
     assert found.calibrated(calibration((0, "steer"))).steering("a") == Steering("a", **way)
 
 
@@ -138,9 +137,9 @@ def test_a_plain_lora_is_used_as_the_published_one(tmp_path: Path) -> None:
 def test_an_engine_that_cannot_show_the_suffix_is_refused(tmp_path: Path) -> None:
     engine = tiny_engine()
     path = save_eraser(engine, tiny_model(), tmp_path / "eraser", sees_suffix=True)
-    engine.capabilities = replace(engine.capabilities, ahead=False)
+    engine.ruled_out["ahead"] = "for this test"
     assert "see what follows the span, which the engine of tiny cannot" in refusal(engine, path)
-    assert engine.capabilities.steering is None
+    assert steering_of(engine) is None
 
 
 def other_model(**change: int) -> Qwen3ForCausalLM:

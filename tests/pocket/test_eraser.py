@@ -11,11 +11,11 @@ import torch
 from kv_memory import Memory
 from kv_memory.calibration.record import FILE, load
 from kv_memory.cli.demo import MESSAGES, QUESTION, TARGET
-from kv_memory.erasers import POCKET
+from kv_memory.erasers.steering import steering_of
 from kv_memory.evaluation.compare import compare
 from kv_memory.pocket import model_path
 from kv_memory.trained.export import export_adapter
-from kv_memory.trained.files import BESIDE, open_eraser
+from kv_memory.trained.files import BESIDE, POCKET, open_eraser
 
 LIMIT = 10_000_000
 """Bytes that the eraser may take in the package."""
@@ -29,9 +29,9 @@ def memory() -> Iterator[Memory]:
 def test_it_is_loaded_when_steer_is_asked_for(memory: Memory) -> None:
     session = memory.session("s")
     session.prefill(MESSAGES)
-    assert memory.engine.capabilities.steering is None
+    assert steering_of(memory.engine) is None
     assert session.retract(TARGET, eraser="steer").tokens_recomputed == 4
-    assert memory.engine.capabilities.steering is not None
+    assert steering_of(memory.engine) is not None
 
 
 def test_it_is_loaded_for_what_vanished_from_the_history(memory: Memory) -> None:
@@ -40,7 +40,7 @@ def test_it_is_loaded_for_what_vanished_from_the_history(memory: Memory) -> None
     gone = next(place for place, message in enumerate(MESSAGES) if message.get("tool_call_id") == TARGET)
     emptied = [m | {"content": "-"} if place == gone else m for place, m in enumerate(MESSAGES)]
     session.chat([*emptied, {"role": "user", "content": QUESTION}], history_eraser="steer", max_tokens=1)
-    assert memory.engine.capabilities.steering is not None
+    assert steering_of(memory.engine) is not None
 
 
 def test_it_is_loaded_to_attribute_an_answer(memory: Memory) -> None:
@@ -48,7 +48,7 @@ def test_it_is_loaded_to_attribute_an_answer(memory: Memory) -> None:
     answer = {"role": "assistant", "id": "a", "content": "249.00"}
     session.prefill([*MESSAGES, {"role": "user", "content": QUESTION}, answer])
     assert session.attribute("a", TARGET, eraser="steer")
-    assert memory.engine.capabilities.steering is not None
+    assert steering_of(memory.engine) is not None
 
 
 @pytest.mark.parametrize("eraser", ["steer", "steer+repair", "steer+influence"])
@@ -66,12 +66,12 @@ def test_nothing_changes_where_nothing_is_erased(memory: Memory) -> None:
 
     before = scores()
     memory.load_eraser("steer")
-    assert memory.engine.capabilities.steering is not None
+    assert steering_of(memory.engine) is not None
     assert torch.equal(before, scores())
 
 
 def test_by_the_name_pocket_it_is_the_memorys_own() -> None:
-    steering = Memory(eraser=POCKET, heal="never").engine.capabilities.steering
+    steering = steering_of(Memory(eraser=POCKET, heal="never").engine)
     assert steering is not None and steering.closes and steering.slots == 4
 
 

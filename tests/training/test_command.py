@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from kv_memory import Memory
+from kv_memory.erasers.steering import steering_of
 from kv_memory.errors import KVMemoryError
 from kv_memory.training.plan import Plan
 from kv_memory.training.run import RUN, run
@@ -44,7 +45,7 @@ def test_how_the_slots_are_used_is_in_the_record(model: str, tmp_path: Path) -> 
     assert (record.slots, record.spread, record.sees_suffix) == (2, True, True)
     memory = Memory(model, eraser=str(tmp_path), heal="never")
     assert memory.engine.tokenizer.eos_ids == {record.token}
-    steering = memory.engine.capabilities.steering
+    steering = steering_of(memory.engine)
     assert steering is not None and steering == record.steering(steering.adapter)
     session = memory.session("s")
     session.prefill([{"role": "user", "content": "secret", "id": "a"}, {"role": "user", "content": "hello" * 40}])

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from kv_memory.engines.base import Steering
 from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.erasers.steer import Steer
 from kv_memory.erasers.steer_influence import SteerInfluence
+from kv_memory.erasers.steering import Steering, steering_of
 from kv_memory.trained.files import open_eraser
 from kv_memory.trained.record import EraserRecord
 from kv_memory.training.adapter import Adapter
@@ -95,7 +95,7 @@ def test_what_is_trained_is_what_the_eraser_does(
     adapter.model.save_pretrained(tmp_path)
     engine = TransformersEngine(tiny_model(), tiny_tokenizer(), name="tiny")
     EraserRecord.of(engine, Steering("", **way)).save(tmp_path)
-    assert open_eraser(tmp_path).load(engine) == Steering(engine.capabilities.steering.adapter, **way)  # type: ignore[union-attr]
+    assert open_eraser(tmp_path).load(engine) == Steering(steering_of(engine).adapter, **way)  # type: ignore[union-attr]
     rows, trained = examples(), objective(adapter, way)
     batch = collate(rows, Steering("", **way))
     read = trained.read(batch)

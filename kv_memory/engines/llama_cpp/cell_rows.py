@@ -18,7 +18,7 @@ from kv_memory.engines.llama_cpp.rows import Layout, State
 from kv_memory.positions import Interval
 
 
-class CellRows:
+class ContextRows:
     """Reads and writes the cells of a context. A write that fails leaves the cells as they were."""
 
     def __init__(self, context: Context, layout: Layout, heads: Heads) -> None:

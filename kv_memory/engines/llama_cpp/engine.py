@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from collections.abc import Sequence as Items
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from kv_memory.engines.attention_mass import attention_score
-from kv_memory.engines.base import STEERED, Capabilities, Cells, Engine, Normaliser, Sampling, SequenceId, Token
+from kv_memory.engines.base import STEERED, Cells, Sampling, SequenceId, Token
 from kv_memory.engines.cells import CellLayout, Slots, compact
 from kv_memory.engines.checks import asked_about, check_appended, check_fits, check_move, check_tokens, integers
 from kv_memory.engines.generation import generate
 from kv_memory.engines.llama_cpp.adapter import Adapter
-from kv_memory.engines.llama_cpp.cell_rows import CellRows
+from kv_memory.engines.llama_cpp.cell_rows import ContextRows
 from kv_memory.engines.llama_cpp.context import WORK, Context
 from kv_memory.engines.llama_cpp.exclusive import exclusive
 from kv_memory.engines.llama_cpp.model import Model
@@ -28,7 +27,17 @@ from kv_memory.engines.llama_cpp.rows import TYPES
 from kv_memory.engines.llama_cpp.sequences import Sequence, Sequences
 from kv_memory.engines.llama_cpp.vocabulary import tokenizer_of
 from kv_memory.engines.llama_cpp.watch import Watch
-from kv_memory.errors import UnsupportedOperationError
+from kv_memory.engines.parts import (
+    AdapterPass,
+    AttentionScores,
+    CellRows,
+    Deviation,
+    Normaliser,
+    Scoring,
+    unsupported,
+)
+from kv_memory.engines.registry import Check
+from kv_memory.errors import ModelError
 from kv_memory.positions import Interval
 
 DEFAULT_POSITIONS = 16_384
@@ -37,7 +46,7 @@ SPARE = 32
 """Cells beyond those asked for, so that a full sequence can still be continued from, scored and edited."""
 
 
-class LlamaCppEngine(Engine):
+class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring):
     """A GGUF model whose layers all have full attention, in one llama.cpp context that all sequences share.
 
     Where the context is full, or has no place for another sequence, the one used least recently is kept outside of it
@@ -84,7 +93,7 @@ class LlamaCppEngine(Engine):
         )
         found = probe(self._context, self._watch, limit)
         self._heads, self._rotation, self._attention = found.heads, found.rotation, found.attention
-        self._cells = CellRows(self._context, found.layout, found.heads)
+        self._cells = ContextRows(self._context, found.layout, found.heads)
         self._adapters: dict[str, Adapter] = {}
         self._probed = chosen_layers(probe_layers, found.layout.layers) if found.attention else ()
         self._watch.want({layer: self._attention[layer] for layer in self._probed})
@@ -102,24 +111,26 @@ class LlamaCppEngine(Engine):
         self.tokenizer = tokenizer_of(model)
         self.name = name or str(model.known.get("model") or model.path)
         self.config = model.config()
-        self.capabilities = Capabilities(
-            max_positions=limit,
-            kv_dtype=str(TYPES[found.layout.kind]).removeprefix("torch."),
-            shift=self._rotation is not None,
-            influence=bool(self._probed),
-            deviation=bool(self._attention),
-            ahead=False,
-        )
+        self.gguf_model = model.path
+        self.max_positions = limit
+        self.kv_dtype = str(TYPES[found.layout.kind]).removeprefix("torch.")
+        self.ruled_out = found.ruled_out(self._probed)
 
     @classmethod
     def load(
-        cls, path: str | Path, check: Callable[[dict[str, Any]], object] = lambda config: None, **settings: Any
+        cls,
+        path: str | Path,
+        device: str | None = None,
+        check: Check = lambda config: None,
+        **settings: Any,
     ) -> LlamaCppEngine:
         """An engine of a .gguf file, with the settings of the class.
 
-        Raises as the class, ModelError where the file is not a whole model that llama.cpp knows, and what `check`
-        raises, which is given the model's configuration.
+        Raises as the class, ModelError for another `device` than the CPU and where the file is not a whole model that
+        llama.cpp knows, and what `check` raises, which is given the model's configuration.
         """
+        if device not in (None, "cpu"):
+            raise ModelError(f"GGUF models run on the CPU here, not on {device}; leave device out.")
         model = Model.load(Path(path).expanduser())
         check(model.config())
         return cls(model, **settings)
@@ -134,16 +145,8 @@ class LlamaCppEngine(Engine):
 
     @exclusive
     def load_adapter(self, path: str, name: str) -> None:
-        """Load a GGUF LoRA, or a directory saved by PEFT, which is converted first. Raises ModelError."""
-        if Path(path).is_file():
-            self._adapters[name] = Adapter(self._model, Path(path))
-            return
-        from kv_memory.trained.export import export_adapter
-
-        with TemporaryDirectory() as folder:
-            converted = Path(folder) / "adapter.gguf"
-            export_adapter(path, self._model.path, converted)
-            self._adapters[name] = Adapter(self._model, converted)
+        """Load a LoRA, a .gguf file, for `reencode(adapter=name)`; it stays off otherwise. Raises ModelError."""
+        self._adapters[name] = Adapter(self._model, Path(path))
 
     def weights_digest(self) -> str | None:
         """See Engine.weights_digest: known of models that kv_memory converted, of the weights before."""
@@ -163,6 +166,10 @@ class LlamaCppEngine(Engine):
     def fork(self, seq: SequenceId, end: int | None = None) -> SequenceId:
         """A copy of the cells at positions below `end` (all without it); it shares them until one side is edited."""
         return self._sequences.fork(seq, self.next_position(seq) if end is None else end)
+
+    def cells(self, seq: SequenceId) -> list[tuple[int, int]]:
+        """Position and token id of each visible cell, ascending; STEERED for a steering state."""
+        return list(zip(self.positions(seq), self.tokens(seq), strict=True))
 
     def positions(self, seq: SequenceId) -> list[int]:
         """The positions of the visible cells, ascending."""
@@ -251,7 +258,7 @@ class LlamaCppEngine(Engine):
         """
         rotation = self._rotation
         if rotation is None:
-            raise UnsupportedOperationError(f"The keys of {self.name} cannot be moved: it has no plain rotation.")
+            raise unsupported(self, "shift")
         state = self._sequences.get(seq)
         store, slots = state.store, state.store.between(start)
         if not len(slots) or delta == 0:
@@ -272,7 +279,7 @@ class LlamaCppEngine(Engine):
     ) -> None:
         """Run the tokens of these cells again and overwrite their rows."""
         if ahead:
-            raise UnsupportedOperationError("llama.cpp shows a token nothing that comes after it.")
+            raise unsupported(self, "ahead")
         state = self._sequences.get(seq)
         slots = state.store.find(sorted(set(positions)))
         if not len(slots):
@@ -301,7 +308,7 @@ class LlamaCppEngine(Engine):
     ) -> tuple[list[int], Tensor]:
         """How much the later cells attended to the spans' cells. Raises ValueError for a layer without queries."""
         if not self._probed:
-            raise UnsupportedOperationError("This engine keeps no queries; construct it with probe_layers.")
+            raise unsupported(self, "influence")
         chosen = self._probed if layers is None else tuple(layers)
         if not chosen or not set(chosen) <= set(self._probed):
             raise ValueError(f"queries are kept of layers {list(self._probed)}, not of {list(chosen)}")
@@ -326,7 +333,7 @@ class LlamaCppEngine(Engine):
         if not 0 <= layer < self._cells.layers:
             raise ValueError(f"layer {layer} is not one of the model's {self._cells.layers}")
         if not self._attention:
-            raise UnsupportedOperationError(f"What {self.name} computes cannot be stopped at a layer.")
+            raise unsupported(self, "deviation")
         state = self._sequences.get(seq)
         wanted, inverse = torch.unique(torch.tensor(list(positions), dtype=torch.int64), return_inverse=True)
         slots = state.store.find(integers(wanted))
@@ -421,4 +428,4 @@ class LlamaCppEngine(Engine):
         self._check_fits(max(positions, default=start - 1) + 1)
 
     def _check_fits(self, end: int) -> None:
-        check_fits(self.name, self.capabilities.max_positions, end)
+        check_fits(self.name, self.max_positions, end)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kv_memory.engines.base import default_probe_layer
+from kv_memory.engines.parts import default_probe_layer
 from kv_memory.errors import ModelError
 
 _KV_TYPES = {"f32": 0, "float32": 0, "f16": 1, "float16": 1}
@@ -20,7 +20,7 @@ def kv_type(dtype: str) -> int:
 
 
 def chosen_layers(layers: tuple[int, ...] | None, depth: int) -> tuple[int, ...]:
-    """The probe layers, by default the one at 3/8 of the depth. Raises ValueError for one that does not exist."""
+    """The probe layers, by default that of `default_probe_layer`. Raises ValueError for one that does not exist."""
     chosen = (default_probe_layer(depth),) if layers is None else tuple(sorted(set(layers)))
     for layer in chosen:
         if not 0 <= layer < depth:

@@ -30,6 +30,18 @@ class Probe:
     attention: dict[int, Attention]
     """By layer; empty where what the model computes is not understood."""
 
+    def ruled_out(self, probed: tuple[int, ...]) -> dict[str, str]:
+        """What an engine of this model that keeps the queries of these layers cannot do, and why."""
+        reasons = {"ahead": "llama.cpp shows a token nothing that comes after it"}
+        if self.rotation is None:
+            reasons["shift"] = "its keys cannot be moved, since they do not turn with the position alone"
+        if not self.attention:
+            reasons["deviation"] = "how the model attends is not understood, so that no pass can be stopped at a layer"
+        if not probed:
+            why = "construct it with probe_layers" if self.attention else "how the model attends is not understood"
+            reasons["influence"] = f"it keeps no queries ({why})"
+        return reasons
+
 
 def probe(context: Context, watch: Watch, positions: int) -> Probe:
     """Run a lone token in an empty context. Raises UnsupportedModelError."""

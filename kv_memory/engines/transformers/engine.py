@@ -6,27 +6,29 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kv_memory.engines.attention_mass import attention_score
-from kv_memory.engines.base import (
-    STEERED,
-    Capabilities,
-    Cells,
-    Engine,
-    Normaliser,
-    Sampling,
-    SequenceId,
-    Token,
-    default_probe_layer,
-)
+from kv_memory.engines.base import STEERED, Cells, Sampling, SequenceId, Token
 from kv_memory.engines.cells import CellStore
 from kv_memory.engines.checks import asked_about, check_appended, check_fits, check_move, check_tokens, integers
 from kv_memory.engines.fingerprint import weights_digest
 from kv_memory.engines.generation import generate
+from kv_memory.engines.parts import (
+    AdapterPass,
+    AttentionScores,
+    CellRows,
+    Deviation,
+    Normaliser,
+    Scoring,
+    default_probe_layer,
+    unsupported,
+)
+from kv_memory.engines.registry import Check
 from kv_memory.engines.transformers.adapters import Adapters
 from kv_memory.engines.transformers.forward import Forward, restored, restored_on_error
 from kv_memory.engines.transformers.loading import load_model
@@ -34,7 +36,6 @@ from kv_memory.engines.transformers.probe import check_layer_types, context_limi
 from kv_memory.engines.transformers.rotary import rotation_of
 from kv_memory.engines.transformers.snapshot import read_cells, write_cells
 from kv_memory.engines.transformers.tokenizer import HFTokenizer
-from kv_memory.errors import UnsupportedOperationError
 from kv_memory.positions import Interval
 
 _PROBE_POSITIONS = 3, 29
@@ -48,7 +49,7 @@ class _Sequence:
     """[vocabulary] after the last cell; None where an edit made them stale."""
 
 
-class TransformersEngine(Engine):
+class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring):
     """Any causal language model of transformers whose layers all have full attention.
 
     The model is put in eval mode and the adapters that it has are switched off; its attention implementation is the
@@ -88,27 +89,29 @@ class TransformersEngine(Engine):
         self.tokenizer = HFTokenizer(tokenizer, [ends] if isinstance(ends, int) else ends or ())
         self.name = name or str(getattr(base.config, "_name_or_path", "") or type(base).__name__)
         self.config = self._forward.config.to_dict()
-        self.capabilities = Capabilities(
-            max_positions=context_limit(base.config),
-            kv_dtype=str(self._layout.dtype).removeprefix("torch."),
-            shift=self.rotation is not None,
-            influence=bool(self._layout.probe_layers),
-        )
+        self.max_positions = context_limit(base.config)
+        self.kv_dtype = str(self._layout.dtype).removeprefix("torch.")
+        if self.rotation is None:
+            self.ruled_out["shift"] = "its keys cannot be moved, since the model has no plain rotary embedding"
+        if not self._layout.probe_layers:
+            self.ruled_out["influence"] = "it keeps no queries (construct it with probe_layers)"
 
     @classmethod
     def load(
         cls,
-        name: str | Path,
+        path: str | Path,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
-        probe_layers: tuple[int, ...] | None = None,
+        check: Check = lambda config: None,
+        **settings: Any,
     ) -> TransformersEngine:
-        """An engine for a model directory or hub id; see loading.py for the choice of device and dtype.
+        """An engine for a model directory or hub id, with the settings of the class; device and dtype: see loading.py.
 
-        Raises ModelError where it is not a model or cannot be reached, UnsupportedModelError as the class says.
+        Raises ModelError where it is not a model or cannot be reached, UnsupportedModelError as the class says, and
+        what `check` raises, which is given the model's configuration before the weights are read.
         """
-        model, tokenizer = load_model(str(name), device, dtype)
-        return cls(model, tokenizer, name=str(name), probe_layers=probe_layers)
+        model, tokenizer = load_model(str(path), device, dtype, check)
+        return cls(model, tokenizer, **settings | {"name": settings.get("name") or str(path)})
 
     def load_adapter(self, path: str, name: str) -> None:
         """Load a LoRA saved by PEFT, for `reencode(adapter=name)`; it stays off otherwise. Raises ModelError."""
@@ -120,7 +123,7 @@ class TransformersEngine(Engine):
 
     def create(self) -> SequenceId:
         """A new empty sequence."""
-        return self._add(_Sequence(CellStore(self._layout, self.capabilities.max_positions)))
+        return self._add(_Sequence(CellStore(self._layout, self.max_positions)))
 
     def free(self, seq: SequenceId) -> None:
         """Forget a sequence and give its memory back."""
@@ -133,6 +136,10 @@ class TransformersEngine(Engine):
         last = source.store.next_position
         whole = end is None or end >= last
         return self._add(_Sequence(source.store.copy(last if end is None else end), source.logits if whole else None))
+
+    def cells(self, seq: SequenceId) -> list[tuple[int, int]]:
+        """Position and token id of each visible cell, ascending; STEERED for a steering state."""
+        return list(zip(self.positions(seq), self.tokens(seq), strict=True))
 
     def positions(self, seq: SequenceId) -> list[int]:
         """The positions of the visible cells, ascending."""
@@ -209,7 +216,7 @@ class TransformersEngine(Engine):
         Raises ValueError where they would run into the cells before `start`, ContextLengthError beyond the context.
         """
         if self.rotation is None:
-            raise UnsupportedOperationError(f"The keys of {self.name} cannot be moved: it has no rotary embedding.")
+            raise unsupported(self, "shift")
         state = self._get(seq)
         store, slots = state.store, state.store.between(start)
         if not len(slots) or delta == 0:
@@ -248,7 +255,7 @@ class TransformersEngine(Engine):
         """How much the later cells attended to the spans' cells. Raises ValueError for a layer without queries."""
         kept = self._layout.probe_layers
         if not kept:
-            raise UnsupportedOperationError("This engine keeps no queries; construct it with probe_layers.")
+            raise unsupported(self, "influence")
         chosen = kept if layers is None else tuple(layers)
         if not chosen or not set(chosen) <= set(kept):
             raise ValueError(f"queries are kept of layers {list(kept)}, not of {list(chosen)}")
@@ -303,4 +310,4 @@ class TransformersEngine(Engine):
         self._check_fits(max(positions, default=start - 1) + 1)
 
     def _check_fits(self, end: int) -> None:
-        check_fits(self.name, self.capabilities.max_positions, end)
+        check_fits(self.name, self.max_positions, end)

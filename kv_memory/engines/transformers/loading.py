@@ -11,7 +11,6 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from kv_memory.engines.base import Engine
 from kv_memory.engines.transformers.probe import check_layer_types
 from kv_memory.errors import ModelError
 
@@ -64,32 +63,6 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise ModelError(f"{name} has no tokenizer; save the model's tokenizer into it with save_pretrained.")
     return tokenizer
-
-
-def is_gguf(name: str | Path) -> bool:
-    """Whether this names a GGUF file: by its ending, or by how an existing file begins."""
-    path = Path(name).expanduser()
-    if path.suffix.lower() == ".gguf":
-        return True
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(4) == b"GGUF"
-
-
-def load_gguf(
-    path: Path,
-    device: str | None,
-    dtype: str | None,
-    check: Callable[[dict[str, Any]], object] = lambda config: None,
-    probe_layers: tuple[int, ...] | None = None,
-) -> Engine:
-    """The llama.cpp engine of a file; `dtype` is of K and V. Raises ModelError, and as LlamaCppEngine.load does."""
-    from kv_memory.engines.llama_cpp import LlamaCppEngine
-
-    if device not in (None, "cpu"):
-        raise ModelError(f"GGUF models run on the CPU here, not on {device}; leave device out.")
-    return LlamaCppEngine.load(path, check, dtype=dtype, probe_layers=probe_layers)
 
 
 @contextmanager

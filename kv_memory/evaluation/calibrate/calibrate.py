@@ -86,9 +86,9 @@ def calibrate(
     started, rng = time.time(), Random(plan.seed)
     depth = int(config["num_hidden_layers"])
     engine = TransformersEngine(model, tokenizer, name=name, probe_layers=tuple(range(depth)))
-    if plan.longest > engine.capabilities.max_positions:
+    if plan.longest > engine.max_positions:
         raise ContextLengthError(
-            f"{name} reads at most {engine.capabilities.max_positions:,} tokens and the longest case has "
+            f"{name} reads at most {engine.max_positions:,} tokens and the longest case has "
             f"{plan.longest:,}; give shorter lengths."
         )
     ids, head = _ids(engine, tokenizer, text, plan), context_head(tokenizer)
@@ -124,7 +124,7 @@ def calibrate(
 
     run = Run(
         hardware=hardware(),
-        dtype=engine.capabilities.kv_dtype,
+        dtype=engine.kv_dtype,
         versions={"python": platform.python_version()} | {part: version(part) for part in ("torch", "transformers")},
         seed=plan.seed,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -156,7 +156,7 @@ def _messages(engine: TransformersEngine, tokens: int, plan: Plan) -> list[Case]
     """Messages of conversations of about this length that the model can read."""
     form = ChatFormat(engine.tokenizer)
     found = islice(message_cases(form, max(SHORTEST_CONVERSATION, tokens), plan.seed), 2 * LAYER_CASES)
-    return [case for case in found if len(case.ids) <= engine.capabilities.max_positions][:LAYER_CASES]
+    return [case for case in found if len(case.ids) <= engine.max_positions][:LAYER_CASES]
 
 
 def _steps(progress: Progress, what: str, total: int) -> Callable[[], None]:

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from kv_memory.calibration.record import InfluenceSettings, LayerShare
-from kv_memory.engines.base import Engine, Normaliser
+from kv_memory.engines.base import Engine
+from kv_memory.engines.parts import AttentionScores, Normaliser, require
 from kv_memory.erasers.influence import Combine
 from kv_memory.evaluation.cases import Case
 from kv_memory.evaluation.oracle import deviations, top_share
@@ -68,11 +69,12 @@ def choose_layers(
 
 def _worths(engine: Engine, case: Case) -> dict[Setting, float]:
     """What every setting is worth on one case."""
+    asked = require(engine, AttentionScores, "Choosing probe layers")
     seq = engine.create()
     try:
         engine.prefill(seq, case.ids)
         weight = deviations(engine, seq, case.spans)[1].square().mean(0)
-        scores = {name: engine.influence(seq, case.spans, normaliser=name)[1] for name in NORMALISERS}
+        scores = {name: asked.influence(seq, case.spans, normaliser=name)[1] for name in NORMALISERS}
     finally:
         engine.free(seq)
     best = top_share(weight, weight.argsort(descending=True), K)

@@ -77,7 +77,7 @@ def agreement(
         chosen = {kind: probe for kind, probe in chosen.items() if counted[kind] or tried[kind] < _WORLDS_A_PROBE}
         for case in world_cases(form, world, list(chosen.values())):
             tried[case.kind] += 1
-            if len(case.ids) + len(case.tail) + ANSWER_TOKENS > engine.capabilities.max_positions:
+            if len(case.ids) + len(case.tail) + ANSWER_TOKENS > engine.max_positions:
                 continue
             with trial(engine, case) as this:
                 if not this.answered:

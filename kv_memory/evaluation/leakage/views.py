@@ -10,6 +10,7 @@ import torch
 
 from kv_memory.conversation.messages import parse_messages
 from kv_memory.engines.base import Engine, Sampling, SequenceId
+from kv_memory.engines.parts import Scoring, require
 from kv_memory.evaluation.leakage.scenes import Messages, Tools
 from kv_memory.sessions.memory import Memory
 from kv_memory.sessions.session import Session
@@ -27,7 +28,7 @@ class Asked:
     def log_probability(self, answer: str) -> float:
         """Of an answer that begins so, in nats."""
         ids, _ = self.engine.tokenizer.encode(answer, special=False)
-        rows = self.engine.score(self.seq, ids).double()
+        rows = require(self.engine, Scoring, "Measuring leakage").score(self.seq, ids).double()
         return float(rows[torch.arange(len(ids)), torch.tensor(ids)].sum())
 
     def greedy(self) -> str:

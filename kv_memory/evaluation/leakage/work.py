@@ -30,7 +30,7 @@ class Work(Protocol):
 def open_memory(model: str | None, eraser: str | None) -> Memory:
     """A memory for many copies of one conversation, with the model's trained eraser if it has one."""
     memory = Memory(model, eraser=eraser, heal="never")
-    memory.cache_tokens = 16 * memory.engine.capabilities.max_positions
+    memory.cache_tokens = 16 * memory.engine.max_positions
     with suppress(UnsupportedOperationError):
         memory.load_eraser(Steer())
     return memory

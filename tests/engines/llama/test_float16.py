@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from kv_memory.engines.llama_cpp import LlamaCppEngine
+from kv_memory.engines.parts import capabilities
 from kv_memory.erasers import ERASERS, get_eraser
 from kv_memory.gguf import export_model
 from kv_memory.trained.files import open_eraser
@@ -46,8 +47,8 @@ def mine(folder: Path, weights: str) -> LlamaCppEngine:
 
 
 def test_it_can_do_all_that_float32_can(mine: LlamaCppEngine) -> None:
-    found = mine.capabilities
-    assert (found.kv_dtype, found.shift, found.influence, found.deviation) == ("float16", True, True, True)
+    assert mine.kv_dtype == "float16"
+    assert capabilities(mine) >= {"shift", "influence", "deviation"}
 
 
 @pytest.mark.parametrize("eraser", ERASERS)

@@ -12,6 +12,7 @@ from kv_memory import Memory, Session
 from kv_memory.engines.llama_cpp import LlamaCppEngine
 from kv_memory.engines.llama_cpp.library import library
 from kv_memory.erasers import ERASERS
+from kv_memory.erasers.steering import steering_of
 from kv_memory.errors import KVMemoryError
 from kv_memory.trained.export import export_adapter
 from tests.lora import save_lora
@@ -66,7 +67,7 @@ def test_an_eraser_may_be_a_directory_that_is_not_beside_the_model(
 ) -> None:
     monkeypatch.chdir(eraser)
     for name in (str(eraser), "eraser.gguf"):
-        assert Memory(str(converted("tiny")), eraser=name).engine.capabilities.steering is not None
+        assert steering_of(Memory(str(converted("tiny")), eraser=name).engine) is not None
 
 
 @pytest.mark.parametrize("name", ERASERS)

@@ -13,6 +13,7 @@ from kv_memory import Memory
 from kv_memory.engines.base import Engine
 from kv_memory.engines.llama_cpp import LlamaCppEngine
 from kv_memory.engines.llama_cpp.library import library
+from kv_memory.engines.parts import lacks
 from kv_memory.errors import KVMemoryError, ModelError, UnsupportedModelError
 from kv_memory.trained.export import export_adapter
 from kv_memory.trained.files import open_eraser
@@ -88,7 +89,7 @@ def test_probe_layers_that_the_model_does_not_have_are_refused(engine: Make) -> 
 
 def test_an_engine_without_probe_layers_says_so(engine: Make) -> None:
     plain = engine(probe_layers=())
-    assert not plain.capabilities.influence
+    assert lacks(plain, "influence")
     seq = plain.create()
     plain.prefill(seq, [1, 2, 3])
     with pytest.raises(KVMemoryError, match="keeps no queries"):

@@ -125,7 +125,7 @@ def test_an_agents_structured_answer(patient: ErasableChatModel, strategy: Any) 
 
 
 def test_a_conversation_that_is_too_long_is_langchains_overflow(model: ErasableChatModel) -> None:
-    size = model.load().engine.capabilities.max_positions
+    size = model.load().engine.max_positions
     with pytest.raises(ContextOverflowError, match="leave messages out"):
         model.invoke("1" * (size + 10), CONFIG)
 

@@ -47,7 +47,7 @@ def test_what_can_be_wrapped(loaded: tuple[Any, Any], pocket: Memory, kind: str)
     model.retract("call_1", config=CONFIG)
     assert model.invoke(talk(), CONFIG).content == "unknown"
     assert model.profile is not None
-    assert model.profile["max_input_tokens"] == pocket.engine.capabilities.max_positions
+    assert model.profile["max_input_tokens"] == pocket.engine.max_positions
     model.forget(config=CONFIG)
 
 
@@ -77,7 +77,7 @@ def test_gguf_models(pocket: Memory, kind: str) -> None:
     if loaded is not None:
         assert model.profile["max_input_tokens"] == 2048
         engine = model.load().engine
-        assert engine.capabilities.max_positions == 2048
+        assert engine.max_positions == 2048
 
 
 def test_what_cannot_be_wrapped_is_named(loaded: tuple[Any, Any]) -> None:

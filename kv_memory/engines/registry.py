@@ -1,0 +1,118 @@
+"""Which engine runs a model: one table, with an entry for each engine.
+
+Importing this module loads no library that runs models; an entry does when it is used.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kv_memory.engines.base import Engine
+
+Check = Callable[[dict[str, Any]], object]
+"""What is asked about a model's configuration before its weights are read; it raises what is wrong."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How one engine is made."""
+
+    runs: Callable[[str | Path], bool]
+    """Whether a path or hub id names a model for it. The first entry that says so is taken."""
+    load: Callable[..., Engine]
+    """Makes an engine of a path or hub id, with the keywords that `open_engine` passes on."""
+    holds: Callable[[Any], bool]
+    """Whether an object is a loaded model for it."""
+    over: Callable[[Any, Any], Engine]
+    """Makes an engine over a loaded model and its tokenizer, which may be None."""
+
+
+def open_engine(
+    model: str | Path,
+    *,
+    name: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    check: Check = lambda config: None,
+    probe_layers: tuple[int, ...] | None = None,
+) -> Engine:
+    """Load a model directory, hub id or .gguf file into the engine that runs it.
+
+    `name`: what the engine calls the model, by default as `model` says. `dtype`: of the weights, or of K and V alone
+    where the file says what the weights are. `check` is given the model's configuration. `probe_layers`: whose queries
+    are kept for `influence`; by default the engine's choice.
+
+    Raises ModelError, UnsupportedModelError and what `check` raises.
+    """
+    load = next(entry.load for entry in ENGINES.values() if entry.runs(model))
+    settings = {"device": device, "dtype": dtype, "check": check, "probe_layers": probe_layers, "name": name}
+    return load(model, **settings)
+
+
+def engine_over(loaded: Any, tokenizer: Any = None) -> Engine | None:
+    """Return the engine over a model that is loaded already; None where no engine runs such an object.
+
+    An engine is returned as it is. Raises TypeError where the model needs its tokenizer, and as the engine does.
+    """
+    if isinstance(loaded, Engine):
+        return loaded
+    return next((entry.over(loaded, tokenizer) for entry in ENGINES.values() if entry.holds(loaded)), None)
+
+
+def is_gguf(name: str | Path) -> bool:
+    """Return whether this names a GGUF file: by its ending, or by how an existing file begins."""
+    path = Path(name).expanduser()
+    if path.suffix.lower() == ".gguf":
+        return True
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"
+
+
+def _is_a(loaded: Any, module: str, kind: str) -> bool:
+    """Return whether it is of a class of this library; whoever has made one has imported the library."""
+    known = sys.modules.get(module)
+    return known is not None and isinstance(loaded, getattr(known, kind))
+
+
+def _load_llama_cpp(model: str | Path, **settings: Any) -> Engine:
+    from kv_memory.engines.llama_cpp import LlamaCppEngine
+
+    return LlamaCppEngine.load(model, **settings)
+
+
+def _over_llama(loaded: Any, tokenizer: Any) -> Engine:
+    from kv_memory.engines.llama_cpp import LlamaCppEngine
+
+    return LlamaCppEngine.over(loaded)
+
+
+def _load_transformers(model: str | Path, **settings: Any) -> Engine:
+    from kv_memory.engines.transformers import TransformersEngine
+
+    return TransformersEngine.load(model, **settings)
+
+
+def _over_transformers(loaded: Any, tokenizer: Any) -> Engine:
+    from kv_memory.engines.transformers import TransformersEngine
+
+    if tokenizer is None:
+        raise TypeError(f"{type(loaded).__name__} is given without a tokenizer; give its tokenizer too.")
+    return TransformersEngine(loaded, tokenizer)
+
+
+ENGINES: dict[str, Entry] = {
+    "llama.cpp": Entry(is_gguf, _load_llama_cpp, lambda loaded: _is_a(loaded, "llama_cpp", "Llama"), _over_llama),
+    "transformers": Entry(
+        lambda model: True,
+        _load_transformers,
+        lambda loaded: _is_a(loaded, "transformers", "PreTrainedModel") or _is_a(loaded, "peft", "PeftModel"),
+        _over_transformers,
+    ),
+}
+"""All engines, by name, in the order in which they are asked; the last one takes every path."""
