@@ -13,6 +13,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from kv_memory.engines.base import Engine
+from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.trained.files import open_eraser
 from kv_memory.trained.record import EraserRecord
 from tests.tiny import tiny_engine, tiny_model
@@ -43,7 +44,7 @@ def save_eraser(engine: Engine, model: Any, folder: Path, **record: Any) -> Path
     return folder
 
 
-def steering_engine(slots: int | None = None, max_positions: int = 2048, *, closes: bool = False) -> Engine:
+def steering_engine(slots: int | None = None, max_positions: int = 2048, *, closes: bool = False) -> TransformersEngine:
     """The tiny engine with a random eraser loaded."""
     engine = tiny_engine(max_positions=max_positions)
     with TemporaryDirectory() as folder:

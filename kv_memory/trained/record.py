@@ -9,8 +9,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from kv_memory.calibration.record import Calibration, shape_of
-from kv_memory.engines.base import Engine, Steering
+from kv_memory.engines.base import Engine
 from kv_memory.engines.fingerprint import revision_of
+from kv_memory.erasers.steering import Steering
 from kv_memory.file_io import replacing
 
 FILE = "eraser.json"

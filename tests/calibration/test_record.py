@@ -19,6 +19,7 @@ from kv_memory.calibration.record import (
     load,
     shape_of,
 )
+from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.errors import KVMemoryError
 from tests.test_session import CONVERSATION
 from tests.tiny import save_tiny, tiny_engine, tiny_model
@@ -80,6 +81,7 @@ def test_a_memory_erases_as_the_calibration_beside_its_model_says(model: Path) -
     session.prefill(CONVERSATION)
     assert session.retract("c1").eraser == "shift"
     seq = session.branches.latest.seq if session.branches.latest else 0
+    assert isinstance(memory.engine, TransformersEngine)
     queries = memory.engine.read_cells(seq, [0]).queries
     assert queries is not None
     assert queries.shape[0] == 1

@@ -11,6 +11,7 @@ import torch
 from kv_memory import Memory
 from kv_memory.calibration.record import FILE, load
 from kv_memory.cli.demo import MESSAGES, QUESTION, TARGET
+from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.erasers.steering import steering_of
 from kv_memory.evaluation.compare import compare
 from kv_memory.pocket import model_path
@@ -62,6 +63,7 @@ def test_nothing_changes_where_nothing_is_erased(memory: Memory) -> None:
         memory.delete_session("s")
         session = memory.session("s")
         session.prefill(MESSAGES)
+        assert isinstance(memory.engine, TransformersEngine)
         return memory.engine.score(next(iter(session.branches)).seq, range(100, 110))
 
     before = scores()
