@@ -26,13 +26,13 @@ from torch.utils.data import DataLoader, Dataset
 from kv_memory.calibration.estimates import ratio, wilson
 from kv_memory.engines.transformers.rotary import Rotation
 from kv_memory.erasers.steering import Steering
+from kv_memory.evaluation.baselines import NEVER_SAW, NO_ERASE
 from kv_memory.synthetic.drafts import KINDS, Kind
 from kv_memory.training.batch import Batch, collate
 from kv_memory.training.objective import Objective, divergence
 from kv_memory.training.passes import Context
 from kv_memory.training.tasks import WorldExamples
 
-NO_ERASE, NEVER_SAW = "no erase", "never-saw"
 ERASERS = ("drop", "influence 32", "shift+influence 8", "shift+influence 32", "steer", "steer+influence 8")
 BALANCE: Mapping[Kind, float] = {"injection": 6.0, "preference": 6.0, "call": 12.0, "binding": 3.0, "restore": 10.0}
 """Rare classes are asked about more often."""

@@ -23,9 +23,9 @@ from multiprocessing import get_context
 from statistics import mean
 from typing import Any
 
+from kv_memory.evaluation.baselines import NEVER_SAW, NO_ERASE
 from kv_memory.synthetic.drafts import KINDS
 
-NO_ERASE, NEVER_SAW = "no erase", "never-saw"
 LAYER, K = 5, 32
 WORLDS_A_PROBE = 40
 WHOLE = ("environment", "all", "binding")

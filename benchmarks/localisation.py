@@ -22,11 +22,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from kv_memory.evaluation.baselines import NO_ERASE
+
 SOURCES = {"tau-bench": "tau_bench_airline.jsonl.gz", "AgentDojo": "agentdojo_workspace_travel.jsonl.gz"}
 SHARES = (0.01, 0.05, 0.15)
 LAYER = 5
 SHORTEST_SPAN, SHORTEST_SUFFIX, SCORED = 16, 200, 64
-NO_ERASE = "no erase"
 _state: dict[str, Any] = {}
 
 
@@ -49,19 +50,17 @@ def cases(messages: list[dict[str, Any]], seed: int, texts: Sequence[str] = ()) 
 
     `texts`: of the results with one of these in them, if there are any.
     """
-    from kv_memory.conversation.ledger import Ledger
     from kv_memory.conversation.messages import parse_messages
-    from kv_memory.evaluation.cases import TEXT, Case, again
+    from kv_memory.evaluation.cases import TEXT, Case, again, ledger_of
     from kv_memory.evaluation.leakage.injections import as_written
 
     parsed = parse_messages(messages)
-    ledger, at, turns = Ledger(), 0, []
-    for message, pieces in zip(parsed, _state["form"].encode(parsed), strict=True):
+    encoded = _state["form"].encode(parsed)
+    ledger, turns = ledger_of(parsed, encoded), []
+    for entry, pieces in zip(ledger.entries, encoded, strict=True):
         said = [i for piece in pieces if piece.kind != "scaffold" for i in piece.ids]
-        if message.role == "assistant" and said and at <= _state["longest"]:
-            turns.append((at, said[:SCORED]))
-        ledger.append(message, pieces, at)
-        at += sum(len(piece.ids) for piece in pieces)
+        if entry.message.role == "assistant" and said and entry.intervals[0][0] <= _state["longest"]:
+            turns.append((entry.intervals[0][0], said[:SCORED]))
     if not turns:
         return {}
     end, tail = turns[-1]

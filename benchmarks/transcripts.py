@@ -22,8 +22,8 @@ from random import Random
 from typing import Any
 
 from benchmarks import localisation
+from kv_memory.evaluation.baselines import NO_ERASE
 
-NO_ERASE = localisation.NO_ERASE
 SOURCES = {
     **localisation.SOURCES,
     "bAbI 11": "babi/qa11_basic-coreference_train.txt.gz",
@@ -86,7 +86,7 @@ def babi(stories: list[list[tuple[str, str, list[int]]]]) -> dict[str, Any]:
                 messages.append({"role": "user", "content": said, "id": f"{place}.{number}"})
                 messages.append({"role": "assistant", "content": "ok"})
     parsed = parse_messages(messages)
-    ledger = ledger_of(form, parsed)
+    ledger = ledger_of(parsed, form.encode(parsed))
     asked = [*parsed, Message("user", question), Message("assistant", reply)]
     tail = tuple(i for pieces in form.encode(asked, start=len(parsed)) for piece in pieces for i in piece.ids)
     return {"question": Case(TEXT, tuple(ledger.token_ids()), cells_of(ledger, target), tail)}

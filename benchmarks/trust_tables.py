@@ -8,21 +8,24 @@ from typing import Any
 
 from benchmarks.record import source, table
 from kv_memory.erasers import ERASERS
-from kv_memory.evaluation.leakage.treatments import HEALED, NEVER_SAW, NO_ERASE
+from kv_memory.evaluation.baselines import NEVER_SAW, NO_ERASE
+from kv_memory.evaluation.leakage.treatments import HEALED
 
 ORDER = (NO_ERASE, *ERASERS, HEALED, NEVER_SAW)
 HOW = {"found": "echoes found", "spared": "other turns spared"}
 
 
-def leakage(runs: Mapping[str, dict[str, Any]]) -> str:
-    """Return what attackers get of erased text, by eraser: from the first of the runs, by result file, that has it."""
+def leakage(runs: Mapping[str, dict[str, Any]], generated: dict[str, Any]) -> str:
+    """Return what attackers get of erased text, by eraser: from the first of the runs, by result file, that has it.
+
+    `generated`: the result with the cases of isolation and of spoofing.
+    """
     rows = {name: run for run in reversed(list(runs.values())) for name in run["canaries"]}
     told = []
     for file, run in runs.items():
         names = [name for name in run["canaries"] if rows[name] is run and name not in (NO_ERASE, NEVER_SAW)]
         told.append(f"{', '.join(names)}: {source(run['environment'])}; `benchmarks/results/{file}.json`")
-    largest = max(runs.values(), key=lambda run: int(run["isolation"]["cases"]))
-    isolation, spoofing = largest["isolation"], largest["spoofing"]
+    isolation, spoofing = generated["isolation"], generated["spoofing"]
     collections = next(iter(runs.values()))["injections"]
     lines = [
         "## Leakage",

@@ -68,7 +68,7 @@ def never_saw(messages: Sequence[dict[str, Any]], target: str) -> list[dict[str,
     return [message | {"content": ""} if message.get("tool_call_id") == target else message for message in kept]
 
 
-def world_cases(world: World, probes: Iterable[Probe]) -> Iterator[Case]:
+def with_and_without(world: World, probes: Iterable[Probe]) -> Iterator[Case]:
     """Return two cases a probe: with the span ("kind/with") and without it ("kind/without")."""
     for probe in probes:
         read = Case(f"{probe.kind}/with", world.messages, world.tools, probe.question, probe.answer, probe.call)
@@ -89,7 +89,7 @@ def test_cases(tokens: int, each: int, held_out: bool | None = None, first_seed:
         for kind in left:
             probes = [probe for probe in world.probes if probe.kind == kind][: min(2, left[kind])]
             left[kind] -= len(probes)
-            cases += world_cases(world, probes)
+            cases += with_and_without(world, probes)
     return cases
 
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from kv_memory.calibration.estimates import Estimate
 from kv_memory.evaluation.leakage.canaries import Leakage
-from kv_memory.evaluation.leakage.record import Generated, Result
+from kv_memory.evaluation.leakage.record import Result
 
 
 def show(result: Result, console: Console) -> None:
@@ -30,7 +30,6 @@ def show(result: Result, console: Console) -> None:
         table.add_row(how, _percent(order.obeyed), _percent(order.agreement))
     console.print(table)
     _show_injections(result, console)
-    _show_generated(result, console)
     _show_targets(result, console)
 
 
@@ -58,17 +57,6 @@ def _show_injections(result: Result, console: Console) -> None:
         left = [found.residual.get(how) for found in sources.values()]
         table.add_row(how, *("" if e is None else f"{e.value:.3f} ({e.low:.3f} to {e.high:.3f})" for e in left))
     console.print(table)
-
-
-def _show_generated(result: Result, console: Console) -> None:
-    table = _table("May not fail", "cases", "failures", first="")
-    parts: dict[str, Generated] = {"isolation": result.isolation}
-    parts |= {f"spoofing, {name}": found for name, found in result.spoofing.items()}
-    for name, found in parts.items():
-        table.add_row(name, f"{found.cases:,}", f"{len(found.failures):,}")
-    console.print(table)
-    for failure in [failure for found in parts.values() for failure in found.failures][:10]:
-        console.print(failure, markup=False)
 
 
 def _show_targets(result: Result, console: Console) -> None:

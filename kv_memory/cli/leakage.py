@@ -29,8 +29,7 @@ def leakage(
         ),
     ] = None,
     probes: Annotated[int, typer.Option(help="Canaries, orders, and conversations with injections.", min=1)] = 40,
-    generated: Annotated[int, typer.Option(help="Cases of isolation and of spoofing.", min=1)] = 10_000,
-    seed: Annotated[int, typer.Option(help="Seed of canaries and cases.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of canaries.")] = 0,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -41,14 +40,14 @@ def leakage(
     workers: Annotated[int, typer.Option(help="Processes that share the cases, each with its own model.", min=1)] = 1,
     out: Annotated[Path | None, typer.Option(help="A JSON file for the result.")] = None,
 ) -> None:
-    """Measure what can be learned of erased text: canaries, attacks, membership, echoes, injections, isolation."""
+    """Measure what can be learned of erased text: canaries, attacks, membership, echoes, injections."""
     from rich.console import Console
 
     with progress_bar("cases") as progress:
         from kv_memory.cli._leakage_tables import show
         from kv_memory.evaluation.leakage.plan import Plan
 
-        plan = Plan(probes=probes, generated=generated, seed=seed, data=data)
+        plan = Plan(probes=probes, seed=seed, data=data)
         result = _run(model, eraser or (), plan, workers=workers, out=out, progress=progress)
     show(result, Console())
     if out is not None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from kv_memory.conversation.chat_format import ChatFormat
+from kv_memory.conversation.chat_format import ChatFormat, Piece
 from kv_memory.conversation.ledger import Ledger
 from kv_memory.conversation.messages import Message, parse_messages
 from kv_memory.conversation.spans import Target
@@ -131,10 +131,10 @@ def message_cases(form: ChatFormat, tokens: int, seed: int) -> Iterator[Case]:
         yield from world_cases(form, world, list(targets.values()))
 
 
-def ledger_of(form: ChatFormat, messages: Sequence[Message], tools: list[dict[str, Any]] | None = None) -> Ledger:
-    """Which cells these messages occupy, read as one conversation from the first cell on."""
+def ledger_of(messages: Sequence[Message], encoded: Sequence[Sequence[Piece]]) -> Ledger:
+    """Return which cells these messages occupy, encoded by ChatFormat, read as one conversation from the first cell."""
     ledger, at = Ledger(), 0
-    for message, pieces in zip(messages, form.encode(messages, tools), strict=True):
+    for message, pieces in zip(messages, encoded, strict=True):
         ledger.append(message, pieces, at)
         at += sum(len(piece.ids) for piece in pieces)
     return ledger
@@ -150,7 +150,7 @@ def world_cases(form: ChatFormat, world: World, probes: Sequence[Probe]) -> Iter
     if not probes:
         return
     messages = parse_messages(world.messages)
-    ledger = ledger_of(form, messages, world.tools)
+    ledger = ledger_of(messages, form.encode(messages, world.tools))
     ids = tuple(ledger.token_ids())
     spans = {target: cells_of(ledger, target) for target in {probe.target for probe in probes}}
     head = form.generation_prompt([*messages, Message("user", probes[0].question)], world.tools).ids  # all the same

@@ -13,8 +13,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
-from pydantic import ValidationError
-
 from kv_memory.calibration.record import Calibration, shape_of
 from kv_memory.engines.adapter_check import WEIGHTS, read_adapter
 from kv_memory.engines.base import Engine
@@ -138,7 +136,8 @@ def open_eraser(name: str | Path) -> TrainedEraser:
                 f"hub id, or one of {', '.join(ERASERS)}."
             )
     config, _ = read_adapter(str(folder))
-    return TrainedEraser(folder, _record(folder / FILE), config.base_model_name_or_path, config.revision)
+    record = EraserRecord.read(folder / FILE) if (folder / FILE).is_file() else None
+    return TrainedEraser(folder, record, config.base_model_name_or_path, config.revision)
 
 
 def _load_adapter(engine: AdapterPass, path: Path, name: str) -> None:
@@ -152,18 +151,6 @@ def _load_adapter(engine: AdapterPass, path: Path, name: str) -> None:
         converted = Path(folder) / "adapter.gguf"
         export_adapter(path, engine.gguf_model, converted)
         engine.load_adapter(str(converted), name)
-
-
-def _record(path: Path) -> EraserRecord | None:
-    if not path.is_file():
-        return None
-    try:
-        return EraserRecord.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise ModelError(
-            f"{path} is not the record of an eraser of this version ({error.error_count()} problems); train it again "
-            "or remove the file."
-        ) from error
 
 
 def _folder(name: str) -> Path:

@@ -6,12 +6,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import from_json
 
-from kv_memory.calibration.record import Calibration, shape_of
+from kv_memory.calibration.record import Calibration, load, shape_of
 from kv_memory.engines.base import Engine
 from kv_memory.engines.fingerprint import revision_of
 from kv_memory.erasers.steering import Steering
+from kv_memory.errors import ModelError
 from kv_memory.file_io import replacing
 
 FILE = "eraser.json"
@@ -43,7 +45,8 @@ class EraserRecord(BaseModel):
     lengths: tuple[int, ...] = ()
     """Tokens of the contexts that it was trained on."""
     calibration: Calibration | None = None
-    """What it and the other erasers leave behind and cost on this model."""
+    """What it and the other erasers leave behind and cost on this model. In the file it may be the path of a
+    calibration file, from the eraser's directory: that of a model which comes with its eraser."""
 
     @model_validator(mode="after")
     def _steering_is_possible(self) -> EraserRecord:
@@ -65,6 +68,21 @@ class EraserRecord(BaseModel):
     def steering(self, adapter: str) -> Steering:
         """How its adapter, loaded under this name, is to be used."""
         return Steering(adapter, self.slots, self.spread, self.sees_suffix, self.token, self.closes)
+
+    @classmethod
+    def read(cls, path: Path) -> EraserRecord:
+        """Read an eraser.json. Raises ModelError where it is not one of this version."""
+        try:
+            said = from_json(path.read_bytes())
+            if isinstance(said, dict) and isinstance(said.get("calibration"), str):
+                said["calibration"] = load(path.parent / said["calibration"])
+            return cls.model_validate(said)
+        except ValueError as error:
+            problems = error.error_count() if isinstance(error, ValidationError) else 1
+            raise ModelError(
+                f"{path} is not the record of an eraser of this version ({problems} problems); train it again or "
+                "remove the file."
+            ) from error
 
     def save(self, folder: Path) -> None:
         """Write eraser.json beside the adapter. Raises KVMemoryError where it cannot be written."""

@@ -80,6 +80,19 @@ def test_its_calibration_chooses_the_eraser_and_the_probe_layers(model: Path, tm
     assert (report.eraser, report.tokens_recomputed) == ("steer+repair", 3 + 8)
 
 
+def test_its_calibration_may_stand_in_the_models_file(model: Path) -> None:
+    known = calibration((0, "steer+repair 8"))
+    (model / "calibration.json").write_text(known.model_dump_json())
+    path = save_eraser(tiny_engine(), tiny_model(), model / "eraser")
+    file = path / FILE
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"calibration": "../calibration.json"}))
+    assert open_eraser(path).calibration == known
+    assert Memory(model, eraser=path, heal="never").eraser is None
+    (model / "calibration.json").unlink()
+    with pytest.raises(KVMemoryError, match="cannot be read"):
+        open_eraser(path)
+
+
 def test_a_choice_that_needs_an_eraser_is_exact_without_one() -> None:
     session = Memory(tiny_engine(), calibration=calibration((0, "steer")), heal="never").session("a")
     session.prefill(CONVERSATION)

@@ -53,22 +53,18 @@ def test_the_result_is_shown_and_written(
 ) -> None:
     monkeypatch.delenv("KV_MEMORY_DATA", raising=False)
     model, out = save_tiny(tmp_path / "model"), tmp_path / "out.json"
-    assert run(monkeypatch, "--model", model, "--eraser", "drop", "--probes", 1, "--generated", 6, "--out", out) == 0
+    assert run(monkeypatch, "--model", model, "--eraser", "drop", "--probes", 1, "--out", out) == 0
     written = json.loads(out.read_text())
     result = Result.model_validate(written)
     assert {"hardware", "python", "versions", "seed"} == set(written["environment"])
     assert set(result.canaries) == set(HOWS)
     assert set(result.successive) == {1, 5, 20}
-    assert len(result.spoofing) == 6
-    assert result.isolation.cases == 6
     said = capsys.readouterr().out
-    assert {target.met for target in result.targets if target.name.startswith(("isolation", "spoofing"))} == {True}
     for part in (
         "Targets",
         "One erasure",
         "first of 20 erasures",
         "tool arguments, cascade",
-        "May not fail",
         "no data was given",
     ):
         assert part in said
@@ -100,7 +96,7 @@ def test_targets_are_met_or_missed_by_the_figures(quick: None) -> None:
     rows = {"recompute": row(-5.001), "healed": row(-5.0, hit=True), "steer": row(-1.0), "never-saw": row(-5.0)}
     few = {how: rows[how] for how in ("recompute", "never-saw")}
     memory = Memory(tiny_engine())
-    plan = Plan(probes=1, generated=6)
+    plan = Plan(probes=1)
     made = Measurement(memory.format, "tiny", here(memory), ("drop",), plan, lambda *_: None).run()
     told = {"canaries": summarise([rows]), "successive": {1: summarise([rows]), 5: summarise([few])}}
     met = {target.name: target.met for target in judge(made.model_copy(update=told))}
@@ -109,8 +105,6 @@ def test_targets_are_met_or_missed_by_the_figures(quick: None) -> None:
     assert not met["healed, one erasure: as never-saw"]
     assert met["steer: exposure within 1 bit of never-saw's for 95% of canaries"]
     assert not met["steer: TPR at 1 % FPR at most 2%"]
-    broken = made.isolation.model_copy(update={"failures": ("case 3",)})
-    assert not next(t for t in judge(made.model_copy(update={"isolation": broken})) if t.name == "isolation").met
 
 
 def test_a_summary_compares_with_never_saw() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from kv_memory import Memory
+from kv_memory.evaluation.baselines import NO_ERASE
 from kv_memory.evaluation.leakage.injections import FILES, injected, residuals
-from kv_memory.evaluation.leakage.treatments import NO_ERASE
 
 
 @pytest.mark.parametrize("source", FILES)

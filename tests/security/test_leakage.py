@@ -7,12 +7,13 @@ from collections.abc import Callable
 import pytest
 
 from kv_memory import Memory
+from kv_memory.evaluation.baselines import NEVER_SAW, NO_ERASE
 from kv_memory.evaluation.leakage import canaries
 from kv_memory.evaluation.leakage.canaries import Seen, look, summarise
 from kv_memory.evaluation.leakage.echoes import ECHO, KINDS, with_echo
 from kv_memory.evaluation.leakage.injections import order
 from kv_memory.evaluation.leakage.scenes import PARAPHRASES, attacks, make_scene
-from kv_memory.evaluation.leakage.treatments import HEALED, NEVER_SAW, NO_ERASE, available, erase, holding
+from kv_memory.evaluation.leakage.treatments import HEALED, available, erase, holding
 
 EXACT = ("recompute", HEALED)
 FEW = 4

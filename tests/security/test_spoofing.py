@@ -6,8 +6,8 @@ import pytest
 
 from kv_memory import Memory
 from kv_memory.engines.transformers import TransformersEngine
-from kv_memory.evaluation.leakage.families import FAMILIES, tokenizer
-from kv_memory.evaluation.leakage.spoofing import TOMBSTONES, check, failures, formats, make_spoof
+from tests.security.families import FAMILIES, tokenizer
+from tests.security.spoofing import TOMBSTONES, check, failures, formats, make_spoof
 from tests.tiny import tiny_model
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.eraser_ablations import BASE, TRIES, Try, train
-from benchmarks.eraser_answers import ERASERS, NO_ERASE, Row, evaluate, summary
+from benchmarks.eraser_answers import ERASERS, Row, evaluate, summary
+from kv_memory.evaluation.baselines import NO_ERASE
 from kv_memory.synthetic.drafts import KINDS
 from kv_memory.training.plan import Plan
 from kv_memory.training.run import RUN

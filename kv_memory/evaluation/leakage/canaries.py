@@ -9,9 +9,10 @@ from statistics import mean
 from pydantic import BaseModel, ConfigDict
 
 from kv_memory.calibration.estimates import Estimate, Rounded, wilson
+from kv_memory.evaluation.baselines import NEVER_SAW, NO_ERASE
 from kv_memory.evaluation.leakage.scenes import Canary, Scene, attacks
 from kv_memory.evaluation.leakage.scores import auc, exposure, threshold
-from kv_memory.evaluation.leakage.treatments import NEVER_SAW, NO_ERASE, erased, holding
+from kv_memory.evaluation.leakage.treatments import erased, holding
 from kv_memory.evaluation.leakage.views import answers, asking
 from kv_memory.sessions.memory import Memory
 from kv_memory.sessions.session import Session

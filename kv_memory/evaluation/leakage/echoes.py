@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from kv_memory.evaluation.baselines import NEVER_SAW, NO_ERASE
 from kv_memory.evaluation.leakage.canaries import Seen, look
 from kv_memory.evaluation.leakage.scenes import Canary, Messages, Scene
-from kv_memory.evaluation.leakage.treatments import NEVER_SAW, NO_ERASE, erased, holding
+from kv_memory.evaluation.leakage.treatments import erased, holding
 from kv_memory.sessions.memory import Memory
 
 KINDS = ("assistant turn", "tool arguments", "summary")

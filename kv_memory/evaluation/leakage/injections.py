@@ -19,9 +19,10 @@ from kv_memory.conversation.chat_format import ChatFormat
 from kv_memory.conversation.messages import parse_messages
 from kv_memory.conversation.spans import CharRange
 from kv_memory.erasers import ERASERS
+from kv_memory.evaluation.baselines import NEVER_SAW, NO_ERASE
 from kv_memory.evaluation.cases import TEXT, Case, again, cells_of, ledger_of
 from kv_memory.evaluation.leakage.scenes import TOKENS, Messages
-from kv_memory.evaluation.leakage.treatments import HEALED, NEVER_SAW, NO_ERASE, erased, holding
+from kv_memory.evaluation.leakage.treatments import HEALED, erased, holding
 from kv_memory.evaluation.leakage.views import answers
 from kv_memory.evaluation.trial import trial
 from kv_memory.sessions.memory import Memory
@@ -83,7 +84,8 @@ def injected(form: ChatFormat, folder: Path, source: str) -> Iterator[Case]:
 
 
 def _case(form: ChatFormat, messages: Messages, target: CharRange) -> Case:
-    ledger = ledger_of(form, parse_messages(messages))
+    parsed = parse_messages(messages)
+    ledger = ledger_of(parsed, form.encode(parsed))
     ids, spans = tuple(ledger.token_ids()), cells_of(ledger, target)
     return Case(TEXT, ids, spans, again(ids, (spans[0][0], spans[-1][1])))
 

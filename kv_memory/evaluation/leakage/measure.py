@@ -9,35 +9,30 @@ from itertools import count, islice
 
 from kv_memory.calibration.estimates import ratio, wilson
 from kv_memory.conversation.chat_format import ChatFormat
+from kv_memory.evaluation.baselines import NEVER_SAW, NO_ERASE
 from kv_memory.evaluation.cases import Case
-from kv_memory.evaluation.leakage import echoes, injections, isolation, spoofing, successive
+from kv_memory.evaluation.leakage import echoes, injections, successive
 from kv_memory.evaluation.leakage.canaries import Seen, look_each, summarise
 from kv_memory.evaluation.leakage.echoes import CASCADES, KINDS, Echoed
 from kv_memory.evaluation.leakage.injections import Obeyed
-from kv_memory.evaluation.leakage.isolation import Looked
 from kv_memory.evaluation.leakage.plan import Plan
 from kv_memory.evaluation.leakage.record import (
     ByEraser,
     Cascaded,
     Echoes,
-    Generated,
     Injections,
-    IsolationFigures,
     Orders,
     Result,
     environment,
 )
 from kv_memory.evaluation.leakage.scenes import make_scene
 from kv_memory.evaluation.leakage.targets import judge
-from kv_memory.evaluation.leakage.treatments import NEVER_SAW, NO_ERASE
 from kv_memory.evaluation.leakage.work import Found, Job, Work
 from kv_memory.evaluation.progress import Progress
 from kv_memory.sessions.memory import Memory
 
 Later = Callable[[], Found]
 """Gives what has been begun."""
-CHUNK = 100
-"""Cases of isolation that are one job."""
 
 
 @dataclass(frozen=True)
@@ -53,24 +48,21 @@ class Measurement:
     progress: Progress
 
     def run(self) -> Result:
-        """Measure everything; the parts that may not fail come first.
+        """Measure everything.
 
         Processes get the cases of all parts at once, those that take long before the others, so that none waits for
         the last case of a part.
         """
         successive, echoes, canaries = self.successive(), self.echoes(), self.canaries()
-        injected, isolated = self.injections(), self.isolation()
-        spoofed = self.spoofing()
+        injected = self.injections()
         result = Result(
             model=self.name,
             environment=environment(self.plan.seed),
-            isolation=isolated(),
             canaries=canaries(),
             successive=successive(),
             echoes=echoes(),
             orders=self.orders(),
             injections=injected(),
-            spoofing=spoofed,
         )
         return result.model_copy(update={"targets": tuple(judge(result))})
 
@@ -161,30 +153,6 @@ class Measurement:
             )
         return found
 
-    def isolation(self) -> Later[IsolationFigures]:
-        """Interleaved sessions of a small random model."""
-        total = self.plan.generated
-        jobs = [range(first, min(first + CHUNK, total)) for first in range(0, total, CHUNK)]
-        parts = self._rows("Isolation", partial(_isolation, self.plan.seed), jobs)
-        return lambda: self._isolated(parts())
-
-    def _isolated(self, parts: Sequence[Sequence[Looked]]) -> IsolationFigures:
-        found = isolation.summarise(case for part in parts for case in part)
-        return IsolationFigures(
-            cases=found.cases,
-            failures=found.failures,
-            largest_difference=found.largest,
-            controls_noticed=found.noticed,
-            controls=found.controls,
-        )
-
-    def spoofing(self) -> dict[str, Generated]:
-        """Contents that look like structure, through the chat templates of six families."""
-        total = self.plan.generated
-        found = spoofing.check(total, self.plan.seed, lambda done: self.progress("Spoofing", done, total))
-        share = {name: len(range(place, total, len(found))) for place, name in enumerate(found)}
-        return {name: Generated(cases=share[name], failures=tuple(failures)) for name, failures in found.items()}
-
 
 def _canary(erasers: Sequence[str], memory: Memory, number: int) -> dict[str, Seen]:
     return look_each(memory, make_scene(number), erasers)
@@ -205,10 +173,6 @@ def _order(erasers: Sequence[str], memory: Memory, number: int) -> Obeyed | None
 
 def _residuals(erasers: Sequence[str], memory: Memory, case: Case) -> dict[str, float]:
     return injections.residuals(memory, case, erasers)
-
-
-def _isolation(seed: int, memory: Memory, numbers: range) -> list[Looked]:
-    return isolation.look(numbers, seed)
 
 
 def _cascaded(rows: Sequence[Echoed], how: str) -> Cascaded:

@@ -12,8 +12,6 @@ class Plan:
 
     probes: int = 40
     """Canaries, orders, and conversations of each collection."""
-    generated: int = 10_000
-    """Cases of spoofing, and of isolation."""
     seed: int = 0
     data: Path | None = None
     """Folder with the collections of injections; without it they are left out."""

@@ -68,25 +68,6 @@ class Injections(BaseModel):
     """By eraser: mean KL from never-saw as a share of that with nothing erased."""
 
 
-class Generated(BaseModel):
-    """Cases that may not fail."""
-
-    model_config = ConfigDict(frozen=True)
-
-    cases: int
-    failures: tuple[str, ...]
-
-
-class IsolationFigures(Generated):
-    """Interleaved sessions."""
-
-    largest_difference: float
-    """In log-probability, nats."""
-    controls_noticed: int
-    """Cases in which a session's own changed secrets show, of `controls`: the test can see."""
-    controls: int
-
-
 class Target(BaseModel):
     """Something that is to be reached."""
 
@@ -112,9 +93,6 @@ class Result(BaseModel):
     orders: dict[str, Orders]
     injections: dict[str, Injections]
     """By collection; empty where their files were not given."""
-    isolation: IsolationFigures
-    spoofing: dict[str, Generated]
-    """By family of chat templates."""
     targets: tuple[Target, ...] = ()
     """What is to be reached, and whether it was (targets.py)."""
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kv_memory.evaluation.baselines import NEVER_SAW, NO_ERASE
 from kv_memory.evaluation.leakage.canaries import Seen, look
 from kv_memory.evaluation.leakage.scenes import Scene
-from kv_memory.evaluation.leakage.treatments import NEVER_SAW, NO_ERASE, erase, erased, holding
+from kv_memory.evaluation.leakage.treatments import erase, erased, holding
 from kv_memory.sessions.memory import Memory
 
 COUNTS = (1, 5, 20)

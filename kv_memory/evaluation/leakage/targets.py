@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from kv_memory.evaluation.baselines import NEVER_SAW
 from kv_memory.evaluation.leakage.canaries import Leakage
 from kv_memory.evaluation.leakage.record import ByEraser, Result, Target
-from kv_memory.evaluation.leakage.treatments import HEALED, NEVER_SAW
+from kv_memory.evaluation.leakage.treatments import HEALED
 
 EXACT = ("recompute", HEALED)
 SAME = 0.01
@@ -35,12 +36,6 @@ def judge(result: Result) -> Iterator[Target]:
                 met=worst.value <= TPR,
                 measured=f"{worst.value:.1%} ({worst.low:.1%} to {worst.high:.1%}) by the stronger of two tests",
             )
-    for name, found in {"isolation": result.isolation, **result.spoofing}.items():
-        yield Target(
-            name=name if name == "isolation" else f"spoofing, {name}",
-            met=not found.failures,
-            measured=f"{len(found.failures):,} failures in {found.cases:,} cases",
-        )
 
 
 def _same(name: str, row: Leakage, never: Leakage) -> Target:

@@ -7,13 +7,14 @@ from contextlib import contextmanager
 
 from kv_memory.erasers import ERASERS
 from kv_memory.errors import KVMemoryError
+from kv_memory.evaluation.baselines import NEVER_SAW, NO_ERASE
 from kv_memory.evaluation.leakage.scenes import Messages, Tools
 from kv_memory.policy.config import Cascade
 from kv_memory.sessions.memory import Memory
 from kv_memory.sessions.session import Session
 
-NO_ERASE, NEVER_SAW, HEALED = "no erase", "never-saw", "healed"
-"""`HEALED`: erased by `drop`, then healed."""
+HEALED = "healed"
+"""Erased by `drop`, then healed."""
 
 
 def available(memory: Memory, wanted: Sequence[str] = ()) -> list[str]:

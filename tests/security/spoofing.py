@@ -7,19 +7,20 @@ Only the tokenizer and the ledger run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from random import Random
 from typing import Any
 
 from kv_memory.conversation.chat_format import ChatFormat, Piece
-from kv_memory.conversation.ledger import Ledger
 from kv_memory.conversation.messages import parse_messages
 from kv_memory.conversation.redactions import cuts_for, redactions_of, tombstones
 from kv_memory.conversation.spans import SpanStatus
 from kv_memory.conversation.targets import find
-from kv_memory.evaluation.leakage.families import FAMILIES, STRUCTURE, tokenizer
+from kv_memory.evaluation.cases import ledger_of
 from kv_memory.evaluation.leakage.scenes import Messages
+from tests.security.families import FAMILIES, STRUCTURE, tokenizer
 
 BYTES = 256
 """Ids below are text; those from here on carry structure."""
@@ -126,11 +127,10 @@ def _structure(pieces: Sequence[Piece]) -> list[int]:
 
 def _ledger_failures(spoof: Spoof, encoded: Sequence[Sequence[Piece]]) -> Iterator[str]:
     parsed = parse_messages(spoof.messages)
-    ledger, at = Ledger(), 0
-    for index, (message, pieces) in enumerate(zip(parsed, encoded, strict=True)):
-        entry = ledger.append(message, pieces, at)
-        at += sum(len(piece.ids) for piece in pieces)
-        if entry.intervals[-1][1] != at:
+    ledger = ledger_of(parsed, encoded)
+    ends = accumulate(sum(len(piece.ids) for piece in pieces) for pieces in encoded)
+    for index, (entry, end) in enumerate(zip(ledger.entries, ends, strict=True)):
+        if entry.intervals[-1][1] != end:
             yield f"message {index} does not end where its cells end"
     spans = ledger.spans()
     if len(spans) != len(parsed) + sum(len(message.tool_calls) for message in parsed):
@@ -171,7 +171,7 @@ def _quoting(spoof: Spoof) -> Messages:
     ]
 
 
-def check(cases: int, seed: int, done: Callable[[int], None] = lambda _: None) -> dict[str, list[str]]:
+def check(cases: int, seed: int) -> dict[str, list[str]]:
     """The failures of so many cases by family, cases being dealt to the families in turn."""
     forms = formats()
     found: dict[str, list[str]] = {name: [] for name in forms}
@@ -180,5 +180,4 @@ def check(cases: int, seed: int, done: Callable[[int], None] = lambda _: None) -
         name = names[number % len(names)]
         spoof = make_spoof(seed * 1_000_003 + number)
         found[name] += [f"case {number}: {failure}" for failure in failures(forms[name], spoof)]
-        done(number + 1)
     return found

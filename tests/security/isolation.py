@@ -18,9 +18,9 @@ from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from kv_memory.engines.transformers import TransformersEngine
-from kv_memory.evaluation.leakage.families import FAMILIES, VOCABULARY, tokenizer
 from kv_memory.evaluation.leakage.scenes import Messages
 from kv_memory.sessions.memory import Memory
+from tests.security.families import FAMILIES, VOCABULARY, tokenizer
 
 SESSIONS = ("a", "b")
 TOLERANCE = 1e-4
