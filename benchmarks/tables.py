@@ -36,13 +36,13 @@ CHOICE_LENGTH = "4096"
 
 
 def main() -> None:
-    write(README, choice(_load("eraser"), _load("latency_pocket_cpu")))
-    write(PAGE, figures())
+    for page, text in pages().items():
+        page.write_text(filled(page.read_text(), text))
 
 
-def write(page: Path, text: str) -> None:
-    """Put the text between the marks of a page."""
-    page.write_text(filled(page.read_text(), text))
+def pages() -> dict[Path, str]:
+    """Return what is between the marks of each page."""
+    return {README: choice(_load("eraser"), _load("latency_pocket_cpu")), PAGE: figures()}
 
 
 def filled(page: str, text: str) -> str:

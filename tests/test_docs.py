@@ -78,8 +78,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gguf: Callable[[], Pat
             named = re.match(r"# (\S+)\n", text)
             if info == "toml" and named:
                 Path(named[1]).write_text(text)
-        for name in ("model.gguf", "eraser.gguf"):
-            if name in TEXTS[page]:
+        for name in ("model.gguf", "eraser.gguf"):  # unless a command of the page writes it
+            if name in TEXTS[page] and f"--out {name}" not in TEXTS[page]:
                 copyfile(gguf() / name, name)
 
     return prepare
