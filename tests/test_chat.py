@@ -11,7 +11,8 @@ from kv_memory.conversation.chat_format import ChatFormat, Piece
 from kv_memory.conversation.messages import Cuts, parse_messages
 from kv_memory.engines.transformers.tokenizer import HFTokenizer
 from kv_memory.errors import ConversationError, ModelError
-from tests.tiny import CHATML, SPECIAL, STRICT, STRUCTURE, THINKING, tiny_tokenizer
+from kv_memory.testing.chat import CHATML, SPECIAL, STRUCTURE, tiny_tokenizer
+from tests.tiny import STRICT, THINKING
 
 TOKENIZERS = {"chatml": HFTokenizer(tiny_tokenizer(CHATML)), "strict": HFTokenizer(tiny_tokenizer(STRICT))}
 CALL: dict[str, Any] = {

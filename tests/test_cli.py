@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from kv_memory.cli.app import main
-from tests.lora import save_lora
+from kv_memory.testing.adapters import save_lora
+from kv_memory.testing.chat import tiny_model, tiny_tokenizer
 from tests.test_session import CONVERSATION
-from tests.tiny import tiny_model, tiny_tokenizer
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -13,7 +13,7 @@ from kv_memory.conversation.messages import parse_messages
 from kv_memory.conversation.redactions import redactions_of
 from kv_memory.engines.transformers.tokenizer import HFTokenizer
 from kv_memory.sessions.plan import ReadingPlan, plan_reading
-from tests.tiny import tiny_tokenizer
+from kv_memory.testing.chat import tiny_tokenizer
 
 FORM = ChatFormat(HFTokenizer(tiny_tokenizer()))
 TALK: list[dict[str, Any]] = [

@@ -24,6 +24,9 @@ STEERED = -1
 """The token id of a cell whose rows were written with an adapter on, a steering state: it stands for no text any more
 and cannot be run again."""
 
+ConfigCheck = Callable[[dict[str, Any]], object]
+"""Is given a model's configuration before its weights are read, and raises what is wrong with it."""
+
 LogitsMask = Callable[[Sequence[int], "Tensor"], "Tensor"]
 """From the ids generated so far and the logits [vocabulary] of the next one to logits in which a token that may not
 come is minus infinity. It decides on the end of the turn too, which must stay possible once nothing else is."""

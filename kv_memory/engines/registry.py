@@ -11,10 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kv_memory.engines.base import Engine
-
-Check = Callable[[dict[str, Any]], object]
-"""What is asked about a model's configuration before its weights are read; it raises what is wrong."""
+from kv_memory.engines.base import ConfigCheck, Engine
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ def open_engine(
     name: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
-    check: Check = lambda config: None,
+    check: ConfigCheck = lambda config: None,
     probe_layers: tuple[int, ...] | None = None,
 ) -> Engine:
     """Load a model directory, hub id or .gguf file into the engine that runs it.

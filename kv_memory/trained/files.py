@@ -91,9 +91,25 @@ class TrainedEraser:
                 f"The slots of the eraser {self.folder} read another token, which needs the rows of the cells, and the "
                 f"engine of {engine.name} gives none; use another eraser."
             )
-        _load_adapter(engine, self.folder, name)
+        if engine.gguf_model is None or self.folder.is_file():
+            engine.load_adapter(str(self.folder), name)
+        else:
+            with TemporaryDirectory() as folder:
+                self.to_gguf(engine.gguf_model, converted := Path(folder) / "adapter.gguf")
+                engine.load_adapter(str(converted), name)
         steer_with(engine, steering)
         return steering
+
+    def to_gguf(self, base: Path, out: Path) -> None:
+        """Write it as a GGUF adapter for its base model, a directory or .gguf file; errors as of `export_adapter`."""
+        from kv_memory.gguf import read_base
+        from kv_memory.trained.gguf_adapter import write_adapter
+
+        model = read_base(base)
+        self.check(model.name, model.config.to_dict())
+        self.check_revision(model.name, model.revision, model.weights)
+        plain = EraserRecord(model=self.base or model.name, revision=self.revision, shape=model.shape)
+        write_adapter(self.folder, self.record or plain, model, out)
 
     def calibrated(self, calibration: Calibration) -> EraserRecord:
         """Its record with this calibration of its base model; a new one for a plain LoRA."""
@@ -138,19 +154,6 @@ def open_eraser(name: str | Path) -> TrainedEraser:
     config, _ = read_adapter(str(folder))
     record = EraserRecord.read(folder / FILE) if (folder / FILE).is_file() else None
     return TrainedEraser(folder, record, config.base_model_name_or_path, config.revision)
-
-
-def _load_adapter(engine: AdapterPass, path: Path, name: str) -> None:
-    """Load a LoRA, converted first where the engine takes GGUF alone. Raises ModelError."""
-    if engine.gguf_model is None or path.is_file():
-        engine.load_adapter(str(path), name)
-        return
-    from kv_memory.trained.export import export_adapter
-
-    with TemporaryDirectory() as folder:
-        converted = Path(folder) / "adapter.gguf"
-        export_adapter(path, engine.gguf_model, converted)
-        engine.load_adapter(str(converted), name)
 
 
 def _folder(name: str) -> Path:

@@ -12,11 +12,13 @@ from kv_memory.calibration.record import FILE, load
 from kv_memory.erasers import ERASERS
 from kv_memory.errors import KVMemoryError
 from kv_memory.evaluation.calibrate.calibrate import LAYER_CASES, Plan, calibrate
+from kv_memory.testing.adapters import save_lora
+from kv_memory.testing.chat import tiny_model, tiny_tokenizer
 from kv_memory.trained import record as eraser_record
 from kv_memory.trained.files import open_eraser
-from tests.lora import save_eraser, save_lora
+from tests.lora import save_eraser
 from tests.test_cli import model, run
-from tests.tiny import tiny_engine, tiny_model, tiny_tokenizer
+from tests.tiny import tiny_engine
 
 __all__ = ["model", "run"]  # fixtures
 

@@ -13,7 +13,7 @@ from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.erasers import ERASERS
 from kv_memory.evaluation.calibrate.layers import NORMALISERS, Setting, choose, choose_layers
 from kv_memory.evaluation.cases import text_cases
-from tests.tiny import tiny_model, tiny_tokenizer
+from kv_memory.testing.chat import tiny_model, tiny_tokenizer
 
 MILLISECONDS = {"recompute": 100.0, "drop": 1.0, "shift": 5.0, "influence 32": 30.0, "shift+influence 32": 40.0}
 LEFT = {"recompute": 0.0, "drop": 0.4, "shift": 0.3, "influence 32": 0.08, "shift+influence 32": 0.02}

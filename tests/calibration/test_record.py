@@ -21,8 +21,9 @@ from kv_memory.calibration.record import (
 )
 from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.errors import KVMemoryError
+from kv_memory.testing.chat import tiny_model
 from tests.test_session import CONVERSATION
-from tests.tiny import save_tiny, tiny_engine, tiny_model
+from tests.tiny import save_tiny, tiny_engine
 
 RUN = Run(hardware="CPU", dtype="float32", versions={}, seed=0, date="2026-01-01T00:00:00+00:00", seconds=1)
 

@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.errors import ModelError
-from tests.tiny import tiny_model, tiny_tokenizer
+from kv_memory.testing.chat import tiny_model, tiny_tokenizer
 
 IDS = list(range(3, 43))
 

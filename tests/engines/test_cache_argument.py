@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from kv_memory.engines.transformers.cache_argument import cache_argument, cache_name
+from kv_memory.testing.chat import tiny_model
 from kv_memory.training.adapter import Adapter
-from tests.tiny import tiny_model
 
 
 class Older:

@@ -2,79 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from kv_memory import Memory, SpanKind
-from kv_memory.engines.base import Engine, Sampling, SequenceId, Token
 from kv_memory.engines.parts import PARTS, AttentionScores, CellEdit, capabilities, lacks, require
 from kv_memory.erasers import ERASERS, get_eraser
 from kv_memory.errors import UnsupportedOperationError
 from kv_memory.policy.choose import default_eraser
+from kv_memory.testing.adapters import save_lora
+from kv_memory.testing.chat import tiny_model
 from kv_memory.trained.files import open_eraser
 from tests.calibration.test_record import calibration
-from tests.lora import save_lora
+from tests.core_only import CoreEngine
 from tests.test_session import CONVERSATION, latest_ids
-from tests.tiny import tiny_engine, tiny_model
+from tests.tiny import tiny_engine
 
 
-class CoreEngine(Engine):
-    """The tiny engine's core and nothing else."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = tiny_engine()
-        self.name, self.config, self.tokenizer = "core", self.inner.config, self.inner.tokenizer
-        self.max_positions, self.kv_dtype = self.inner.max_positions, self.inner.kv_dtype
-
-    def create(self) -> SequenceId:
-        return self.inner.create()
-
-    def free(self, seq: SequenceId) -> None:
-        self.inner.free(seq)
-
-    def fork(self, seq: SequenceId, end: int | None = None) -> SequenceId:
-        return self.inner.fork(seq, end)
-
-    def cells(self, seq: SequenceId) -> list[tuple[int, int]]:
-        return self.inner.cells(seq)
-
-    def next_position(self, seq: SequenceId) -> int:
-        return self.inner.next_position(seq)
-
-    def truncate(self, seq: SequenceId, start: int) -> None:
-        self.inner.truncate(seq, start)
-
-    def prefill(
-        self,
-        seq: SequenceId,
-        ids: Sequence[int],
-        positions: Sequence[int] | None = None,
-        progress: Callable[[int], None] | None = None,
-    ) -> None:
-        self.inner.prefill(seq, ids, positions, progress)
-
-    def generate(
-        self, seq: SequenceId, sampling: Sampling, cancelled: Callable[[], bool] = lambda: False
-    ) -> Generator[Token]:
-        return self.inner.generate(seq, sampling, cancelled)
+def core_engine() -> CoreEngine:
+    """The tiny engine's core."""
+    return CoreEngine(tiny_engine())
 
 
 @pytest.fixture
 def memory() -> Memory:
-    return Memory(CoreEngine())
+    return Memory(core_engine())
 
 
 def never_saw() -> str:
-    session = Memory(CoreEngine()).session("fresh")
+    session = Memory(core_engine()).session("fresh")
     session.prefill(CONVERSATION, without=["c1"])
     return session.chat(CONVERSATION, max_tokens=12).text
 
 
 def test_it_has_no_capability_and_each_says_why() -> None:
-    engine = CoreEngine()
+    engine = core_engine()
     assert capabilities(engine) == frozenset()
     assert all(lacks(engine, name) for name in PARTS)
     assert capabilities(tiny_engine()) == PARTS.keys()
@@ -116,7 +80,7 @@ def test_healing_has_nothing_to_do(memory: Memory) -> None:
 
 
 def test_the_default_is_recompute_whatever_was_calibrated() -> None:
-    engine = CoreEngine()
+    engine = core_engine()
     assert default_eraser(engine, 10_000).name == "recompute"
     assert default_eraser(engine, 10_000, calibration((0, "influence 16"))).name == "recompute"
     assert default_eraser(engine, 10_000, calibration((0, "drop"))).name == "recompute"
@@ -172,11 +136,11 @@ def test_a_part_is_the_engine_itself_or_refused() -> None:
     engine = tiny_engine()
     assert require(engine, CellEdit, "x") is engine
     with pytest.raises(UnsupportedOperationError, match=r"^This needs influence, which the engine of core lacks"):
-        require(CoreEngine(), AttentionScores, "This")
+        require(core_engine(), AttentionScores, "This")
 
 
 def test_positions_and_tokens_follow_from_the_cells() -> None:
-    engine = CoreEngine()
+    engine = core_engine()
     seq = engine.create()
     engine.prefill(seq, [5, 6, 7], [0, 2, 9])
     assert (engine.positions(seq), engine.tokens(seq)) == ([0, 2, 9], [5, 6, 7])

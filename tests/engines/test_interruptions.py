@@ -8,13 +8,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from kv_memory.engines.base import Cells, Engine, Sampling, SequenceId
+from kv_memory.engines.base import Cells, Sampling, SequenceId
 from kv_memory.engines.transformers import TransformersEngine
-from tests.conformance.models import CONFIGS, tokenizer
+from kv_memory.testing.models import CONFIGS, tokenizer
 
 IDS = list(range(3, 63))
 
-CALLS: dict[str, Callable[[Engine, SequenceId], object]] = {
+CALLS: dict[str, Callable[[TransformersEngine, SequenceId], object]] = {
     "prefill": lambda engine, seq: engine.prefill(seq, [1, 2, 3]),
     "score": lambda engine, seq: engine.score(seq, [1, 2, 3]),
     "reencode": lambda engine, seq: engine.reencode(seq, range(33, 60)),
@@ -50,12 +50,12 @@ def test_cells_are_as_before(call: str, error: type[BaseException], monkeypatch:
     assert_usable(engine, seq)
 
 
-def assert_usable(engine: Engine, seq: SequenceId) -> None:
+def assert_usable(engine: TransformersEngine, seq: SequenceId) -> None:
     """It goes on as a copy of its cells does."""
     copy = engine.create()
     engine.write_cells(copy, cells_of(engine, seq))
     torch.testing.assert_close(engine.score(seq, [1, 2]), engine.score(copy, [1, 2]), rtol=1e-4, atol=1e-5)
 
 
-def cells_of(engine: Engine, seq: SequenceId) -> Cells:
+def cells_of(engine: TransformersEngine, seq: SequenceId) -> Cells:
     return engine.read_cells(seq, engine.positions(seq))

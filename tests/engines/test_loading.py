@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, BertConfig, MistralConfig
 from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.engines.transformers.loading import SMALL
 from kv_memory.errors import ModelError, UnsupportedModelError
-from tests.tiny import tiny_model, tiny_tokenizer
+from kv_memory.testing.chat import tiny_model, tiny_tokenizer
 
 
 @pytest.fixture

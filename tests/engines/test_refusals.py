@@ -25,7 +25,7 @@ from transformers import (
 from kv_memory.engines.parts import lacks
 from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.errors import UnsupportedModelError, UnsupportedOperationError
-from tests.tiny import tiny_tokenizer
+from kv_memory.testing.chat import tiny_tokenizer
 
 SHAPE = {
     "vocab_size": 272,

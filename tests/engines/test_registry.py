@@ -14,7 +14,8 @@ from kv_memory.engines import base
 from kv_memory.engines.registry import ENGINES, Entry, engine_over, open_engine
 from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.errors import ModelError
-from tests.tiny import save_tiny, tiny_engine, tiny_model, tiny_tokenizer
+from kv_memory.testing.chat import tiny_model, tiny_tokenizer
+from tests.tiny import save_tiny, tiny_engine
 
 BELOW = {"engines", "errors", "file_io", "locks", "positions"}
 """What the modules of the engines may import of this package."""

@@ -16,10 +16,9 @@ from transformers import (
     SmolLM3Config,
 )
 
-from kv_memory.engines.base import Engine
 from kv_memory.engines.parts import lacks
 from kv_memory.engines.transformers import TransformersEngine
-from tests.tiny import tiny_tokenizer
+from kv_memory.testing.chat import tiny_tokenizer
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 272,
@@ -34,7 +33,7 @@ SHAPE: dict[str, Any] = {
 IDS = list(range(5, 45))
 
 
-def engine_of(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> Engine:
+def engine_of(config: PreTrainedConfig, dtype: torch.dtype = torch.float32) -> TransformersEngine:
     torch.manual_seed(0)
     return TransformersEngine(AutoModelForCausalLM.from_config(config).to(dtype), tiny_tokenizer())
 

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from kv_memory.engines.base import Sampling, Token
 from kv_memory.engines.transformers import TransformersEngine
-from tests.conformance.models import CONFIGS, tokenizer
+from kv_memory.testing.models import CONFIGS, tokenizer
 
 PROMPT = list(range(40, 60))
 SNOWMAN = "\N{SNOWMAN}"

@@ -10,8 +10,9 @@ from kv_memory.engines.parts import lacks
 from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.erasers.influence import Influence
 from kv_memory.errors import UnsupportedOperationError
-from tests.conformance.reference import assert_close, plain_logits
-from tests.tiny import tiny_engine, tiny_model, tiny_tokenizer
+from kv_memory.testing.chat import tiny_model, tiny_tokenizer
+from kv_memory.testing.reference import assert_close, plain_logits
+from tests.tiny import tiny_engine
 
 LONG = [(7 * i * i + i) % 256 for i in range(1300)]  # three passes of at most 512 tokens
 

@@ -17,12 +17,14 @@ from kv_memory.engines.fingerprint import revision_of
 from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.erasers.steering import Steering, steering_of
 from kv_memory.errors import KVMemoryError, ModelError
+from kv_memory.testing.adapters import save_lora
+from kv_memory.testing.chat import tiny_model, tiny_tokenizer
 from kv_memory.trained.files import open_eraser
 from kv_memory.trained.record import FILE, EraserRecord
 from tests.calibration.test_record import calibration
-from tests.lora import PUBLISHED, save_eraser, save_lora
+from tests.lora import PUBLISHED, save_eraser
 from tests.test_session import CONVERSATION
-from tests.tiny import save_tiny, tiny_engine, tiny_model, tiny_tokenizer
+from tests.tiny import save_tiny, tiny_engine
 
 
 @pytest.fixture

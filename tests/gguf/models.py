@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
-from tests.conformance.models import CONFIGS
-from tests.tiny import tiny_tokenizer
+from kv_memory.testing.chat import tiny_tokenizer
+from kv_memory.testing.models import CONFIGS
 
 NAMES = ["llama", "llama-mha-llama3", "llama-linear", "qwen2", "qwen3", "qwen3-yarn"]
 

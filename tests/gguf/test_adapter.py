@@ -15,10 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from kv_memory.errors import KVMemoryError, ModelError
 from kv_memory.gguf import ERASER_KEY, export_model, read_base
+from kv_memory.testing.adapters import save_lora
 from kv_memory.trained.export import export_adapter
 from kv_memory.trained.record import EraserRecord
 from tests.gguf.models import metadata, random_model, save, tensors
-from tests.lora import PUBLISHED, save_lora
+from tests.lora import PUBLISHED
 
 _PARTS = {
     "self_attn.q_proj": "attn_q",

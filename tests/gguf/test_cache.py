@@ -13,8 +13,8 @@ import torch
 from kv_memory.errors import KVMemoryError
 from kv_memory.gguf import cache, pocket_gguf, read_base
 from kv_memory.pocket import model_path
+from kv_memory.testing.chat import tiny_model
 from tests.gguf.models import save
-from tests.tiny import tiny_model
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from kv_memory.testing.adapters import save_lora
 from tests.gguf.models import metadata, random_model, save
-from tests.lora import save_lora
 from tests.test_cli import Run, run
 
 __all__ = ["run"]  # the fixture

@@ -14,10 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kv_memory.gguf import export_model
 from kv_memory.pocket import model_path
+from kv_memory.testing.adapters import save_lora
+from kv_memory.testing.models import save_model
 from kv_memory.trained.export import export_adapter
-from tests.conformance.models import save_model
 from tests.gguf.models import NAMES, random_model, save
-from tests.lora import PUBLISHED, save_lora
+from tests.lora import PUBLISHED
 
 llama = pytest.importorskip("tests.gguf.llama", reason="llama-cpp-python is not installed (extra llama)")
 TOLERANCE = 1e-3

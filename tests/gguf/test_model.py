@@ -17,9 +17,9 @@ from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 from kv_memory.engines.fingerprint import weights_digest
 from kv_memory.errors import KVMemoryError, ModelError, UnsupportedModelError
 from kv_memory.gguf import MODEL_KEY, export_model, read_base
-from tests.conformance.models import save_model
+from kv_memory.testing.chat import CHATML, tiny_tokenizer
+from kv_memory.testing.models import save_model
 from tests.gguf.models import NAMES, metadata, random_model, save, tensors
-from tests.tiny import CHATML, tiny_tokenizer
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -10,7 +10,7 @@ from transformers import Qwen3Config, Qwen3ForSequenceClassification, TextClassi
 
 from kv_memory.errors import PolicyError
 from kv_memory.policy.rules import Classifier, FlaggedContent
-from tests.tiny import tiny_tokenizer
+from kv_memory.testing.chat import tiny_tokenizer
 
 
 def pipeline(texts: list[str], **options: Any) -> list[list[dict[str, Any]]]:

@@ -6,9 +6,9 @@ import pytest
 
 from kv_memory import Memory
 from kv_memory.engines.transformers import TransformersEngine
+from kv_memory.testing.chat import tiny_model
 from tests.security.families import FAMILIES, tokenizer
 from tests.security.spoofing import TOMBSTONES, check, failures, formats, make_spoof
-from tests.tiny import tiny_model
 
 
 def test_nothing_is_taken_for_structure() -> None:

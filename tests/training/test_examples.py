@@ -12,9 +12,9 @@ from kv_memory.conversation.chat_format import ChatFormat
 from kv_memory.engines.transformers.tokenizer import HFTokenizer
 from kv_memory.errors import KVMemoryError
 from kv_memory.synthetic.worlds import make_world
+from kv_memory.testing.chat import tiny_tokenizer
 from kv_memory.training.corpus import NEIGHBOURS, TextExamples, read_texts
 from kv_memory.training.tasks import WorldExamples
-from tests.tiny import tiny_tokenizer
 
 TOKENIZER = HFTokenizer(tiny_tokenizer())
 END = tiny_tokenizer().convert_tokens_to_ids("<|im_end|>")

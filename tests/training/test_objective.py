@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from kv_memory.testing.chat import tiny_model
 from kv_memory.training.adapter import Adapter
 from kv_memory.training.batch import Batch, Example, Query, collate
 from kv_memory.training.objective import Objective, divergence
 from kv_memory.training.packed import packed_loss
 from kv_memory.training.passes import Context
-from tests.tiny import tiny_model
 
 
 def examples(count: int = 3) -> list[Example]:

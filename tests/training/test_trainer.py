@@ -14,11 +14,11 @@ from kv_memory.conversation.chat_format import ChatFormat
 from kv_memory.engines.transformers.tokenizer import HFTokenizer
 from kv_memory.errors import KVMemoryError
 from kv_memory.synthetic.drafts import Kind
+from kv_memory.testing.chat import tiny_model, tiny_tokenizer
 from kv_memory.training.corpus import TextExamples
 from kv_memory.training.plan import Batches, Plan
 from kv_memory.training.tasks import WorldExamples
 from kv_memory.training.trainer import LOG, Trainer
-from tests.tiny import tiny_model, tiny_tokenizer
 
 TOKENIZER = HFTokenizer(tiny_tokenizer())
 WORDS = "".join(Random(0).choices("abcdefghij ", k=9000))

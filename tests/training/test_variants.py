@@ -14,6 +14,7 @@ from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.erasers.steer import Steer
 from kv_memory.erasers.steer_influence import SteerInfluence
 from kv_memory.erasers.steering import Steering, steering_of
+from kv_memory.testing.chat import tiny_model, tiny_tokenizer
 from kv_memory.trained.files import open_eraser
 from kv_memory.trained.record import EraserRecord
 from kv_memory.training.adapter import Adapter
@@ -22,7 +23,6 @@ from kv_memory.training.objective import Objective
 from kv_memory.training.packed import packed_loss
 from kv_memory.training.passes import Context
 from kv_memory.training.watching import attention_mass
-from tests.tiny import tiny_model, tiny_tokenizer
 from tests.training.test_objective import examples, gradient
 
 WAYS: dict[str, dict[str, Any]] = {

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kv_memory.engines.attention_mass import attention_score
-from kv_memory.engines.base import STEERED, Cells, Sampling, SequenceId, Token
+from kv_memory.engines.base import STEERED, Cells, ConfigCheck, Sampling, SequenceId, Token
 from kv_memory.engines.cells import CellLayout, Slots, compact
 from kv_memory.engines.checks import asked_about, check_appended, check_fits, check_move, check_tokens, integers
 from kv_memory.engines.generation import generate
@@ -36,7 +36,6 @@ from kv_memory.engines.parts import (
     Scoring,
     unsupported,
 )
-from kv_memory.engines.registry import Check
 from kv_memory.errors import ModelError
 from kv_memory.positions import Interval
 
@@ -121,7 +120,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
         cls,
         path: str | Path,
         device: str | None = None,
-        check: Check = lambda config: None,
+        check: ConfigCheck = lambda config: None,
         **settings: Any,
     ) -> LlamaCppEngine:
         """An engine of a .gguf file, with the settings of the class.

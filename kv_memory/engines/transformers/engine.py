@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kv_memory.engines.attention_mass import attention_score
-from kv_memory.engines.base import STEERED, Cells, Sampling, SequenceId, Token
+from kv_memory.engines.base import STEERED, Cells, ConfigCheck, Sampling, SequenceId, Token
 from kv_memory.engines.cells import CellStore
 from kv_memory.engines.checks import asked_about, check_appended, check_fits, check_move, check_tokens, integers
 from kv_memory.engines.fingerprint import weights_digest
@@ -28,7 +28,6 @@ from kv_memory.engines.parts import (
     default_probe_layer,
     unsupported,
 )
-from kv_memory.engines.registry import Check
 from kv_memory.engines.transformers.adapters import Adapters
 from kv_memory.engines.transformers.forward import Forward, restored, restored_on_error
 from kv_memory.engines.transformers.loading import load_model
@@ -102,7 +101,7 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
         path: str | Path,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
-        check: Check = lambda config: None,
+        check: ConfigCheck = lambda config: None,
         **settings: Any,
     ) -> TransformersEngine:
         """An engine for a model directory or hub id, with the settings of the class; device and dtype: see loading.py.

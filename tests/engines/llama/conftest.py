@@ -10,7 +10,7 @@ import pytest
 
 from kv_memory.engines.llama_cpp import LlamaCppEngine
 from kv_memory.gguf import export_model
-from tests.conformance.models import save_model
+from kv_memory.testing.models import save_model
 from tests.tiny import save_tiny
 
 

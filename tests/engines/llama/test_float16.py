@@ -13,9 +13,9 @@ from kv_memory.engines.llama_cpp import LlamaCppEngine
 from kv_memory.engines.parts import capabilities
 from kv_memory.erasers import ERASERS, get_eraser
 from kv_memory.gguf import export_model
+from kv_memory.testing.adapters import save_lora
+from kv_memory.testing.reference import all_cells, assert_same_cells, without
 from kv_memory.trained.files import open_eraser
-from tests.conformance.reference import all_cells, assert_same_cells, without
-from tests.lora import save_lora
 
 IDS = [(7 * i) % 400 for i in range(60)]
 SPAN = (20, 33)

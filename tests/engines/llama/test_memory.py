@@ -11,13 +11,14 @@ import torch
 from kv_memory import Memory, Session
 from kv_memory.engines.llama_cpp import LlamaCppEngine
 from kv_memory.engines.llama_cpp.library import library
+from kv_memory.engines.parts import Scoring, require
 from kv_memory.erasers import ERASERS
 from kv_memory.erasers.steering import steering_of
 from kv_memory.errors import KVMemoryError
+from kv_memory.testing.adapters import save_lora
+from kv_memory.testing.chat import tiny_model
 from kv_memory.trained.export import export_adapter
-from tests.lora import save_lora
 from tests.test_session import CONVERSATION
-from tests.tiny import tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def read(memory: Memory, name: str = "s") -> Session:
 def assert_never_saw(session: Session) -> None:
     branch = session.branches.latest
     assert branch is not None
-    engine = branch.engine
+    engine = require(branch.engine, Scoring, "This test")
     fresh = engine.create()
     engine.prefill(fresh, engine.tokens(branch.seq), engine.positions(branch.seq))
     torch.testing.assert_close(engine.score(branch.seq, [5]), engine.score(fresh, [5]), atol=2e-4, rtol=0)

@@ -10,16 +10,15 @@ from pathlib import Path
 import pytest
 
 from kv_memory import Memory
-from kv_memory.engines.base import Engine
 from kv_memory.engines.llama_cpp import LlamaCppEngine
 from kv_memory.engines.llama_cpp.library import library
-from kv_memory.engines.parts import lacks
+from kv_memory.engines.parts import Scoring, lacks
 from kv_memory.errors import KVMemoryError, ModelError, UnsupportedModelError
+from kv_memory.testing.adapters import save_lora
+from kv_memory.testing.models import save_model
 from kv_memory.trained.export import export_adapter
 from kv_memory.trained.files import open_eraser
-from tests.conformance.models import save_model
 from tests.engines.llama import odd_models
-from tests.lora import save_lora
 
 Make = Callable[..., LlamaCppEngine]
 
@@ -167,7 +166,7 @@ def test_where_the_library_is_missing_the_extra_is_named(monkeypatch: pytest.Mon
         library.cache_clear()
 
 
-def assert_works(engine: Engine) -> None:
+def assert_works(engine: Scoring) -> None:
     seq = engine.create()
     engine.prefill(seq, [1, 2, 3])
     assert engine.score(seq, [4]).shape[0] == 1

@@ -19,7 +19,7 @@ from kv_memory.engines.llama_cpp import LlamaCppEngine
 from kv_memory.engines.llama_cpp.library import library
 from kv_memory.erasers.shift import Shift
 from kv_memory.errors import ContextLengthError
-from tests.conformance.reference import all_cells, assert_close, assert_same_cells
+from kv_memory.testing.reference import all_cells, assert_close, assert_same_cells
 
 IDS = [(7 * i) % 400 for i in range(60)]
 Make = Callable[..., LlamaCppEngine]

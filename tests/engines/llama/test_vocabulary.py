@@ -17,7 +17,7 @@ from kv_memory.engines.llama_cpp.model import Model
 from kv_memory.engines.llama_cpp.vocabulary import HUGGING_FACE, Vocabulary, tokenizer_of
 from kv_memory.engines.transformers.tokenizer import HFTokenizer
 from kv_memory.errors import ConversationError, ModelError
-from tests.tiny import SPECIAL, STRUCTURE
+from kv_memory.testing.chat import SPECIAL, STRUCTURE
 
 MESSAGES = [
     {"role": "system", "content": "Be brief."},

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from kv_memory.engines.base import Cells, Engine, SequenceId
+from kv_memory.engines.base import Cells, SequenceId
+from kv_memory.engines.parts import CellRows, Scoring
 
 
 def plain_logits(model: PreTrainedModel, ids: Sequence[int], positions: Sequence[int] | None = None) -> Tensor:
-    """Logits [ids, vocabulary] of one pass without a cache, each token over all before it, at these positions."""
+    """Compute logits [ids, vocabulary] of a pass without a cache, of each token over all before it, at `positions`."""
     at = torch.tensor([list(range(len(ids)) if positions is None else positions)])
     # The mask of ones keeps transformers from reading a jump in the positions as the start of another sequence.
     seen = torch.ones(1, len(ids), dtype=torch.int64)
@@ -23,20 +24,20 @@ def plain_logits(model: PreTrainedModel, ids: Sequence[int], positions: Sequence
 
 
 def assert_close(actual: Tensor, expected: Tensor) -> None:
-    """Equal but for the order of float32 additions: 1e-5 of the largest value."""
+    """Compare: equal but for the order of float32 additions: 1e-5 of the largest value."""
     assert actual.shape == expected.shape
     actual, expected = actual.cpu(), expected.cpu()
     error = (actual - expected).abs().max() / expected.abs().max()
     assert error <= 1e-5, f"relative error {float(error):.2e}"
 
 
-def next_log_probs(engine: Engine, seq: SequenceId) -> Tensor:
-    """[vocabulary] after the last cell."""
+def next_log_probs(engine: Scoring, seq: SequenceId) -> Tensor:
+    """Return log-probabilities [vocabulary] after the last cell."""
     return engine.score(seq, [0])[0].cpu()
 
 
 def assert_same_cells(actual: Cells, expected: Cells) -> None:
-    """Bit-identical, and at the same positions."""
+    """Compare: bit-identical, and at the same positions."""
     assert (actual.positions, actual.token_ids) == (expected.positions, expected.token_ids)
     assert torch.equal(actual.keys, expected.keys)
     assert torch.equal(actual.values, expected.values)
@@ -45,18 +46,18 @@ def assert_same_cells(actual: Cells, expected: Cells) -> None:
         assert torch.equal(actual.queries, expected.queries)
 
 
-def all_cells(engine: Engine, seq: SequenceId) -> Cells:
-    """A copy of the whole sequence."""
+def all_cells(engine: CellRows, seq: SequenceId) -> Cells:
+    """Return a copy of the whole sequence."""
     return engine.read_cells(seq, engine.positions(seq))
 
 
 def without(values: Sequence[int], *spans: tuple[int, int]) -> list[int]:
-    """The values at indices that no span holds."""
+    """Return the values at indices that no span holds."""
     return [value for i, value in enumerate(values) if not any(start <= i < end for start, end in spans)]
 
 
 def rotated(rows: Tensor, frequencies: Tensor, delta: int) -> Tensor:
-    """Rows [..., head_dim] turned by `delta` positions, pair (i, i + rotary / 2) by `frequencies[i]` a position.
+    """Return rows [..., head_dim] turned by `delta` positions, pair (i, i + rotary / 2) by `frequencies[i]` a position.
 
     RoFormer (arXiv 2104.09864), equation 34, with the pairs as in GPT-NeoX; dimensions beyond the pairs stay.
     """

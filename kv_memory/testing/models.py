@@ -20,6 +20,10 @@ from transformers import (
     Qwen3Config,
 )
 
+from kv_memory.testing.chat import tiny_model, tiny_tokenizer
+
+CHAT = "chat"
+"""The model with a chat template, which is none of CONFIGS."""
 VOCABULARY = 416
 CONTEXT = 256
 
@@ -72,7 +76,7 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Byte level; each pair of two of the letters a to l is a token too. 400 ends a turn."""
+    """Make a tokenizer of bytes in which each pair of two of the letters a to l is a token too; 400 ends a turn."""
     letters = "abcdefghijkl"
     pairs = [(one, other) for one in letters for other in letters]
     vocabulary = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
@@ -85,7 +89,11 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def save_model(name: str, folder: Path) -> Path:
-    """Write the model of this name, and the tokenizer, as a directory that `from_pretrained` reads."""
+    """Write the model of this name, and the tokenizer, as a directory that `from_pretrained` reads; return it."""
+    if name == CHAT:
+        tiny_model().save_pretrained(folder)
+        tiny_tokenizer().save_pretrained(folder)
+        return folder
     torch.manual_seed(sorted(CONFIGS).index(name))
     model = AutoModelForCausalLM.from_config(CONFIGS[name]())
     model.save_pretrained(folder)

@@ -1,0 +1,5 @@
+"""Tests that an engine of somebody else can run: kv_memory.testing.conformance. Needs the extra `testing`."""
+
+import pytest
+
+pytest.register_assert_rewrite("kv_memory.testing.reference", "kv_memory.testing.conformance")

@@ -1,0 +1,136 @@
+"""The engine under test, on one model, and the fixtures that give it to the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, cast
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from kv_memory.engines.base import Cells, Engine, SequenceId
+from kv_memory.engines.parts import AdapterPass, AttentionScores, CellRows, Deviation, Scoring, lacks
+from kv_memory.erasers.base import Eraser
+from kv_memory.testing.adapters import save_lora
+from kv_memory.testing.models import CHAT, CONFIGS, save_model
+from kv_memory.testing.reference import assert_close, assert_same_cells
+from kv_memory.trained.files import open_eraser
+
+
+class AllParts(AdapterPass, CellRows, AttentionScores, Deviation, Scoring):
+    """An engine with every part: how tests see the engine, since those that need what it lacks are skipped."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """An engine with a random eraser loaded, and the same weights as a plain transformers model."""
+
+    engine: AllParts
+    model: PreTrainedModel
+    path: Path
+    """The model's directory; the eraser's is `eraser` in it."""
+    open: Callable[[Path], Engine]
+    """Makes another engine of the same kind."""
+    repeats: bool
+    """The same pass in two sequences gives the same bits."""
+
+    def sequence(self, ids: list[int]) -> SequenceId:
+        """Create a sequence of these tokens."""
+        seq = self.engine.create()
+        self.engine.prefill(seq, ids)
+        return seq
+
+    def assert_same_pass(self, actual: Cells, expected: Cells) -> None:
+        """Compare the cells of two sequences in which the same passes ran: bit-identical where passes repeat."""
+        if self.repeats:
+            assert_same_cells(actual, expected)
+            return
+        assert (actual.positions, actual.token_ids) == (expected.positions, expected.token_ids)
+        assert_close(actual.keys, expected.keys)
+        assert_close(actual.values, expected.values)
+
+    def need(self, *capabilities: str) -> None:
+        """Leave the test out, with the reason, where the engine lacks one of these capabilities."""
+        for capability in capabilities:
+            if reason := lacks(self.engine, capability):
+                pytest.skip(f"the engine lacks {capability}: {reason}")
+
+
+Test = TypeVar("Test", bound=Callable[..., object])
+
+
+def needs(*capabilities: str) -> Callable[[Test], Test]:
+    """Return a decorator: the test is skipped where the engine lacks one of these capabilities."""
+
+    def marked(test: Test) -> Test:
+        cast(Any, test).needs = capabilities
+        return test
+
+    return marked
+
+
+class Cases:
+    """Fixtures: `case`, the engine on each model; `one_case`, on one model, for what is the same for all; `ids`."""
+
+    models: ClassVar[tuple[str, ...]] = tuple(CONFIGS)
+    """Names of kv_memory.testing.models.CONFIGS."""
+    repeats: ClassVar[bool] = True
+    """Whether the same pass in two sequences gives the same bits; else it is equal but for rounding."""
+    _made: ClassVar[dict[tuple[type, str], Case]] = {}
+
+    def open(self, path: Path) -> Engine:
+        """Make an engine, in float32, of a model directory."""
+        raise NotImplementedError
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Run the tests that use `case` on each model."""
+        if "case" in metafunc.fixturenames:
+            metafunc.parametrize("model", self.models)
+
+    @pytest.fixture
+    def case(self, model: str, tmp_path_factory: pytest.TempPathFactory) -> Case:
+        """Give the engine on each model."""
+        return self._case(model, tmp_path_factory)
+
+    @pytest.fixture
+    def one_case(self, tmp_path_factory: pytest.TempPathFactory) -> Case:
+        """Give the engine on one model, for what does not depend on the architecture."""
+        return self._case(self.models[0] if "qwen3" not in self.models else "qwen3", tmp_path_factory)
+
+    @pytest.fixture
+    def chat_case(self, tmp_path_factory: pytest.TempPathFactory) -> Case:
+        """Give the engine on a model with a chat template."""
+        return self._case(CHAT, tmp_path_factory)
+
+    @pytest.fixture
+    def ids(self) -> list[int]:
+        """Give 60 tokens."""
+        generator = torch.Generator().manual_seed(7)
+        return torch.randint(0, 400, (60,), generator=generator).tolist()
+
+    @pytest.fixture(autouse=True)
+    def _skip_what_it_lacks(self, request: pytest.FixtureRequest) -> None:
+        wanted = [name for name in ("case", "one_case", "chat_case") if name in request.fixturenames]
+        if not wanted:
+            return
+        case: Case = request.getfixturevalue(wanted[0])
+        case.need(*getattr(request.function, "needs", ()))
+        parameters = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+        for eraser in (value for value in parameters.values() if isinstance(value, Eraser)):
+            for capability, reason in eraser.lacking(case.engine).items():
+                pytest.skip(f"the engine lacks {capability}: {reason}")
+
+    def _case(self, model: str, folders: pytest.TempPathFactory) -> Case:
+        """Make the engine of a model once for all tests of the class."""
+        key = type(self), model
+        if key not in self._made:
+            path = save_model(model, folders.mktemp(model))
+            plain = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+            engine = self.open(path)
+            self._made[key] = Case(cast(AllParts, engine), plain, path, self.open, self.repeats)
+            if not lacks(engine, "adapters"):
+                open_eraser(save_lora(plain, path / "eraser")).load(engine)
+        return self._made[key]
