@@ -12,24 +12,21 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("kv_memory", "integrations/langchain/langchain_kv_memory", "pocket_training", "benchmarks")
 NOT_YET: tuple[str, ...] = (
-    "kv_memory/sessions/",
-    "kv_memory/conversation/",
     "kv_memory/engines/",
     "kv_memory/erasers/",
     "kv_memory/trained/",
-    "kv_memory/cli/",
-    "kv_memory/evaluation/",
 )
 """Packages whose docstrings are not revised yet."""
 
 VERBS = """
-Acquire Add Answer Append Apply Ask Average Begin Bind Bring Build Calibrate Call Cancel Check Checkpoint Choose Clear
-Close Collect Compare Compute Continue Convert Copy Count Create Cut Decide Decode Defer Delete Describe Do Draw Drop
-Encode End Enter Erase Estimate Evaluate Evict Explain Export Fill Find Finish Forget Fork Format Free Generate Give
-Have Heal Hold Insert Join Judge Keep Learn Leave Let List Load Log Make Measure Mention Merge Move Note Open
-Overwrite Parse Place Plan Plot Prefill Print Put Raise Read Rebuild Recompute Register Release Remember Remove
-Replace Resolve Restore Retract Return Rotate Run Save Search See Select Send Set Show Sort Split Start Steer Stop Sum
-Summarise Switch Take Tokenize Train Truncate Try Turn Undo Update Verify Wait Warn Wrap Write Yield
+Acquire Add Answer Append Apply Ask Attribute Average Begin Bind Bring Build Calibrate Call Cancel Carry Check
+Checkpoint Choose Clear Close Collect Compare Compute Continue Convert Copy Count Create Cut Decide Decode Defer Delete
+Describe Do Draw Drop Encode End Enter Erase Estimate Evaluate Evict Explain Export Fill Find Finish Forget Fork Format
+Free Generate Give Have Heal Hold Insert Join Judge Keep Learn Leave Let List Load Log Make Measure Mention Merge Move
+Note Open Overwrite Parse Place Plan Plot Prefill Print Put Raise Read Rebuild Recompute Register Release Remember
+Remove Replace Report Reserve Resolve Restore Retract Return Rotate Run Save Search See Select Send Set Show Sort Split
+Start Steer Stop Sum Summarise Switch Take Tokenize Train Truncate Try Turn Undo Update Verify Wait Warn Wrap Write
+Yield
 """
 """First words of a function's docstring. Add a verb that is missing, in the imperative."""
 

@@ -1,4 +1,4 @@
-"""What `demo` and `replay` do: retract, ask before and after, and ask a model that never saw it."""
+"""The comparison that `demo` and `replay` run: retract, ask before and after, and ask a model that never saw it."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ def run_comparison(
     model: str | None,
     as_json: bool,
 ) -> None:
-    """Compare, and print the result."""
+    """Run a comparison and print the result."""
     from rich.console import Console
 
     from kv_memory.conversation.messages import parse_messages
 
     parse_messages(messages)
-    name, trained = _choice(erasers)  # a wrong name is said before a model is loaded
+    name, trained = _choice(erasers)  # raises for a wrong name before a model is loaded
     with progress_bar() as progress:
         from kv_memory.cli._comparison_tables import show
         from kv_memory.evaluation.compare import compare
         from kv_memory.sessions.memory import Memory
 
         memory = Memory(model, eraser=trained or name, heal="never")
-        memory.cache_tokens = 16 * memory.engine.max_positions  # the same conversation several times over
+        memory.cache_tokens = 16 * memory.engine.max_positions  # room for several copies of the conversation
         if name is not None:
             memory.load_eraser(name)
         result = compare(memory, messages, [target], tools=tools, question=question, eraser=name, progress=progress)
@@ -43,7 +43,7 @@ def run_comparison(
 
 
 def _choice(erasers: Sequence[str]) -> tuple[str | None, str | None]:
-    """The name of an eraser, and the directory or hub id of a trained one."""
+    """Return the name of an eraser, and the directory or hub id of a trained one; either may be None."""
     from kv_memory.erasers import get_eraser
     from kv_memory.trained.files import is_trained
 

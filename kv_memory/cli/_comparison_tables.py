@@ -1,4 +1,4 @@
-"""A comparison for people: the span map, the answers side by side, what it cost."""
+"""Tables of a comparison: the span map, the answers side by side, the cost."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def show(result: Comparison, console: Console) -> None:
 
 
 def span_map(result: Comparison) -> Table:
-    """Which message holds which cells, one row a message; what was retracted is hatched."""
+    """Return a table of which message holds which cells, one row per message; what was retracted is hatched."""
     before = {span.id: span for span in result.spans}
     retracted = [before.get(span.id, span) for span in result.retracted.spans]
     table = Table(title="Span map", title_justify="left", box=None, padding=(0, 1), title_style="bold")

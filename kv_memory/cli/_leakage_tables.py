@@ -1,4 +1,4 @@
-"""A leakage result for people."""
+"""Tables of a leakage result."""
 
 from __future__ import annotations
 
@@ -80,5 +80,5 @@ def _percent(share: Estimate) -> str:
 
 
 def _share(share: Estimate) -> str:
-    """Without its interval, which is in the JSON: the widest tables have no room for it."""
+    """Format a share without its interval, which is in the JSON: the widest tables have no room for it."""
     return f"{100 * share.value:.1f} %"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress_bar(unit: str = "tokens", console: Console | None = None) -> Iterator[Progress]:
-    """Show a bar on standard error, or on a console, from the loading of torch on; it is gone when it is done."""
+    """Show a bar on standard error, or on a console, from the loading of torch on; remove it at the end."""
     from rich import console as consoles
     from rich import progress as bars
 
@@ -35,5 +35,5 @@ def progress_bar(unit: str = "tokens", console: Console | None = None) -> Iterat
 
         from transformers.utils.logging import disable_progress_bar
 
-        disable_progress_bar()  # there is one already
+        disable_progress_bar()  # transformers has one of its own
         yield update

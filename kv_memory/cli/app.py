@@ -1,4 +1,4 @@
-"""The command line's entry point: a command is a file beside this one.
+"""The command line's entry point: each command has a file beside this one.
 
 Nothing here, or at the top of those files, imports torch: `kv-memory --help` is quick.
 """
@@ -37,11 +37,11 @@ def _root() -> None:
 
 @evaluate.callback()
 def _evaluate() -> None:
-    """A group even while it has one command."""
+    """Keep `eval` a group of commands even while it has only one."""
 
 
 def main() -> None:
-    """Run a command; an error of the library is one line on standard error and exit code 2."""
+    """Run a command; print an error of the library as one line on standard error, with exit code 2."""
     # Before torch is imported: threads that wait by spinning make it tens of times slower on a machine that is busy.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:

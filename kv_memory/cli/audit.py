@@ -1,4 +1,4 @@
-"""`kv-memory audit`: what an audit log holds, and whether it is as it was written."""
+"""`kv-memory audit`: list what an audit log holds, and verify that it is unchanged."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def list_rows(
     *,
     log: Log,
     session: Annotated[str | None, typer.Option(help="Only rows of this session.")] = None,
-    limit: Annotated[int, typer.Option(help="Only the latest so many rows.", min=1)] = 50,
+    limit: Annotated[int, typer.Option(help="Show at most this many rows, the latest.", min=1)] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """List the rows of an audit log: intents, outcomes, refusals, healings and undoings."""
+    """List the rows of an audit log: intents, outcomes, refusals, healings and undos."""
     from kv_memory.audit import AuditLog
     from kv_memory.audit.show import print_json, show_rows
 
@@ -32,7 +32,7 @@ def list_rows(
 
 @audit.command("show")
 def show(
-    retraction: Annotated[str, typer.Argument(help="Its id, as in its report and in the list.")],
+    retraction: Annotated[str, typer.Argument(help="Id of the retraction, as in its report and in the list.")],
     *,
     log: Log,
     as_json: AsJson = False,
@@ -51,10 +51,10 @@ def show(
 def verify(
     *,
     log: Log,
-    key: Annotated[Path | None, typer.Option(help="The file with its key; default: the one beside the log.")] = None,
+    key: Annotated[Path | None, typer.Option(help="The log's key file; default: the one beside the log.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Verify that an audit log is as it was written; exit code 1 when it is not."""
+    """Verify that an audit log is unchanged; exit code 1 when it is not."""
     from kv_memory.audit import AuditLog
     from kv_memory.audit.key import read_key
     from kv_memory.audit.show import print_json, show_problems

@@ -1,4 +1,4 @@
-"""`kv-memory calibrate`: files in and out, and the result for people."""
+"""`kv-memory calibrate`: reads and writes the files, and prints the result."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def calibrate(
     *,
     model: Model = None,
     out: Annotated[
-        Path | None, typer.Option(help="Default: calibration.json in the model's directory, else in this one.")
+        Path | None, typer.Option(help="The result; default: calibration.json in the model's directory, else here.")
     ] = None,
     text: Annotated[
         Path | None, typer.Option(help="UTF-8 text to erase spans from; default: generated conversations.")
@@ -40,11 +40,11 @@ def calibrate(
     eraser: Annotated[
         str | None,
         typer.Option(
-            help="A trained eraser, measured too: directory or hub id. Without --out, its eraser.json gets the result."
+            help="A trained eraser to measure too: directory or hub id. Without --out, its eraser.json gets the result."
         ),
     ] = None,
 ) -> None:
-    """Measure what every eraser leaves behind and costs on a model, and choose its default erasers."""
+    """Measure the influence that each eraser leaves and its time on a model, and choose default erasers."""
     with progress_bar("cases") as progress:
         from kv_memory.evaluation.calibrate.calibrate import Plan
 
@@ -65,10 +65,10 @@ def _run(
     eraser: str | None,
     progress: Progress,
 ) -> tuple[Calibration, Path]:
-    """The calibration, and the file that it was written to. Nothing is written unless all is measured.
+    """Calibrate; return the result and the file that it was written to. Nothing is written unless all is measured.
 
-    With the directory of a trained `eraser` and without `out` the calibration becomes part of its eraser.json. What is
-    wrong with the files, the model or the lengths is refused as soon as it can be known.
+    With the directory of a trained `eraser` and without `out` the calibration becomes part of its eraser.json. Errors
+    in the files, the model or the lengths are raised as soon as they can be known.
     """
     from kv_memory.calibration.record import FILE
     from kv_memory.engines.transformers.loading import load_model
@@ -126,7 +126,7 @@ def _read(path: Path) -> str:
 
 
 def _show(result: Calibration) -> None:
-    """Print the choice, and what it rests on."""
+    """Print the choice, and the figures behind it."""
     from rich.console import Console
     from rich.table import Table
 
@@ -150,7 +150,7 @@ def _show(result: Calibration) -> None:
 
 
 def _cell(result: Calibration, eraser: str, following: int) -> str:
-    """The worst residual and the longest time over spans."""
+    """Format the highest residual and the longest time over spans."""
     left = [r.residual.value for r in result.fidelity if (r.eraser, r.following) == (eraser, following)]
     took = [r.milliseconds for r in result.latency if (r.eraser, r.following) == (eraser, following)]
     return f"{max(left):.3f} {max(took):,.1f}" if left else f"{max(took):,.1f}"

@@ -17,7 +17,7 @@ STORY = (
     "the model's cache after the model has read it and three more results."
 )
 TARGET = "call_4"
-"""The tool result that is retracted."""
+"""Id of the tool call whose result is retracted."""
 QUESTION = "What is the price of SKU-7741?"
 ERASED_ANSWER = "1.00"
 TRUE_ANSWER = "249.00"

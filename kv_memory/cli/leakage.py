@@ -1,4 +1,4 @@
-"""`kv-memory eval leakage`: the model and its erasers in, the result and its file out."""
+"""`kv-memory eval leakage`: opens the model and its erasers, prints the result, and writes it to a file."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ def leakage(
 def _run(
     model: str | None, erasers: Sequence[str], plan: Plan, *, workers: int, out: Path | None, progress: Progress
 ) -> Result:
-    """The result, which is in the file too, where one is wanted, once all is measured.
+    """Measure and return the result; write it to `out`, if given, once all is measured.
 
-    `erasers`: names, and at most one trained eraser's directory or hub id; none: all that the model can run. What is
-    wrong with any of it is refused before anything is measured.
+    `erasers`: names, and at most one trained eraser's directory or hub id; none: all that the model can run. Errors in
+    any of these are raised before anything is measured.
     """
     from kv_memory.evaluation.leakage.injections import FILES
     from kv_memory.evaluation.leakage.measure import Measurement

@@ -1,4 +1,4 @@
-"""`kv-memory replay`: a retraction in a conversation of one's own."""
+"""`kv-memory replay`: a retraction in the user's own conversation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def replay(
     index: Annotated[int, typer.Option(help="Which conversation of the file, from 0.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Retract something from your own conversation; print the answers before, after, and had it never been seen."""
+    """Retract something from your own conversation; print the answers before, after, and without it from the start."""
     from kv_memory.conversation.files import load_conversation
 
     messages, tools = load_conversation(file, index)

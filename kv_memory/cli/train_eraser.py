@@ -1,4 +1,4 @@
-"""`kv-memory train-eraser`: a model and text in, an eraser directory out."""
+"""`kv-memory train-eraser`: trains an eraser for a model on text, and writes its directory."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ def train_eraser(
     ] = None,
     batch: Annotated[int, typer.Option(help="Tokens of a batch's contexts together.")] = 16384,
     balance: Annotated[
-        list[str] | None, typer.Option(help="Draw a class of questions so often, as in binding=3; several times.")
+        list[str] | None, typer.Option(help="Weight of a class of questions, as in binding=3; can be repeated.")
     ] = None,
     questions: Annotated[int, typer.Option(help="Questions about one span, at most.")] = 6,
-    near_drop_steps: Annotated[int, typer.Option(help="First, steps towards what `drop` does.")] = 0,
+    near_drop_steps: Annotated[int, typer.Option(help="Initial steps that bring the attention on slots near 0.")] = 0,
     slots: Annotated[
-        int | None, typer.Option(help="Cells of a span that are steered, the first; default: all.")
+        int | None, typer.Option(help="Number of the span's first cells that are steered; default: all.")
     ] = None,
-    spread: Annotated[bool, typer.Option("--spread", help="Slots all over the span, not its first cells.")] = False,
+    spread: Annotated[bool, typer.Option("--spread", help="Slots spread over the span, not its first cells.")] = False,
     sees_suffix: Annotated[bool, typer.Option("--sees-suffix", help="Slots see what follows the span too.")] = False,
     closes: Annotated[bool, typer.Option("--closes", help="Close the gap behind the slots.")] = False,
     content_free: Annotated[bool, typer.Option("--content-free", help="Slots do not read the span's tokens.")] = False,
     repair: Annotated[
-        int, typer.Option(help="Train with so many tokens of `influence` recomputed after the erasure.")
+        int, typer.Option(help="Train with this many tokens recomputed by `influence` after the erasure.")
     ] = 0,
     repair_share: Annotated[float, typer.Option(help="Share of the steps that have this recompute.")] = 1.0,
     mass_weight: Annotated[
-        float, typer.Option(help="Weight in the loss of the attention on slots: it disturbs answers that need none.")
+        float, typer.Option(help="Weight in the loss of attention on slots: it disturbs answers that need no slot.")
     ] = 0.0,
     rank: Annotated[int, typer.Option(help="Rank of the LoRA.")] = 16,
     alpha: Annotated[int, typer.Option(help="Alpha of the LoRA.")] = 32,
@@ -55,7 +55,7 @@ def train_eraser(
         bool, typer.Option("--gradient-checkpointing", help="Less memory for a third more time.")
     ] = False,
 ) -> None:
-    """Train an eraser for a model, on text and on questions; the result is a directory to pass on."""
+    """Train an eraser for a model, on text and on questions, and write its directory."""
     from rich.console import Console
 
     console = Console(stderr=True)

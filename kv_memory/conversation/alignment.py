@@ -1,4 +1,4 @@
-"""How an incoming conversation relates to a cached one: what is known, what vanished, where they part."""
+"""Comparison of an incoming conversation with a cached one: what is cached, what vanished, where they diverge."""
 
 from __future__ import annotations
 
@@ -11,28 +11,31 @@ from kv_memory.conversation.messages import Cuts, Message, ids_differ
 
 @dataclass
 class Alignment:
-    """The first `known` incoming messages are the cached ones with the numbers `kept`; then the two part or end."""
+    """Messages that an incoming and a cached conversation share, up to where the two diverge or one ends.
+
+    The first `known` incoming messages are the cached ones with the indices `kept`.
+    """
 
     kept: list[int] = field(default_factory=list)
     gone: list[int] = field(default_factory=list)
-    """Cached messages that the incoming conversation left out, before others that it kept."""
+    """Indices of cached messages that the incoming conversation left out, before others that it kept."""
     emptied: list[int] = field(default_factory=list)
-    """Cached messages of which it kept only the place: same id, no text or a placeholder's."""
+    """Indices of cached messages that came back without text, or with a placeholder's, under the same id."""
     end: int = 0
-    """How many of the cached messages are kept or gone; those after it do not belong to this conversation."""
+    """Number of the cached messages that are kept or gone; later ones do not belong to this conversation."""
 
     @property
     def known(self) -> int:
-        """Incoming messages that need no prefill."""
+        """Return the number of incoming messages that need no prefill."""
         return len(self.kept)
 
 
 def align(ledger: Ledger, messages: Sequence[Message]) -> Alignment:
     """Compare by content and identity, from the first message on.
 
-    Ids alone are never authority: a known id with other text is a new message, and the two conversations part there.
-    A conversation that does not share the first message shares nothing, whatever else looks alike: it may be another
-    agent's, and its cells after another beginning would not be right anyway.
+    An id alone decides nothing: a known id with other text is a new message, and the two conversations diverge there. A
+    conversation with another first message shares nothing, whatever else looks alike: it may be another agent's, and
+    cells that were computed after another beginning would not be right anyway.
     """
     result, entries = Alignment(), ledger.entries
     while result.known < len(messages) and result.end < len(entries):
@@ -53,11 +56,11 @@ def align(ledger: Ledger, messages: Sequence[Message]) -> Alignment:
 
 
 def same(entry: Entry, message: Message) -> bool:
-    """Whether this cached message is the incoming one: as it was read, or as its retraction left it."""
+    """Return whether this cached message is the incoming one: as it was prefilled, or as its retraction left it."""
     if ids_differ(entry.message.tool_call_id, message.tool_call_id) or entry.message.role != message.role:
         return False
     if not entry.cuts:
-        return message.digest() == entry.digest  # the text is the same, so its cells are, whatever its id
+        return message.digest() == entry.digest  # same text, same cells, whatever the id
     if ids_differ(entry.message.id, message.id):
         return False
     return message.digest() in (entry.digest, entry.message.digest(entry.cuts))

@@ -1,9 +1,9 @@
 """Messages to tokens, without trusting the text.
 
-Scaffolding (roles, tool wrappers) is what the model's own chat template says around the contents; each content is
-tokenized apart with special tokens disabled. To tell the two apart the template is rendered over *sentinels* that
-stand for the contents; the sentinels then say which message each stretch of the rendered text belongs to. Spans come
-from these pieces, never from searching text. This module knows nothing of cells.
+Scaffolding (roles, tool wrappers) is what the model's own chat template writes around the contents; each content is
+tokenized apart with special tokens disabled. To tell the two apart the template is rendered over *sentinels* that stand
+for the contents; the sentinels then say which message each stretch of the rendered text belongs to. Spans come from
+these pieces, never from searching text. This module knows nothing of cells.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ PieceKind = Literal["scaffold", "content", "call"]
 
 @dataclass(frozen=True)
 class Piece:
-    """A run of tokens of one message that were tokenized together."""
+    """Tokens of one message that were tokenized together."""
 
     kind: PieceKind
     ids: tuple[int, ...]
     chars: tuple[Interval, ...] | None = None
-    """For content: the characters of the message's content that each token stands for."""
+    """Character intervals of the message's content that each token stands for; None unless `kind` is "content"."""
     call: int | None = None
-    """For calls: which of the message's tool calls."""
+    """Number of the tool call within the message; None unless `kind` is "call"."""
 
 
 class ChatFormat:
-    """One model's way of writing a conversation."""
+    """The conversion of conversations to tokens for one model, by its chat template."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -54,10 +54,10 @@ class ChatFormat:
         start: int = 0,
         cuts: Mapping[int, Cuts] | None = None,
     ) -> list[list[Piece]]:
-        """The pieces of `messages[start:]`, one list a message; their ids in order are what to prefill.
+        """Return the pieces of `messages[start:]`, one list per message; their ids in order are what to prefill.
 
-        `cuts` leaves parts of messages out, as if they had never been written, by message index. Raises
-        ConversationError where the template cannot say the conversation.
+        `cuts`, by message index, are left out as if they had never been written. Raises ConversationError where the
+        template cannot express the conversation.
         """
         sentinels, text = self._render(messages, tools, generate=False)
         bounds = self._bounds(sentinels, text, messages, tools)
@@ -68,7 +68,7 @@ class ChatFormat:
         ]
 
     def generation_prompt(self, messages: Sequence[Message], tools: list[dict[str, Any]] | None = None) -> Piece:
-        """What the template writes after the last message to have the assistant speak."""
+        """Return what the template writes after the last message to make the assistant speak."""
         sentinels, with_head = self._render(messages, tools, generate=True)
         _, without = self._render(messages, tools, generate=False)
         if not with_head.startswith(without):
@@ -78,13 +78,13 @@ class ChatFormat:
         return self._scaffold_piece(with_head[len(without) :])
 
     def closing(self, messages: Sequence[Message], tools: list[dict[str, Any]] | None = None) -> Piece:
-        """What the template writes after the text of the last message, which is an assistant's."""
+        """Return what the template writes after the text of the last message, which is an assistant's."""
         last = Message("assistant", "x")  # a sentinel must stand for the text even where the message has none
         sentinels, text = self._render([*messages[:-1], last], tools, generate=False)
         return self._scaffold_piece(text[sentinels.extents(text)[len(messages) - 1][1] :])
 
     def tokens_in(self, message: Message, cuts: Cuts) -> int:
-        """How many tokens these parts of a message are, about."""
+        """Return the approximate number of tokens of these parts of a message."""
         parts = [message.content[start:end] for start, end in cuts.chars]
         parts += [f"{message.tool_calls[i].name}{message.tool_calls[i].arguments}" for i in cuts.calls]
         return sum(len(self._tokenizer.encode(part, special=False)[0]) for part in parts)
@@ -99,7 +99,7 @@ class ChatFormat:
     def _bounds(
         self, sentinels: Sentinels, text: str, messages: Sequence[Message], tools: list[dict[str, Any]] | None
     ) -> list[int]:
-        """Where in the rendered text each message begins; one more entry for the end of the last."""
+        """Return where in the rendered text each message begins, and where the last one ends."""
         extents = sentinels.extents(text)
         for i, message in enumerate(messages):
             if i not in extents:
@@ -115,13 +115,15 @@ class ChatFormat:
         return [*bounds, len(text)]
 
     def _tail_length(self, gap: str, messages: Sequence[Message], tools: list[dict[str, Any]] | None) -> int:
-        """How much of the text between two contents closes the first: what the template also writes with no second."""
+        """Return how much of the text between two contents closes the first: what the template also writes without a
+        second."""
         sentinels, alone = self._render(messages, tools, generate=False)
         return _common_prefix(gap, alone[sentinels.extents(alone)[len(messages) - 1][1] :])
 
     def _pieces(self, sentinels: Sentinels, text: str, message: Message, cuts: Cuts) -> Iterator[Piece]:
         call: int | None = None
-        said = ""  # of the tool call that is being read: one piece, tokenized as the model would have written it
+        # The JSON around a call's sentinels belongs to the call, up to the nearest line break or tag on either side.
+        said = ""  # text of the current tool call: one piece, tokenized as the model would have written it
         for between, sentinel in sentinels.split(text):
             literal, next_call = between, sentinel.call if sentinel else None
             if call is not None and call == next_call:
@@ -165,7 +167,7 @@ class ChatFormat:
 
 
 def _until(text: str, stops: str) -> str:
-    """The start of `text` that has none of these characters."""
+    """Return the start of `text` up to the first of the characters `stops`."""
     return text[: next((i for i, c in enumerate(text) if c in stops), len(text))]
 
 

@@ -1,4 +1,4 @@
-"""Conversations from files: a JSON list of messages, a JSON object with `messages`, or JSONL of such; gzip or not."""
+"""Conversations from files: a JSON list of messages, a JSON object with `messages`, or JSONL of such; plain or gzip."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kv_memory.errors import ConversationError
 
 
 def load_conversation(path: Path, index: int = 0) -> tuple[list[dict[str, Any]], list[dict[str, Any]] | None]:
-    """The messages and, where the file has them, the tools of conversation `index` (from 0).
+    """Load conversation `index` (from 0) of a file: its messages, and its tools or None.
 
     Raises ConversationError, in one sentence, for whatever is wrong with the file.
     """

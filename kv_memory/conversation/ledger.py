@@ -1,7 +1,7 @@
-"""The ledger: all spans of one cached conversation, which cells they occupy, and what has become of them.
+"""The ledger: all spans of one cached conversation, the cells that they occupy, and which of them are erased.
 
-It keeps positions and token ids in step with one engine sequence, but calls no engine. The text of a message is kept
-until it is retracted, then what was retracted of it is overwritten.
+It keeps positions and token ids in step with one engine sequence, but calls no engine. When part of a message is
+retracted, its text is overwritten here.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from kv_memory.positions import Interval, merge, moved
 
 @dataclass(frozen=True)
 class Run:
-    """A piece at its place: its tokens stand at `start`, `start + 1`, ..."""
+    """A piece at its place in the cache: its tokens have the positions `start`, `start + 1`, ..."""
 
     piece: Piece
     start: int
 
     @property
     def end(self) -> int:
-        """One past the position of its last token."""
+        """Return one past the position of the last token."""
         return self.start + len(self.piece.ids)
 
 
@@ -35,7 +35,9 @@ class Run:
 class Erased:
     """Tokens of a message that are no longer in the cache.
 
-    [start, end) is where they stood: a hole, or steering states (`Ledger.steered`), if it is not empty.
+    [start, end) are the positions that they had; if it is not empty, it is now a gap or holds steering states
+    (`Ledger.steered`). `chars` and `call` say which part of the message they were, `part_of` is the id of the span that
+    was erased.
     """
 
     start: int
@@ -48,36 +50,36 @@ class Erased:
 
 @dataclass(eq=False)
 class Entry:
-    """One message of the conversation and the cells that it occupies. Equal to itself alone."""
+    """One message of the conversation and the cells that it occupies. An entry equals only itself."""
 
     serial: int
     message: Message
     digest: str
-    """Of the message as it was read, before anything of it was retracted."""
+    """Digest of the message as it was prefilled, before any of it was retracted."""
     runs: list[Run]
     tail: tuple[int, ...] = ()
-    """The ids of the scaffolding that closes it."""
+    """Token ids of the scaffolding that closes the message."""
     generated: bool = False
     erased: list[Erased] = field(default_factory=list)
     cuts: Cuts = field(default_factory=Cuts)
 
     @property
     def span_id(self) -> str:
-        """The span id of the whole message."""
+        """Return the id of the span that is the whole message."""
         return f"s{self.serial}"
 
     @property
     def start(self) -> int:
-        """Position of its first cell."""
+        """Return the position of the first cell."""
         return self.runs[0].start
 
     @property
     def intervals(self) -> list[Interval]:
-        """All its cells, scaffolding too."""
+        """Return the positions of all cells of the message, scaffolding too."""
         return merge((run.start, run.end) for run in self.runs)
 
     def everything(self) -> Cuts:
-        """Cuts that leave only the scaffolding."""
+        """Return cuts that leave only the scaffolding."""
         return Cuts(((0, len(self.message.content)),), frozenset(range(len(self.message.tool_calls))))
 
 
@@ -90,7 +92,7 @@ class Selection:
     cuts: Cuts
 
     def tokens(self) -> Iterator[tuple[Run, list[int]]]:
-        """The runs of the message that the cuts touch, and which of their tokens."""
+        """Yield the runs of the message that the cuts touch, each with the indices of the tokens that are touched."""
         for run in self.entry.runs:
             if run.piece.kind == "call" and run.piece.call in self.cuts.calls:
                 yield run, list(range(len(run.piece.ids)))
@@ -100,17 +102,17 @@ class Selection:
                     yield run, chosen
 
     def chars(self) -> tuple[Interval, ...]:
-        """The characters that are cut, widened to those of whole tokens."""
+        """Return the characters that are cut, widened to whole tokens."""
         touched = [run.piece.chars[i] for run, chosen in self.tokens() if run.piece.chars for i in chosen]
         return tuple(merge([*self.cuts.chars, *touched]))
 
     def intervals(self) -> list[Interval]:
-        """The positions of those tokens."""
+        """Return the positions of the tokens that are cut."""
         return merge((run.start + i, run.start + i + 1) for run, chosen in self.tokens() for i in chosen)
 
 
 def selection(entry: Entry, cuts: Cuts) -> Selection:
-    """These parts of a message, under the id of the span that they are: the message, a call, a document, or a range."""
+    """Return the selection of these parts, with the id of their span: a message, a call, a document or a range."""
     whole = entry.everything()
     if len(cuts.calls) == 1 and not cuts.chars:
         return Selection(entry, f"{entry.span_id}.call{min(cuts.calls)}", cuts)
@@ -127,13 +129,16 @@ class Ledger:
     """The entries of one cached conversation, in order."""
 
     def __init__(self, serials: Iterator[int] | None = None) -> None:
-        """`serials` number the messages; the branches of a session share them, so that a span id means one message."""
+        """Create an empty ledger.
+
+        `serials` number the messages. The branches of a session share them, so that a span id means one message.
+        """
         self.entries: list[Entry] = []
         self.approximate_from: int | None = None
-        """The first position that an approximate erasure may have left its mark on."""
+        """First position whose cell an approximate erasure may have left influence in, or None."""
         self.steered: list[Interval] = []
-        """Cells that hold steering states in place of erased tokens, ascending and disjoint; none before
-        `approximate_from`, none after the last token."""
+        """Intervals of cells that hold steering states in place of erased tokens, ascending and disjoint. None lies
+        before `approximate_from` or after the last token."""
         self._serials = serials or itertools.count()
 
     def __len__(self) -> int:
@@ -148,7 +153,7 @@ class Ledger:
         generated: bool = False,
         cuts: Cuts | None = None,
     ) -> Entry:
-        """Enter a message whose pieces stand at `start` and on; `cuts` is what they leave out of it."""
+        """Append a message whose pieces have the positions from `start` on; `cuts` is what they leave out of it."""
         runs, at = [], start
         for piece in pieces:
             if piece.ids:
@@ -158,7 +163,7 @@ class Ledger:
         tail = last.ids if last else ()
         entry = Entry(next(self._serials), message, message.digest(), runs, tail, generated)
         if cuts:
-            hole = runs[0].end if runs else start
+            hole = runs[0].end if runs else start  # parts left out never had cells: they are empty intervals here
             for chars, call in [*((c, None) for c in cuts.chars), *((None, c) for c in sorted(cuts.calls))]:
                 entry.erased.append(Erased(hole, hole, chars, call, SpanStatus.EXACT, selection(entry, cuts).span_id))
             entry.cuts, entry.message = cuts, _overwritten(message, cuts)
@@ -166,7 +171,7 @@ class Ledger:
         return entry
 
     def copy(self, entries: int | None = None) -> Ledger:
-        """A copy of the first `entries` messages, for a fork."""
+        """Return a copy of the first `entries` messages (all by default), for a fork."""
         other = copy.copy(self)
         other.entries = [
             replace(e, runs=list(e.runs), erased=list(e.erased))
@@ -176,7 +181,7 @@ class Ledger:
         return other
 
     def truncate(self, entries: int) -> None:
-        """Forget all messages but the first `entries`."""
+        """Delete all messages but the first `entries`."""
         del self.entries[entries:]
         self.settle()
 
@@ -188,10 +193,11 @@ class Ledger:
         exact: bool,
         steered: Sequence[Interval] = (),
     ) -> None:
-        """Enter that the tokens of these selections are gone, and where the others stand now.
+        """Note that the tokens of these selections are gone, and move the others.
 
-        `exact`: everything from the first erased position on, or from `approximate_from`, was computed anew. `steered`:
-        which of the erased cells now hold steering states; nothing moves then.
+        `moves` is how the remaining cells moved, as in `Erasure`. `exact` says that everything from the first erased
+        position on, or from `approximate_from`, was recomputed. `steered` are the erased cells that hold steering
+        states now; nothing moves then.
         """
         starts = [start for selection in selections for start, _ in selection.intervals()]
         for selection in selections:
@@ -217,7 +223,7 @@ class Ledger:
         exact: bool,
         steered: Sequence[Interval] = (),
     ) -> None:
-        """Enter that these messages are gone with their scaffolding."""
+        """Note that these messages are gone with their scaffolding. The other arguments are those of `erase`."""
         starts = [entry.start for entry in entries]
         self.entries = [entry for entry in self.entries if entry not in entries]
         self.erase([], moves, exact=exact, steered=steered)
@@ -226,7 +232,8 @@ class Ledger:
             self.settle()
 
     def settle(self) -> None:
-        """An erasure after which nothing stands is exact, however it was done, and needs no steering states."""
+        """Update statuses: an erasure with no tokens after it is exact, whatever the eraser, and needs no steering
+        states."""
         last = self.end
         self.steered = [(start, end) for start, end in self.steered if start < last]
         if self.approximate_from is not None and self.approximate_from >= last:
@@ -235,26 +242,26 @@ class Ledger:
 
     @property
     def end(self) -> int:
-        """One past the position of the last token; 0 when empty."""
+        """Return one past the position of the last token; 0 when empty."""
         return max((run.end for run in self._runs()), default=0)
 
     def token_ids(self) -> list[int]:
-        """The ids of all cells, in the order of their positions; STEERED for a steering state."""
+        """Return the ids of all cells, in the order of their positions; STEERED for a steering state."""
         runs: list[tuple[int, Sequence[int]]] = [(run.start, run.piece.ids) for run in self._runs()]
         runs += [(start, [STEERED] * (end - start)) for start, end in self.steered]
         return [i for _, ids in sorted(runs, key=lambda run: run[0]) for i in ids]
 
     def positions(self) -> list[int]:
-        """The positions of all cells, ascending."""
+        """Return the positions of all cells, ascending."""
         cells = [*((run.start, run.end) for run in self._runs()), *self.steered]
         return sorted(p for start, end in cells for p in range(start, end))
 
     def spans(self) -> list[Span]:
-        """All spans: a message's content, then its documents, tool calls and erased ranges."""
+        """Return all spans: for each message its content, then its documents, tool calls and erased ranges."""
         return [span for index, entry in enumerate(self.entries) for span in _entry_spans(entry, index)]
 
     def cells_from(self, start: int) -> int:
-        """How many tokens stand at or after this position."""
+        """Return the number of tokens at or after this position."""
         return sum(max(0, run.end - max(run.start, start)) for run in self._runs())
 
     def _mark_approximate(self, starts: Sequence[int]) -> None:
@@ -293,7 +300,10 @@ class Ledger:
 
 
 def _overlapping(tokens: Sequence[Interval], cuts: Sequence[Interval]) -> list[int]:
-    """The tokens that share a character with the cuts, and those that share a character with these."""
+    """Return the indices of the tokens that share a character with the cuts or with a token that is chosen.
+
+    A character of several bytes may be split over several tokens; they are erased together.
+    """
     if not cuts:
         return []
     widened = list(cuts)
@@ -310,7 +320,7 @@ def _touches(token: Interval, cut: Interval) -> bool:
 
 
 def _stretches(length: int, gone: set[int]) -> Iterator[tuple[bool, int, int]]:
-    """[0, length) as (still there, start, end) stretches."""
+    """Yield [0, length) as stretches (whether it is kept, start, end)."""
     start = 0
     for i in range(1, length + 1):
         if i == length or (i in gone) != (start in gone):
@@ -324,7 +334,7 @@ def _slice(run: Run, start: int, end: int) -> Run:
 
 
 def _overwritten(message: Message, cuts: Cuts) -> Message:
-    """The message with what was cut replaced by as many NUL characters, so that character offsets stay true."""
+    """Return the message with what was cut replaced by as many NUL characters, so that character offsets stay true."""
     content = message.content
     for start, end in cuts.chars:
         content = content[:start] + "\0" * (end - start) + content[end:]
@@ -340,7 +350,7 @@ KINDS = {
     "assistant": SpanKind.ASSISTANT,
     "tool": SpanKind.TOOL_RESULT,
 }
-"""The kind of a message's text, by its role."""
+"""Kind of the span that a message's content is, by the role of the message."""
 
 
 def _entry_spans(entry: Entry, index: int) -> Iterator[Span]:

@@ -1,4 +1,7 @@
-"""Messages in OpenAI's chat format, read into one shape with an identity and a digest. Knows nothing of tokens."""
+"""Messages in OpenAI's chat format, parsed into one shape with an identity and a digest.
+
+This module knows nothing of tokens.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ class DocumentPart:
 
 @dataclass(frozen=True)
 class Cuts:
-    """What is left out of a message: characters of its content, and tool calls by their number."""
+    """Parts that are left out of a message: characters of its content, and tool calls by their number."""
 
     chars: tuple[tuple[int, int], ...] = ()
     calls: frozenset[int] = frozenset()
@@ -49,7 +52,7 @@ class Cuts:
         return cut_text(text, self.chars)
 
     def within(self, start: int, end: int) -> Cuts:
-        """Return those of the characters that are in [start, end) of the text, counted from `start`."""
+        """Return the cuts inside [start, end) of the text, with offsets counted from `start`."""
         inside = ((max(a, start) - start, min(b, end) - start) for a, b in self.chars if a < end and b > start)
         return Cuts(tuple(inside))
 
@@ -59,7 +62,7 @@ class Cuts:
 
 @dataclass(frozen=True)
 class Message:
-    """A message as the library sees it."""
+    """One message of a conversation."""
 
     role: str
     content: str
@@ -69,15 +72,16 @@ class Message:
     name: str | None = None
     documents: tuple[DocumentPart, ...] = ()
     placeholder: bool = False
-    """Its text stands for what its id named before, which is to be erased. Without such a one it is text like any."""
+    """Whether the caller put this text in the place of a message with the same id, whose text is to be erased.
+    Otherwise it is ordinary text."""
 
     def digest(self, cuts: Cuts | None = None) -> str:
-        """Of what the model reads of it, not of its ids; with `cuts`, of what is left of it."""
+        """Return the SHA-256, in hex, of role, content and tool calls, less `cuts`; ids do not count."""
         return self._digest(cuts) if cuts else self._whole_digest
 
     @cached_property
     def _whole_digest(self) -> str:
-        return self._digest(Cuts())  # compared with every branch of a session: hashed once
+        return self._digest(Cuts())  # compared with each branch of a session, so hashed only once
 
     def _digest(self, cuts: Cuts) -> str:
         calls = [[c.name, c.arguments] for i, c in enumerate(self.tool_calls) if i not in cuts.calls]
@@ -86,12 +90,12 @@ class Message:
 
 
 def ids_differ(a: str | None, b: str | None) -> bool:
-    """Whether two ids say that these are two messages; an id that is missing says nothing."""
+    """Return whether two ids show that the messages differ; a missing id shows nothing."""
     return a is not None and b is not None and a != b
 
 
 def cut_text(text: str, cuts: Iterable[tuple[int, int]]) -> str:
-    """`text` without the characters of these intervals."""
+    """Return `text` without the characters of these intervals."""
     kept, at = [], 0
     for start, end in sorted(cuts):
         kept.append(text[at:start])
@@ -100,7 +104,7 @@ def cut_text(text: str, cuts: Iterable[tuple[int, int]]) -> str:
 
 
 def uncut(interval: tuple[int, int], cuts: Iterable[tuple[int, int]]) -> tuple[int, int]:
-    """These characters of what `cut_text` left, in the text as it was."""
+    """Return an interval of the text that `cut_text` left as an interval of the original text."""
     start, end = interval
     at = 0
     for a, b in sorted(cuts):
@@ -111,7 +115,7 @@ def uncut(interval: tuple[int, int], cuts: Iterable[tuple[int, int]]) -> tuple[i
 
 
 def recut(interval: tuple[int, int], cuts: Iterable[tuple[int, int]]) -> tuple[int, int]:
-    """These characters of a text, in what `cut_text` leaves of it."""
+    """Return an interval of a text as an interval of what `cut_text` leaves of the text."""
 
     def left(end: int) -> int:
         return len(cut_text(" " * end, ((a, min(b, end)) for a, b in cuts if a < end)))
@@ -120,11 +124,11 @@ def recut(interval: tuple[int, int], cuts: Iterable[tuple[int, int]]) -> tuple[i
 
 
 def parse_messages(messages: Any) -> list[Message]:
-    """Read a conversation; ConversationError names the message and what is wrong with it.
+    """Parse a conversation; ConversationError names the message and what is wrong with it.
 
     Content is a string, null, or a list of text parts; a part with a `document_id` is a document of its own. Parts are
-    joined with nothing between them. Tool calls are OpenAI's, or flat with `name` and `args`. `placeholder: true` says
-    that the caller put this text in the place of the one that had its id.
+    joined with nothing between them. Tool calls have OpenAI's form, or a flat one with `name` and `args`. `placeholder:
+    true` says that the caller put this text in the place of a message with the same id.
     """
     if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Iterable):
         raise ConversationError("A conversation is a list of messages, each an object with role and content.")
@@ -184,7 +188,7 @@ def _parse_call(call: Any, index: int) -> ToolCall:
         raise ConversationError(f"Message {index} has a tool call without a function name.")
     arguments = function.get("arguments", function.get("args"))
     if isinstance(arguments, str):
-        with contextlib.suppress(ValueError):  # a model's malformed arguments are still what it said
+        with contextlib.suppress(ValueError):  # malformed arguments of a model stay as text
             arguments = json.loads(arguments)
     return ToolCall(_text_or_none(call.get("id")), name, {} if arguments is None else arguments)
 

@@ -1,4 +1,4 @@
-"""Redactions: what was retracted of which message, without its text; and how to find that message again."""
+"""Redactions: which parts of which messages are retracted, without their text, and how to find these messages again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kv_memory.conversation.messages import Cuts, Message, ids_differ, parse_mes
 
 
 class Redaction(BaseModel):
-    """Which part of one message was retracted. Holds a digest of the message, not its text."""
+    """Part of one message that is retracted. It holds a digest of the message, not its text."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -21,20 +21,21 @@ class Redaction(BaseModel):
     tool_call_id: str | None
     digest: str
     occurrence: int
-    """How many messages before it said the same under the same ids; tells apart messages without ids."""
+    """Number of earlier messages with the same role, ids and digest; it tells apart messages without ids."""
     chars: tuple[tuple[int, int], ...]
     calls: frozenset[int]
 
     @property
     def cuts(self) -> Cuts:
-        """What is to be left out of the message."""
+        """Return what is to be left out of the message."""
         return Cuts(self.chars, self.calls)
 
     def concerns(self, messages: Sequence[tuple[Message, str]]) -> int | None:
-        """Which of these messages, each with the digest that it was read with, was retracted; None when none.
+        """Return the index of the message that is retracted, or None. Each message comes with the digest to compare.
 
-        It has the same text and no id that says otherwise. Of several alike the one that was meant; when there are
-        fewer of them than there were, the last: better to leave out too much than to bring retracted text back.
+        That message has the same role and digest, and no id that differs. Where several match, it is number
+        `occurrence` of them. Where fewer match than that, it is the last: leaving out too much is better than bringing
+        retracted text back.
         """
         alike = [
             i
@@ -48,8 +49,10 @@ class Redaction(BaseModel):
 
 
 def redactions_of(ledger: Ledger, chosen: Selection) -> tuple[Redaction, ...]:
-    """Return the redactions that a selection in this ledger is: of the message as it was read and, where something of
-    it had been retracted before, of what that left of it, which may be what the caller's history holds by now.
+    """Return the redactions that stand for a selection in this ledger.
+
+    The first is of the message as it was prefilled. Where some of the message had been retracted before, a second is of
+    what that left, since the caller's history may hold that instead.
     """
     entry, cuts = chosen.entry, Cuts(chosen.chars(), chosen.cuts.calls)
     as_read = _redaction(ledger, entry, cuts, lambda e: e.digest)
@@ -80,14 +83,14 @@ def _redaction(ledger: Ledger, entry: Entry, cuts: Cuts, digest: Callable[[Entry
 
 
 def selections(ledger: Ledger, redactions: Sequence[Redaction]) -> list[Selection]:
-    """What these redactions concern in another ledger."""
+    """Return what these redactions concern in a ledger."""
     read = [(entry.message, entry.digest) for entry in ledger.entries]
     found = [(redaction, redaction.concerns(read)) for redaction in redactions]
     return [selection(ledger.entries[i], redaction.cuts) for redaction, i in found if i is not None]
 
 
 def cuts_for(messages: Sequence[Message], redactions: Sequence[Redaction]) -> dict[int, Cuts]:
-    """What these redactions leave out of an incoming conversation, by message index."""
+    """Return what these redactions leave out of an incoming conversation, by message index."""
     said = [(message, message.digest()) for message in messages]
     result: dict[int, Cuts] = {}
     for redaction in redactions:
@@ -103,7 +106,7 @@ def cuts_of(messages: Sequence[Mapping[str, Any]], redactions: Sequence[Redactio
 
 
 def tombstones(messages: Sequence[Mapping[str, Any]], redactions: Sequence[Redaction]) -> list[dict[str, Any]]:
-    """The messages with what was retracted cut out of them; ids and order stay."""
+    """Return the messages without what was retracted; ids and order stay."""
     cuts = cuts_of(messages, redactions)
     return [_cut(message, cuts.get(i, Cuts())) for i, message in enumerate(messages)]
 

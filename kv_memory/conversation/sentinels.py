@@ -1,7 +1,7 @@
 """Sentinels: short texts that stand for contents while a chat template is rendered.
 
-A sentinel is `kvm<nonce>n<number>"z`. It survives `tojson` (the quote comes out escaped, which tells that the real
-text has to be escaped too) and cannot be forged, since the nonce is drawn at random.
+A sentinel is `kvm<nonce>n<number>"z`. Its quote comes out of `tojson` escaped, which shows that the real text has to be
+escaped too. It cannot be forged, since the nonce is drawn at random.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SentinelKind = Literal["content", "string", "tool"]
 
 @dataclass(frozen=True)
 class Sentinel:
-    """What a sentinel stands for."""
+    """The text that a sentinel stands for, and where it comes from."""
 
     kind: SentinelKind
     owner: int
@@ -25,11 +25,11 @@ class Sentinel:
     text: str
     call: int | None = None
     escapes: int = 0
-    """How many times the template JSON-escaped it."""
+    """Number of times that the template JSON-escaped the sentinel."""
 
     @property
     def written(self) -> str:
-        """The text as the template would have written it."""
+        """Return the text as the template would have written it."""
         text = self.text
         for _ in range(self.escapes):
             text = json.dumps(text, ensure_ascii=False)[1:-1]
@@ -37,7 +37,7 @@ class Sentinel:
 
 
 class Sentinels:
-    """The sentinels of one rendering."""
+    """All sentinels of one rendering."""
 
     def __init__(self, nonce: str) -> None:
         self._nonce = nonce
@@ -50,7 +50,7 @@ class Sentinels:
         return f'kvm{self._nonce}n{len(self._sentinels) - 1}"z'
 
     def split(self, text: str) -> Iterator[tuple[str, Sentinel | None]]:
-        """Rendered text as (literal, the sentinel after it); the last literal has none."""
+        """Split rendered text into pairs (literal, the sentinel after it); the last literal has none."""
         at = 0
         for match in self._pattern.finditer(text):
             # one level of escaping turns " into \", two into \\\": 2^n - 1 backslashes
@@ -59,7 +59,7 @@ class Sentinels:
         yield text[at:], None
 
     def extents(self, text: str) -> dict[int, tuple[int, int]]:
-        """For each message that has a sentinel in rendered text: from its first to the end of its last."""
+        """Return, for each message with a sentinel in rendered text, the start of its first and the end of its last."""
         found: dict[int, tuple[int, int]] = {}
         for match in self._pattern.finditer(text):
             owner = self._sentinels[int(match[1])].owner

@@ -1,4 +1,4 @@
-"""Spans: which stretch of the conversation occupies which cells, and what a retraction can point at."""
+"""Spans: the stretches of a conversation that a retraction can name, and the cells that they occupy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class SpanKind(StrEnum):
-    """Where the text of a span came from."""
+    """Origin of the text of a span."""
 
     SYSTEM = "system"
     USER = "user"
@@ -22,13 +22,13 @@ class SpanKind(StrEnum):
 
 
 class SpanStatus(StrEnum):
-    """What has become of a span."""
+    """Whether a span is in the cache, and if not, how it was erased."""
 
     LIVE = "live"
     APPROXIMATE = "approximate"
     """Erased; the cells after it may still carry some of its influence."""
     EXACT = "exact"
-    """Erased, and the cache equals that of a conversation that never had it."""
+    """Erased, and the cache equals that of a conversation that never had the span."""
 
 
 class Span(BaseModel):
@@ -41,14 +41,15 @@ class Span(BaseModel):
     start: int
     end: int
     tokens: int
-    """Tokens of it that are in the cache; an erased span has none, though steering states may stand in its place."""
+    """Number of the span's tokens that are in the cache; 0 for an erased span, though its cells may hold steering
+    states."""
     message: int
-    """Index of its message in the conversation."""
+    """Index of the message in the conversation."""
     message_id: str | None = None
     tool_call_id: str | None = None
     document_id: str | None = None
     name: str | None = None
-    """Tool name, for calls and results that have one."""
+    """Name of the tool, for calls and results that have one."""
     chars: tuple[int, int] | None = None
     """Character interval within the message's content, for documents and ranges."""
     status: SpanStatus = SpanStatus.LIVE
@@ -57,7 +58,7 @@ class Span(BaseModel):
 class CharRange(BaseModel):
     """Characters [start, end) of a message's text content, as a retraction target.
 
-    Widened to whole tokens when it is erased; the report says to what.
+    Erasing widens the range to whole tokens; the report says to which characters.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -75,11 +76,11 @@ class CharRange(BaseModel):
 
 
 Target = str | CharRange | Mapping[str, Any]
-"""A span id, tool call id, message id or document id; characters of a message; or a message as the history holds it."""
+"""A span id, tool call id, message id or document id; characters of a message; or a message from the history."""
 
 
 def target_name(target: Target) -> str:
-    """What a target is called in reports and errors: its id, never its text."""
+    """Return the name of a target for reports and errors: its id, never its text."""
     if isinstance(target, Mapping):
         return str(target.get("tool_call_id") or target.get("id") or f"this {target.get('role')} message")
     if isinstance(target, CharRange):

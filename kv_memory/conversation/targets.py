@@ -1,7 +1,7 @@
-"""What a target means: lookup by span id, tool call id, message id, document id, character range or message.
+"""Lookup of targets by span id, tool call id, message id, document id, character range or message.
 
-A part of a conversation goes by one chain of nouns: a Target (what the caller names), a ResolvedTarget (in which
-messages), a Redaction (which characters, remembered), intervals (which cells, now).
+A part of a conversation has one chain of nouns: a Target (what the caller names), a ResolvedTarget (in which messages),
+a Redaction (which characters, remembered), intervals (which cells, now).
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class ResolvedTarget:
     """Part of one conversation that a target names."""
 
     ledger: Ledger
-    """The conversation."""
+    """Ledger of the conversation."""
     redactions: tuple[Redaction, ...]
-    """What is to be remembered of it."""
+    """Redactions that a retraction of the target puts in force."""
     selections: tuple[Selection, ...]
-    """What these redactions concern in the conversation."""
+    """Parts of the conversation that the redactions concern."""
 
     @classmethod
     def of(cls, ledger: Ledger, redactions: tuple[Redaction, ...]) -> ResolvedTarget:
@@ -35,15 +35,15 @@ class ResolvedTarget:
 
     @property
     def span_ids(self) -> frozenset[str]:
-        """The ids of its spans."""
+        """Return the ids of the spans."""
         return frozenset(chosen.span_id for chosen in self.selections)
 
 
 def resolve(target: Target, ledgers: Sequence[Ledger], given: Ledger | None = None) -> list[ResolvedTarget]:
-    """What `target` means in the first ledger that knows it, or in the conversation `given`, which is the authority.
+    """Return what `target` means in the first ledger that knows it, or in the conversation `given`, which decides.
 
-    What of `given` a ledger has read is meant there, in the characters of the text as it was read. Raises
-    UnknownTargetError, and what `find` raises.
+    A message of `given` that a ledger has is resolved there, with the characters of the text as it was prefilled.
+    Raises UnknownTargetError, and the errors of `find`.
     """
     unknown: UnknownTargetError | None = None
     if given is not None:
@@ -64,7 +64,7 @@ def resolve(target: Target, ledgers: Sequence[Ledger], given: Ledger | None = No
 
 
 def learn_ids(ledgers: Sequence[Ledger], given: Ledger) -> None:
-    """Enter the ids that messages got after they were read, as an answer does from a caller that stores it."""
+    """Set ids that messages got after they were cached, as an answer does when the caller stores it."""
     for ledger in ledgers:
         for said in given.entries:
             entry = next((e for e in _alike(ledger, said.message) if e.message.id is None and not e.cuts), None)
@@ -73,7 +73,7 @@ def learn_ids(ledgers: Sequence[Ledger], given: Ledger) -> None:
 
 
 def _where_read(meant: Selection, given: Ledger, ledgers: Sequence[Ledger]) -> ResolvedTarget:
-    """In the first ledger that read this message; in the conversation `given` itself where none did."""
+    """Resolve a selection of `given` in the first ledger that has the message, or in `given` where none has it."""
     number = _alike(given, meant.entry.message).index(meant.entry)
     for ledger in ledgers:
         read = _alike(ledger, meant.entry.message)
@@ -88,7 +88,7 @@ def _alike(ledger: Ledger, message: Message) -> list[Entry]:
 
 
 def _as_read(meant: Selection, entry: Entry) -> Selection:
-    """The same part of a message that was read whole, while `meant` speaks of what is left of it."""
+    """Return the selection in a whole message `entry` that `meant` makes in what is left of that message."""
     whole = meant.cuts == meant.entry.everything()
     if whole or not entry.cuts or meant.entry.digest == entry.digest:
         return selection(entry, entry.everything() if whole else meant.cuts)
@@ -98,11 +98,11 @@ def _as_read(meant: Selection, entry: Entry) -> Selection:
 
 
 def find(ledger: Ledger, target: Target) -> list[Selection]:
-    """What the target means in this conversation.
+    """Find what the target means in this conversation.
 
     A tool call id means the call's result, or the call itself where it has no result yet. A document id means all
-    places where the document stands. Raises UnknownTargetError, AmbiguousTargetError, or TargetError for characters
-    outside the message.
+    places where the document is. Raises UnknownTargetError, AmbiguousTargetError, or TargetError for characters outside
+    the message.
     """
     if isinstance(target, CharRange):
         return [_range(ledger, target)]
@@ -142,7 +142,7 @@ def _documents(entry: Entry, name: str) -> Iterator[Selection]:
 
 
 def _message(ledger: Ledger, message: Message, name: str) -> Selection:
-    """The message with this text; of several the one that has its id."""
+    """Return the message with this text; where there are several, the one with the same id."""
     found = [e for e in ledger.entries if same(e, message) and not ids_differ(e.message.id, message.id)]
     found = [e for e in found if message.id is not None and e.message.id == message.id] or found
     if not found:

@@ -1,7 +1,7 @@
-"""What a chat template can say, and how to put to it what it cannot.
+"""What a chat template accepts, and how to express what it does not.
 
 Some templates refuse a system message, two turns of one role in a row, or tools. What a template refuses is merged or
-written as text, the same way for every conversation of that model, so that what is cached stays valid.
+written as text, the same way for every conversation of that model, so that cached tokens stay valid.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ Rendered = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class TemplateTraits:
-    """What one template was found to do."""
+    """Features of one chat template, found by probing it."""
 
     system: bool
-    """Has a system role."""
+    """Whether the template has a system role."""
     late_system: bool
-    """Takes a system message after the first one."""
+    """Whether the template accepts a system message after the first message."""
     repeats: bool
-    """Takes several messages of one role in a row."""
+    """Whether the template accepts several messages of one role in a row."""
     tools: bool
-    """Writes tool calls and tool results."""
+    """Whether the template writes tool calls and tool results."""
     trims: bool
-    """Strips white space around contents."""
+    """Whether the template strips white space around contents."""
 
     @classmethod
     def probe(cls, tokenizer: Tokenizer) -> TemplateTraits:
@@ -65,7 +65,7 @@ class TemplateTraits:
 def adapt(
     messages: Sequence[Message], tools: list[dict[str, Any]] | None, sentinels: Sentinels, traits: TemplateTraits
 ) -> tuple[Rendered, list[dict[str, Any]] | None]:
-    """The messages with sentinels for their contents, in a form that the template takes; and the tools likewise."""
+    """Return the messages and tools in a form that the template accepts, with sentinels in place of their texts."""
     # the tools' sentinels come first, so that a message's sentinels have the same numbers whatever follows it
     shown_tools = [_with_sentinels_in_descriptions(tool, sentinels) for tool in tools] if tools else None
     rendered = [_with_sentinels(message, i, sentinels, traits) for i, message in enumerate(messages)]
@@ -118,12 +118,12 @@ def _with_sentinels_in_call(call: ToolCall, index: int, number: int, sentinels: 
 
 
 def _plain_id(given: str | None) -> str:
-    """An id as a template may write it among its scaffolding: no character of which a special token could be made."""
+    """Return an id without characters of which a special token could be made: templates write ids as scaffolding."""
     return re.sub(r"[^\w.:-]", "", given or "")
 
 
 def _with_sentinels_in_descriptions(tool: Any, sentinels: Sentinels) -> Any:
-    """Descriptions may come from a server that nobody checked; names and types a template may want to compare."""
+    """Replace descriptions, which may come from an unchecked server; keep what a template may compare."""
     if isinstance(tool, list):
         return [_with_sentinels_in_descriptions(item, sentinels) for item in tool]
     if not isinstance(tool, Mapping):

@@ -1,1 +1,1 @@
-"""Measuring erasers against never-saw: comparisons, metrics, tables."""
+"""Measurements of erasers against never-saw: comparisons, metrics, calibration, leakage."""

@@ -1,4 +1,4 @@
-"""What a calibration erases: spans of given length with given text after them, and questions with known answers.
+"""Cases: contexts with spans to erase and text after them, and questions with known answers.
 
 A case is token ids and nothing else, so that an engine runs it directly. Text cases need no labels and serve any model;
 world cases are questions on generated conversations (kv_memory.synthetic.worlds), which most chat models can answer.
@@ -27,27 +27,28 @@ from kv_memory.synthetic.worlds import Probe, World, make_world
 
 TEXT = "text"
 NEAR, INSIDE = 8, 16
-"""What a text case reads again: so many tokens on each side of the span, and so many of its first ones."""
+"""Number of tokens on each side of the span that a text case's tail repeats; `INSIDE`: of the span's first tokens."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A context, what is erased from it, and what comes then."""
+    """A context, the spans that are erased from it, and the tokens that follow the erasure."""
 
     kind: str
     """`TEXT`, or the class of the question."""
     ids: tuple[int, ...]
     spans: tuple[Interval, ...]
-    """Ascending and disjoint."""
+    """Intervals to erase, ascending and disjoint."""
     tail: tuple[int, ...]
-    """Text: tokens over which divergence is the mean. A question: its tokens, up to where the assistant speaks."""
+    """Tokens after the context. Text: those over which divergence is averaged. A question: its tokens, up to where the
+    assistant speaks."""
     answer: str | None = None
-    """What is right had the spans never been read; None for text."""
+    """Answer that is right if the spans were never read; None for text."""
     call: str | None = None
-    """The tool that has to be called, `answer` being its arguments as JSON."""
+    """Name of the tool that has to be called, with `answer` as its arguments in JSON; None for an answer in text."""
 
     def right(self, said: str) -> bool:
-        """Whether an answer is exactly what is right."""
+        """Return whether an answer is exactly the right one."""
         calls = read_message(said).get("tool_calls")
         if self.answer is None or self.call is None:
             return self.answer is not None and said.strip() == self.answer
@@ -57,26 +58,27 @@ class Case:
 
     @property
     def kept(self) -> list[int]:
-        """The ids without the spans."""
+        """Return the ids outside the spans."""
         gone = {position for start, end in self.spans for position in range(start, end)}
         return [token for position, token in enumerate(self.ids) if position not in gone]
 
     @property
     def erased(self) -> int:
-        """How many tokens the spans are."""
+        """Return the number of tokens in the spans."""
         return sum(end - start for start, end in self.spans)
 
     @property
     def following(self) -> int:
-        """Kept tokens after the first span's start."""
+        """Return the number of kept tokens after the first span's start."""
         return len(self.ids) - self.spans[0][0] - self.erased
 
 
 def text_cases(ids: Sequence[int], head: Sequence[int], span: int, following: int, rng: Random) -> Iterator[Case]:
-    """Spans of this many tokens at random places of a text, without end. `head`: what every context begins with.
+    """Yield, without end, cases with a span of `span` tokens at a random place of a text. `head`: the start of every
+    context.
 
-    Before the span stand as many tokens of text as the span and a tenth of what follows it. The tail is `again`: what
-    really follows seldom depends on the span. Raises ConversationError for a text that is too short.
+    Before the span are as many tokens of text as in the span, plus a tenth of `following`, at least `NEAR`. The tail is
+    `again`: what really follows seldom depends on the span. Raises ConversationError for a text that is too short.
     """
     before = max(NEAR, span + following // 10)
     length = before + span + following
@@ -95,23 +97,23 @@ def text_cases(ids: Sequence[int], head: Sequence[int], span: int, following: in
 
 
 def context_head(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The token that the model's contexts begin with, if there is one: much attention may rest on it."""
+    """Return the token that the model's contexts begin with, if there is one: much attention may rest on it."""
     ids: Any = tokenizer("a")["input_ids"]
     return [ids[0]] if ids and ids[0] == tokenizer.bos_token_id else []
 
 
 def again(ids: tuple[int, ...], span: Interval) -> tuple[int, ...]:
-    """What stands around a span and its beginning, to be read once more: before it, in it, after it.
+    """Return a tail that repeats what is around a span and its first tokens: before it, in it, after it.
 
-    A model that still knows the span expects it there; one that never saw it does not. It needs no labels, and no model
-    that answers questions.
+    A model that still knows the span expects it there; one that never saw it does not. This needs no labels, and no
+    model that answers questions.
     """
     start, end = span
     return ids[max(0, start - NEAR) : min(start + INSIDE, end)] + ids[end : end + NEAR]
 
 
 def world_text(form: ChatFormat, tokens: int, seed: int) -> list[int]:
-    """At least this many tokens of generated conversations, as this model's chat template writes them."""
+    """Return at least this many tokens of generated conversations, as this model's chat template writes them."""
     ids: list[int] = []
     while len(ids) < tokens:
         world = make_world(seed, 1024, "test")
@@ -121,9 +123,10 @@ def world_text(form: ChatFormat, tokens: int, seed: int) -> list[int]:
 
 
 def message_cases(form: ChatFormat, tokens: int, seed: int) -> Iterator[Case]:
-    """Messages of generated conversations of about `tokens` tokens, those that questions are about, without end.
+    """Yield, without end, cases of generated conversations of about `tokens` tokens, with a message as the span.
 
-    Later text refers to them, as it does to what is really retracted; it seldom does to a span at a random place.
+    The messages are those that questions are about. Later text refers to them, as it does to what is really retracted;
+    it seldom does to a span at a random place.
     """
     for world_seed in count(seed):
         world = make_world(world_seed, tokens, "test")
@@ -141,19 +144,19 @@ def ledger_of(messages: Sequence[Message], encoded: Sequence[Sequence[Piece]]) -
 
 
 def cells_of(ledger: Ledger, target: Target) -> tuple[Interval, ...]:
-    """The cells that the target means, as a case's spans. Raises as `targets.find`."""
+    """Return the positions that the target means, as a case's spans; errors as in `targets.find`."""
     return tuple(merge(i for chosen in find(ledger, target) for i in chosen.intervals()))
 
 
 def world_cases(form: ChatFormat, world: World, probes: Sequence[Probe]) -> Iterator[Case]:
-    """One case a probe: the conversation, the cells of what the probe names, and the question."""
+    """Yield one case per probe: the conversation, the cells of what the probe names, and the question."""
     if not probes:
         return
     messages = parse_messages(world.messages)
     ledger = ledger_of(messages, form.encode(messages, world.tools))
     ids = tuple(ledger.token_ids())
     spans = {target: cells_of(ledger, target) for target in {probe.target for probe in probes}}
-    head = form.generation_prompt([*messages, Message("user", probes[0].question)], world.tools).ids  # all the same
+    head = form.generation_prompt([*messages, Message("user", probes[0].question)], world.tools).ids  # the same for all
     for probe in probes:
         asked = [*messages, Message("user", probe.question)]
         question = [i for piece in form.encode(asked, world.tools, start=len(messages))[0] for i in piece.ids]

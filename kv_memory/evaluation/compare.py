@@ -1,4 +1,4 @@
-"""One retraction beside its oracle: the same question before, after, and had the model never seen the span."""
+"""One retraction beside never-saw: the same question before, after, and had the model never seen the span."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_ANSWER_TOKENS = 128
 
 
 class Answers(BaseModel):
-    """What the model said to the same conversation."""
+    """The model's answers to the same conversation."""
 
     before: str
     after: str
@@ -38,22 +38,22 @@ class Seconds(BaseModel):
     """Wall-clock times of one run."""
 
     prefill: float
-    """Reading the whole conversation."""
+    """Seconds to prefill the whole conversation."""
     erase: float
-    """The retraction."""
+    """Seconds for the retraction."""
     recompute: float
-    """The same retraction by full recompute of what follows."""
+    """Seconds for the same retraction by `recompute`."""
 
 
 class Comparison(BaseModel):
-    """The result; `--json` prints it."""
+    """The result of a comparison; `--json` prints it."""
 
     model_config = ConfigDict(frozen=True)
 
     model: str
     tokens: int
     spans: list[Span]
-    """Before the retraction."""
+    """Spans before the retraction."""
     retracted: RetractionReport
     eraser: str
     question: str | None
@@ -72,7 +72,7 @@ def compare(
     eraser: str | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> Comparison:
-    """Read, ask, retract, ask again; and ask a model that never saw it.
+    """Compare a conversation before a retraction, after it, and without the retracted text from the start.
 
     Without a question the assistant's next turn is compared: trailing assistant turns are left off.
     """

@@ -1,4 +1,4 @@
-"""What figures were measured on."""
+"""The hardware that figures were measured on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 def hardware() -> str:
-    """The GPU, or the CPU with the number of threads."""
+    """Return the name of the GPU, or of the CPU with the number of threads."""
     if torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
     try:

@@ -1,7 +1,7 @@
-"""What a span did to the cells after it, known exactly: their own change after a full recompute without it.
+"""The influence of a span on the cells after it, known exactly: how they change in a full recompute without the span.
 
-Any model has this oracle on any text; it needs no labels. Comparing in place, with the hole left open, keeps the
-rotation of the keys out of it.
+Any model has this oracle on any text; it needs no labels. The cells are compared at their old positions, with the gap
+left open, so that the rotation of the keys is not part of the change.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from kv_memory.positions import Interval
 
 
 def deviations(engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> tuple[list[int], Tensor]:
-    """The kept positions after the first span's start, and how far their cells change when the spans go.
+    """Return the kept positions after the first span's start, and how much their cells change without the spans.
 
-    float32 [layers, cells]: the Euclidean norm of the change of K and V together over heads and dimensions, as a share
-    of the layer's mean norm of K and V. Changes nothing; costs a forward pass of those cells.
+    The change is float32 [layers, cells]: the Euclidean norm of the change of K and V together over heads and
+    dimensions, as a share of the layer's mean norm of K and V. The sequence does not change; costs a forward pass of
+    those cells.
     """
     suffix = kept_after(engine, seq, spans)
     edit, rows = require(engine, CellEdit, "Measuring deviations"), require(engine, CellRows, "Measuring deviations")
@@ -38,10 +39,10 @@ def deviations(engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> tu
 
 
 def top_share(change: Tensor, order: Tensor, count: int) -> float:
-    """The share of all change [cells] that the `count` cells that come first in `order` (indices) carry."""
+    """Return the share of all change [cells] in the first `count` cells of `order` (indices)."""
     return float(change[order[:count]].sum() / change.sum().clamp_min(1e-12))
 
 
 def _squares(rows: Tensor) -> Tensor:
-    """[layers, heads, cells, head_dim] to [layers, cells]."""
+    """Sum the squares of [layers, heads, cells, head_dim] to [layers, cells]."""
     return rows.float().square().sum((1, 3))

@@ -1,8 +1,8 @@
-"""How long measurements say how far they are."""
+"""The callback by which measurements report progress."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done and how much there is; 0 in all: nobody knows."""
+"""A function that is called with what is being done, how much of it is done, and the total; 0 for an unknown total."""

@@ -1,6 +1,6 @@
 """One case before and after an eraser, beside never-saw: divergence, agreement and time.
 
-Agreement is read off one forward pass: greedy decoding gives never-saw's answer exactly if each of its tokens is the
+Agreement is found in one forward pass: greedy decoding gives never-saw's answer exactly if each of its tokens is the
 most likely one after those before it.
 """
 
@@ -25,18 +25,18 @@ ANSWER_TOKENS = 128
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one eraser did to one case."""
+    """The result of one eraser on one case."""
 
     kl: float
     """Mean KL from never-saw over the tokens that follow, or over never-saw's answer; in nats."""
     agrees: bool
-    """Greedy decoding gives never-saw's tokens."""
+    """Whether greedy decoding gives never-saw's tokens."""
     seconds: float
     recomputed: int
 
 
 class Trial:
-    """A case, read with and without its spans."""
+    """A case, prefilled with its spans and without them."""
 
     def __init__(self, engine: Engine, case: Case, read: SequenceId, never: SequenceId) -> None:
         self.engine = engine
@@ -44,20 +44,21 @@ class Trial:
         self.read = read
         answer = [] if case.answer is None else self._greedy(never)
         self.answer = engine.tokenizer.decode(answer).strip()
-        """Never-saw's; empty for text."""
-        # What comes after the answer is scored as well, its end as a rule; the last token is not read, so any will do.
+        """Answer of never-saw; empty for text."""
+        # What follows the answer, usually its end, is scored as well. `score` gives the rows before each token, so the
+        # last token does not matter: 0 stands for any.
         self._asked = [*case.tail, *answer] if case.answer is None else [*case.tail, *answer, 0]
         self._scored = slice(0 if case.answer is None else len(case.tail), None)
         self._reference = self._score(never)
 
     @property
     def answered(self) -> bool:
-        """Whether never-saw's answer says what is right, perhaps with words around it."""
+        """Return whether never-saw's answer says what is right, perhaps with words around it."""
         right = self.case.answer
         return right is not None and (self.case.right(self.answer) or (self.case.call is None and right in self.answer))
 
     def run(self, eraser: Eraser | None) -> Outcome:
-        """Erase from a copy and score it; nothing is erased with None."""
+        """Erase from a copy and score it; None erases nothing."""
         with self.erased(eraser) as (seq, seconds, recomputed):
             scores = self._score(seq)
         return Outcome(
@@ -68,13 +69,14 @@ class Trial:
         )
 
     def answer_after(self, eraser: Eraser | None) -> str:
-        """The greedy answer after erasing."""
+        """Return the greedy answer after erasing."""
         with self.erased(eraser) as (seq, _, _):
             return self.engine.tokenizer.decode(self._greedy(seq)).strip()
 
     @contextmanager
     def erased(self, eraser: Eraser | None) -> Iterator[tuple[SequenceId, float, int]]:
-        """A copy with the spans erased, the seconds that took, and the tokens that were recomputed."""
+        """Fork the cells and erase the spans there; yield the copy, the seconds taken, and the number of tokens
+        recomputed."""
         seq = self.engine.fork(self.read)
         try:
             started = now()
@@ -87,7 +89,7 @@ class Trial:
         return require(self.engine, Scoring, "A trial").score(seq, self._asked)[self._scored]
 
     def _greedy(self, seq: SequenceId) -> list[int]:
-        """The answer's tokens. Leaves the sequence as it was."""
+        """Return the tokens of the greedy answer; the sequence is the same afterwards."""
         start = self.engine.next_position(seq)
         try:
             self.engine.prefill(seq, self.case.tail)
@@ -99,7 +101,7 @@ class Trial:
 
 @contextmanager
 def trial(engine: Engine, case: Case) -> Iterator[Trial]:
-    """Read a case; its cells are given back after the block."""
+    """Prefill a case; its cells are freed after the block."""
     read, never = engine.create(), engine.create()
     try:
         engine.prefill(read, case.ids)
@@ -111,7 +113,7 @@ def trial(engine: Engine, case: Case) -> Iterator[Trial]:
 
 
 def now() -> float:
-    """Seconds, once the GPU is done with what it was given."""
+    """Return the time in seconds, once the GPU has finished its queue."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()

@@ -1,4 +1,4 @@
-"""Carrying out what a policy's rules decide about a conversation."""
+"""Retractions that a policy's rules decide on for a conversation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kv_memory.sessions.state import SessionState
 
 
 def apply_policy(state: SessionState, messages: Sequence[Mapping[str, Any]]) -> list[RetractionReport]:
-    """See `Session.apply_policy`. Callers hold the engine's lock."""
+    """Apply the policy's rules to a conversation; see `Session.apply_policy`. Callers hold the engine's lock."""
     rules = state.host.policy.rules()
     if not rules:
         return []
@@ -29,7 +29,7 @@ def apply_policy(state: SessionState, messages: Sequence[Mapping[str, Any]]) -> 
     left = tombstones(messages, state.records.redactions)
     decided: dict[object, Decision] = {}
     for decision in (decision for rule in rules for decision in rule.decide(left)):
-        decided.setdefault((decision.message, decision.chars), decision)  # of several rules the first counts
+        decided.setdefault((decision.message, decision.chars), decision)  # the first of several rules counts
     requests: Requests[Target] = Requests()
     for decision in decided.values():
         requests.add(decision.by, decision.category, decision.target, decision.reason)

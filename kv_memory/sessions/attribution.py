@@ -1,6 +1,7 @@
-"""What an answer rests on: each span is erased in a copy of the cells, and the answer is scored without it.
+"""Attribution of an answer to spans: each span is erased in a copy of the cells, and the answer is scored without it.
 
-Leave-one-out attribution (as in ContextCite, arXiv 2409.00729, section 2), with an erasure in place of a re-prefill.
+Leave-one-out attribution (as in ContextCite, arXiv 2409.00729, section 2), with an erasure in place of a prefill of the
+conversation without the span.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ from kv_memory.sessions.dependence import content_of, log_probabilities
 
 
 class Attribution(BaseModel):
-    """How much an answer rests on a span."""
+    """A span, and how much less likely an answer is without it."""
 
     model_config = ConfigDict(frozen=True)
 
     span: Span
     drop: float
-    """How much less likely the answer is without it: log-probability in nats, of the whole answer."""
+    """Fall of the log-probability of the whole answer when the span is erased, in nats."""
 
 
 def attribute(branch: Branch, answer: str, targets: Sequence[Target], eraser: Eraser | None) -> list[Attribution]:
-    """See Session.attribute; callers hold the engine's lock."""
+    """Attribute an answer to spans; see `Session.attribute`. Callers hold the engine's lock."""
     turn = _turn(branch, answer)
     start = turn.intervals()[0][0]
     spans = [span for span in branch.ledger.spans() if span.tokens and span.end <= start]
@@ -54,7 +55,7 @@ def attribute(branch: Branch, answer: str, targets: Sequence[Target], eraser: Er
 
 
 def _turn(branch: Branch, answer: str) -> Selection:
-    """What the answer says, or its calls where it says nothing; one call where that is named."""
+    """Return the answer's content, or its calls where it has no content, or one call where that is named."""
     named = find(branch.ledger, answer)[0]
     entry = named.entry
     parts = (named,) if not named.cuts.chars else (content_of(entry), named)

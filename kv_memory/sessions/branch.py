@@ -1,4 +1,4 @@
-"""A branch: one cached conversation, its engine sequence and its ledger, changed together or not at all."""
+"""A branch: one cached conversation, with an engine sequence and a ledger that are changed together."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from kv_memory.positions import Interval, merge
 
 
 class Branch:
-    """Callers hold the engine's lock."""
+    """One cached conversation: the cells of an engine sequence, and the ledger that says what they hold.
+
+    Callers hold the engine's lock.
+    """
 
     def __init__(
         self,
@@ -31,7 +34,7 @@ class Branch:
         seq: SequenceId | None = None,
         ledger: Ledger | None = None,
     ) -> None:
-        """`calibration` and `policy` choose the eraser where a call names none."""
+        """Create a branch, by default empty. `calibration` and `policy` choose the eraser where a call names none."""
         self.engine = engine
         self.calibration = calibration
         self.policy = policy
@@ -40,45 +43,48 @@ class Branch:
         self.tools_digest = ""
         self.number = 0
         self.busy = False
-        """An answer is being generated at its end."""
+        """Whether an answer is being generated at the end of the branch."""
         self.used = 0.0
-        """When it last held a conversation; 0 while it has held none."""
+        """Time, by `time.monotonic`, when the branch last held a conversation; 0 before the first."""
         self.heals = True
-        """Nothing went wrong when it was last to be healed."""
+        """Whether the branch is to be healed; False after healing failed, until the next erasure."""
         self.erasures = self.moves = 0
-        """How often something was erased, and how often cells moved or were read again exactly."""
+        """Number of erasures. `moves` counts the times that cells moved or were recomputed exactly."""
 
     @property
     def resident(self) -> bool:
-        """Whether its cells are there. An evicted branch still knows its spans, so that they can be retracted."""
+        """Return whether the cells are in the cache.
+
+        An evicted branch keeps its ledger, so that its spans can still be retracted.
+        """
         return self._seq is not None
 
     @property
     def seq(self) -> SequenceId:
-        """Its engine sequence."""
+        """Return the engine sequence of a resident branch."""
         assert self._seq is not None, "an evicted branch is not used"
         return self._seq
 
     @property
     def cells(self) -> int:
-        """How many cells it holds."""
+        """Return the number of cells."""
         return len(self.engine.positions(self._seq)) if self._seq is not None else 0
 
     def evict(self) -> None:
-        """Give the cells back."""
+        """Free the cells."""
         if self._seq is not None:
             self.engine.free(self._seq)
             self._seq = None
 
     def fork(self, entries: int | None = None) -> Branch:
-        """A copy of its first messages (all without a number)."""
+        """Return a copy of the first `entries` messages, all by default."""
         ledger = self.ledger.copy(entries)
         other = Branch(self.engine, self.calibration, self.policy, self.engine.fork(self.seq, ledger.end), ledger)
         other.tools_digest = self.tools_digest
         return other
 
     def check_room(self, tokens: int) -> None:
-        """ContextLengthError unless so many tokens can be appended."""
+        """Raise ContextLengthError unless this number of tokens can be appended."""
         needed, limit = self.engine.next_position(self.seq) + tokens, self.engine.max_positions
         if needed > limit:
             raise ContextLengthError(
@@ -93,7 +99,7 @@ class Branch:
         cuts: Sequence[Cuts],
         progress: Callable[[int], None] | None = None,
     ) -> int:
-        """Prefill messages and enter them, each with what its pieces leave out; the number of tokens."""
+        """Prefill messages and append them, each with what its pieces leave out; return the number of tokens."""
         ids = [i for message in pieces for piece in message for i in piece.ids]
         at = self.engine.next_position(self.seq)
         self.engine.prefill(self.seq, ids, progress=progress)
@@ -110,12 +116,11 @@ class Branch:
         *,
         keep: bool = False,
     ) -> tuple[int, Eraser, Cells | None]:
-        """Take parts of messages out of the cache and the ledger; the number of tokens recomputed, and by what.
+        """Erase parts of messages from the cache and the ledger.
 
-        With `keep` also the cells that are gone, where the eraser is undoable.
-
-        Should the eraser fail midway, the conversation is cut off before the first of them: what is kept is right, and
-        what was to be erased is gone.
+        Returns the number of tokens recomputed, the eraser used, and, with `keep` and an undoable eraser, the cells
+        that are gone. If the eraser fails midway, the conversation is cut off before the first of the messages: what is
+        left is right, and what was to be erased is gone.
         """
         spans = merge(i for selection in selections for i in selection.intervals())
         eraser = eraser or self.choose(spans, reason).eraser
@@ -129,7 +134,7 @@ class Branch:
         return done.recomputed, eraser, done.undo
 
     def replace_cells(self, seq: SequenceId, moves: Sequence[tuple[int, int]]) -> None:
-        """Take the cells of this sequence in place of the branch's: the same tokens, read exactly, moved so."""
+        """Replace the branch's cells by those of `seq`: the same tokens, computed exactly and moved by `moves`."""
         self.engine.free(self.seq)
         self._seq = seq
         self.ledger.erase([], moves, exact=True)
@@ -137,17 +142,17 @@ class Branch:
         self.moves += 1
 
     def cut_off(self, entry: int) -> None:
-        """Forget the messages from this one on."""
+        """Delete the messages from this one on, and their cells."""
         self.ledger.truncate(entry)
         if self.resident:
             self._trim()
 
     def touch(self) -> None:
-        """Note that it was used now."""
+        """Note that the branch was used now."""
         self.used = time.monotonic()
 
     def remove(self, entries: Sequence[Entry], eraser: Eraser | None) -> None:
-        """Take whole messages out, scaffolding too."""
+        """Erase whole messages, scaffolding too."""
         spans = merge(i for entry in entries for i in entry.intervals)
         eraser = eraser or self.choose(spans).eraser
         done = self._run(eraser, spans, entries)
@@ -163,7 +168,7 @@ class Branch:
     def _run(
         self, eraser: Eraser, spans: Sequence[Interval], entries: Sequence[Entry], *, keep: bool = False
     ) -> Erasure:
-        """Erase from the cells; on an error cut the conversation off before the first message that it may concern."""
+        """Erase from the cells; on an error cut the conversation off before the first message that may be affected."""
         healed = self.ledger.approximate_from if eraser.exact else None
         try:
             run = eraser.erase_undoably if keep else eraser.erase
@@ -180,11 +185,11 @@ class Branch:
             raise
 
     def _trim(self) -> None:
-        """Remove the cells after the last token: steering states that nothing follows, and what was cut off."""
+        """Remove the cells after the last token: what was cut off, and steering states with no token after them."""
         self.engine.truncate(self.seq, self.ledger.end)
 
     def choose(self, spans: Sequence[Interval], reason: Reason | str = "", named: Eraser | None = None) -> Choice:
-        """How to take these cells out, and why: by the eraser that is `named`, or as `policy.choose` says."""
+        """Choose how to erase these cells: by the eraser `named`, or as `policy.choose` says."""
         erased = sum(end - start for start, end in spans)
         start = min((start for start, _ in spans), default=0)
         following = self.ledger.cells_from(start) - erased

@@ -1,4 +1,4 @@
-"""The branches of one session, and carrying out the plan by which one of them comes to hold a conversation."""
+"""The branches of one session, and how a reading plan is carried out on them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from kv_memory.sessions.plan import ReadingPlan
 from kv_memory.sessions.reply import Usage
 
 MAX_BRANCHES = 32
-"""Most branches of a session: with more sub-agents at once the main conversation loses its cells."""
+"""Highest number of branches of a session: with more sub-agents at once the main conversation loses its cells."""
 
 
 class Host(Protocol):
-    """What branches share with those of other sessions; `Memory` is one."""
+    """The part of a memory that the branches of all sessions share; `Memory` is one."""
 
     engine: Engine
     format: ChatFormat
@@ -32,7 +32,7 @@ class Host(Protocol):
     policy: Policy
 
     def make_room(self, tokens: int, keep: Branch) -> None:
-        """Evict what was least recently used until that many cells fit; ContextLengthError when they cannot."""
+        """Evict the branches used least recently until `tokens` more cells fit; ContextLengthError when they cannot."""
 
 
 class Branches:
@@ -58,7 +58,7 @@ class Branches:
         return sorted(self._branches, key=lambda b: -b.used)
 
     def add(self, branch: Branch) -> None:
-        """Take a branch in; past the limit the one that was least recently used goes, ledger and all."""
+        """Add a branch; beyond the limit, the one used least recently is removed with its ledger."""
         branch.number, self._added = self._added, self._added + 1
         self._branches.append(branch)
         idle = sorted((b for b in self._branches if not b.busy and b is not branch), key=lambda b: (b.resident, b.used))
@@ -74,9 +74,9 @@ class Branches:
         eraser: Eraser | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> tuple[Branch, Usage]:
-        """Carry out a plan that was made of these branches; return the branch that holds the conversation now.
+        """Carry out a plan that was made of these branches; return the branch that now holds the conversation.
 
-        `room`: number of tokens that have to fit after the conversation; that all fits is checked before anything is
+        `room`: number of tokens that have to fit after the conversation; whether all fits is checked before anything is
         changed. `eraser` erases what vanished from the history, by default the host's. `progress` is called with the
         number of tokens prefilled.
         """
@@ -121,7 +121,7 @@ class Branches:
 
 
 def _learn_ids(branch: Branch, plan: ReadingPlan[Branch]) -> None:
-    """Give cached messages the ids that the history has for them by now."""
+    """Set the ids that cached messages have in the history now."""
     for number, message in zip(plan.alignment.kept, plan.messages, strict=False):
         entry = branch.ledger.entries[number]
         if message.id is not None and not entry.cuts:

@@ -1,8 +1,8 @@
-"""What later turns owe to a span: how much less likely they are without it.
+"""Dependence of later turns on a span: how much less likely they are without it.
 
-A turn that was written while a span was visible may repeat it, follow from it, or have nothing to do with it. Scoring
-its tokens with the span and without it tells: the fall in log-probability, in nats a token (leave-one-out; cf.
-ContextCite, arXiv 2409.00729, which estimates the same from many prompts with parts left out).
+A turn that was written while a span was visible may repeat it, follow from it, or have nothing to do with it. Its
+tokens are scored with the span and without it; the fall in log-probability, in nats per token, tells which
+(leave-one-out; cf. ContextCite, arXiv 2409.00729, which estimates the same from many prompts with parts left out).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from kv_memory.positions import Interval
 from kv_memory.sessions.branch import Branch
 
 DEPENDS = 0.01
-"""Nats a token from which on a turn counts as dependent (benchmarks/provenance.py)."""
+"""Fall in log-probability, in nats per token, from which on a turn counts as dependent (benchmarks/provenance.py)."""
 
 
 class Dependence(BaseModel):
-    """How much a later turn hangs on what was erased."""
+    """A later turn of the assistant, and how much it depends on what was erased."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -32,32 +32,32 @@ class Dependence(BaseModel):
     kind: SpanKind
     tokens: int
     before: float
-    """Log-probability of its tokens in view of what was erased, nats a token."""
+    """Log-probability of the turn's tokens with the erased text in view, in nats per token."""
     after: float
-    """The same without it."""
+    """Log-probability of the turn's tokens without the erased text, in nats per token."""
 
     @property
     def drop(self) -> float:
-        """How much likelier the turn was, nats a token."""
+        """Return how much likelier the turn was with the erased text, in nats per token."""
         return self.before - self.after
 
     @property
     def depends(self) -> bool:
-        """It would probably have been another."""
+        """Return whether the turn counts as dependent: its log-probability fell by `DEPENDS` or more."""
         return self.drop >= DEPENDS
 
 
 def turns_after(branch: Branch, position: int) -> list[Selection]:
-    """What the assistant wrote after a position and is there in full: each content and each tool call."""
+    """Return what the assistant wrote after a position and is cached in full: each content and each tool call."""
     return [part for entry in branch.ledger.entries if entry.start > position for part in _parts(entry)]
 
 
 def log_probabilities(branch: Branch, turns: Sequence[Selection], after: int = -1) -> list[float]:
-    """Sum of the log-probabilities of each turn's tokens, in nats, with the message before it read once more.
+    """Return the log-probability of each turn, in nats: the sum over its tokens, with the message before it recomputed.
 
-    The question before an answer may carry what was erased; read again over the cells as they are now it does not. Only
-    messages that begin after the position `after` are. Nothing changes. Costs a forward pass of these messages and
-    turns and one copy of the cells. Callers hold the engine's lock.
+    The question before an answer may carry influence of what was erased; recomputed over the cells as they are now, it
+    does not. Only messages that begin after the position `after` are recomputed. Nothing in the branch changes. Costs a
+    forward pass of these messages and turns, and one copy of the cells. Callers hold the engine's lock.
     """
     if not turns:
         return []
@@ -81,7 +81,10 @@ def log_probabilities(branch: Branch, turns: Sequence[Selection], after: int = -
 
 
 def _begin(branch: Branch, turn: Selection, after: int) -> int:
-    """Where the message before the turn begins, if it is there in full and may be read again; else the turn."""
+    """Return where the message before the turn begins, or the turn where that message may not be recomputed.
+
+    It is recomputed only if it is whole and begins after the position `after`.
+    """
     entries = branch.ledger.entries
     number = entries.index(turn.entry)
     before = entries[number - 1] if number else None
@@ -91,7 +94,10 @@ def _begin(branch: Branch, turn: Selection, after: int) -> int:
 
 
 def dependences(turns: Sequence[Selection], before: Sequence[float], after: Sequence[float]) -> list[Dependence]:
-    """The turns by how much they hang on what was erased, most first."""
+    """Return how much each turn depends on what was erased, highest first.
+
+    `before` and `after` are what `log_probabilities` gives for the turns before and after the erasure.
+    """
     ranked = [
         Dependence(
             span_id=turn.span_id,
@@ -113,7 +119,7 @@ def _parts(entry: Entry) -> Iterator[Selection]:
 
 
 def content_of(entry: Entry) -> Selection:
-    """What a message says, without its tool calls."""
+    """Return the content of a message, without its tool calls."""
     return Selection(entry, entry.span_id, Cuts(((0, len(entry.message.content)),)))
 
 

@@ -1,7 +1,8 @@
-"""Healing: what an approximate erasure left is read again exactly, beside the conversation, while nobody waits.
+"""Healing: after an approximate erasure, the later cells are recomputed exactly beside the conversation, in idle time.
 
-The exact cells grow in a sequence of their own, a chunk at a time, and take the place of the others in one step. What
-the conversation gained meanwhile is read too; what it lost is taken back; nothing of the conversation changes before.
+The exact cells grow in a sequence of their own, a chunk at a time, and replace the approximate ones in one step.
+Messages that are appended meanwhile are prefilled there too, and messages that are removed are truncated there. Until
+the last step the conversation's own cells do not change.
 """
 
 from __future__ import annotations
@@ -19,23 +20,23 @@ from kv_memory.positions import moves_to
 from kv_memory.sessions.branch import Branch
 
 FIRST_CHUNK, LONGEST = 32, 0.05
-"""Tokens of the first chunk; seconds that a chunk is to take: about that long a request may have to wait for it."""
+"""Tokens of the first chunk. `LONGEST`: seconds that a chunk is to take; a request may have to wait that long."""
 _PATIENCE, _PAUSE = 0.2, 0.01
-"""Seconds to wait for the lock, and between looks whether an answer is still being written."""
+"""Seconds to wait for the lock; `_PAUSE` is the time between checks whether an answer is still being generated."""
 _LOG = logging.getLogger(__name__)
 
 
 class Healing:
-    """The exact cells of one branch in the making. Callers hold the engine's lock."""
+    """One branch whose exact cells are being computed. Callers hold the engine's lock."""
 
     def __init__(self, branch: Branch) -> None:
         self.branch = branch
         self._seq: SequenceId | None = None
         self._first = 0
-        """The position of the first cell that is made; those before are the branch's."""
+        """Position of the first cell that is recomputed; the cells before it are copies of the branch's."""
 
     def step(self, tokens: int) -> bool:
-        """Read at most so many tokens more. True when nothing is left to do: the branch is exact, or without cells."""
+        """Recompute at most `tokens` more tokens; return whether nothing is left: the branch is exact, or evicted."""
         branch, engine = self.branch, self.branch.engine
         start = branch.ledger.approximate_from
         if start is None or not branch.resident:
@@ -60,14 +61,14 @@ class Healing:
         return True
 
     def close(self) -> None:
-        """Give the cells back that were made so far."""
+        """Free the cells that were computed so far."""
         if self._seq is not None:
             self.branch.engine.free(self._seq)
             self._seq = None
 
 
 class Healer:
-    """Heals in a thread of its own, which ends when there is nothing left to do."""
+    """A background worker that heals branches in a thread of its own, which ends when nothing is left to heal."""
 
     def __init__(
         self,
@@ -76,8 +77,10 @@ class Healer:
         busy: Callable[[], bool],
         done: Callable[[Branch], None],
     ) -> None:
-        """All are called with the lock held. `find` gives the branches to heal, the first one first; `busy` says
-        whether an answer is being written; `done` hears of each branch that is exact.
+        """Create a healer; its thread starts with `wake`.
+
+        The three functions are called with the lock held: `find` returns the branches to heal, the most urgent first;
+        `busy` returns whether an answer is being generated; `done` is called with each branch that is exact.
         """
         self._lock = lock
         self._find = find
@@ -89,7 +92,8 @@ class Healer:
         self._chunk = FIRST_CHUNK
 
     def wake(self) -> None:
-        """Begin, unless it has begun already. Called with the lock held, so that the thread does not end just then."""
+        """Start the thread unless it runs already. Called with the lock held, so that the thread does not end just
+        then."""
         with self._guard:
             if self._thread is None and not self._stop.is_set():
                 self._thread = threading.Thread(target=self._run, name="kv_memory heal", daemon=True)
@@ -97,12 +101,12 @@ class Healer:
                 atexit.register(self.stop)
 
     def stop(self) -> None:
-        """End after the chunk that is being read; for good."""
+        """Stop for good, and wait for the current chunk to end."""
         self._stop.set()
         self.wait()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until nothing is left to heal, at most so many seconds; whether that is so."""
+        """Wait until nothing is left to heal, for at most `timeout` seconds; return whether that is so."""
         thread = self._thread
         if thread is not None:
             thread.join(timeout)
@@ -135,11 +139,14 @@ class Healer:
             atexit.unregister(self.stop)
 
     def _step(self, healing: Healing) -> None:
-        """One chunk, as long as `LONGEST` allows. What cannot be healed stays as it is until its next erasure."""
+        """Compute one chunk and adapt the size of the next to `LONGEST`.
+
+        If healing fails, the branch stays as it is until its next erasure.
+        """
         started = time.perf_counter()
         try:
             finished = healing.step(self._chunk)
-        except Exception:  # nobody called: there is nobody to raise it to
+        except Exception:  # a thread has no caller to raise it to
             _LOG.exception("A conversation was not healed; it stays as the erasure left it.")
             healing.branch.heals = False
             return

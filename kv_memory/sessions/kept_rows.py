@@ -1,4 +1,4 @@
-"""The rows that an erasure replaced, kept for a while where that was asked for, so that it can be undone."""
+"""The rows that an erasure replaced, kept for a while on request, so that the erasure can be undone."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from kv_memory.positions import merge
 from kv_memory.sessions.branch import Branch
 
 SECONDS = 600.0
-"""How long rows are kept."""
+"""Seconds that rows are kept."""
 
 
 class KeptRows:
-    """An erasure whose rows are kept. Holds erased text, in memory alone. Callers hold the engine's lock."""
+    """The rows that one erasure replaced. They hold erased text, and are only kept in memory.
+
+    Callers hold the engine's lock.
+    """
 
     def __init__(self, branch: Branch, concerned: Sequence[Selection]) -> None:
-        """Before the erasure: what it will touch."""
+        """Note, before the erasure, the messages of the ledger that it will change."""
         self.branch = branch
         self._entries = {s.entry.serial: _copied(s.entry) for s in concerned}
         self._approximate_from, self._end = branch.ledger.approximate_from, branch.ledger.end
@@ -31,19 +34,22 @@ class KeptRows:
         self._cells: Cells | None = None
 
     def finish(self, cells: Cells | None) -> None:
-        """After it: the rows that are gone, if the eraser could give them."""
+        """Keep, after the erasure, the cells that are gone; None where the eraser could not give them."""
         self._cells = cells
         self._left = {entry.serial: _copied(entry) for entry in self._touched()}
         self._moves, self._erasures = self.branch.moves, self.branch.erasures
 
     @property
     def usable(self) -> bool:
-        """Whether the rows can be put back now: they fit, and no answer is being written."""
+        """Return whether the rows can be put back now: they fit, and no answer is being generated."""
         return self.fits and not self.branch.busy
 
     @property
     def fits(self) -> bool:
-        """Whether the rows still fit where they were: nothing has moved or taken their place. Once not, never again."""
+        """Return whether the rows still fit: nothing has moved or replaced them, and they are not too old.
+
+        Rows that do not fit will never fit again.
+        """
         branch, left = self.branch, self._cells
         if left is None or self.remaining <= 0 or not branch.resident or branch.moves != self._moves:
             return False
@@ -54,11 +60,14 @@ class KeptRows:
 
     @property
     def remaining(self) -> float:
-        """Seconds until it has been kept for long enough."""
+        """Return the seconds until the rows have been kept for long enough."""
         return self._made + SECONDS - time.monotonic()
 
     def put_back(self) -> None:
-        """Have the rows back, bit-identical, and the messages in the ledger. What came later never saw them."""
+        """Put the rows back, bit-identical, and the messages into the ledger.
+
+        Cells that were prefilled after the erasure never saw them and stay as they are.
+        """
         assert self._cells is not None, "asked for where it is usable"
         branch, ledger = self.branch, self.branch.ledger
         require(branch.engine, CellRows, "undo").write_cells(branch.seq, self._cells)
@@ -79,44 +88,44 @@ class KeptRows:
 
 
 class Shelf:
-    """What a session keeps to undo with; gone after `SECONDS`, whether anybody asks for it or not.
+    """The kept rows of one session. They are dropped after `SECONDS`, by a timer.
 
     Callers hold the engine's lock.
     """
 
     def __init__(self, lock: TurnLock, expired: Callable[[], object]) -> None:
-        """`expired`, a method, is called with the lock held once rows have been dropped because of their age."""
+        """Create an empty shelf. `expired`, a method, is called with the lock held once rows were dropped for age."""
         self._lock = lock
         self._expired = weakref.WeakMethod(expired)
         self._kept: dict[str, list[KeptRows]] = {}
         self._timer: threading.Timer | None = None
 
     def put(self, report: str, kept: Sequence[KeptRows]) -> None:
-        """Keep these under the id of their report."""
+        """Keep these rows under the id of their report."""
         self._kept[report] = [rows for rows in kept if rows.fits]
         self._tidy()
 
     def of(self, report: str) -> list[KeptRows]:
-        """What is kept under this id."""
+        """Return the rows that are kept under this id."""
         return self._kept.get(report, [])
 
     def drop(self, report: str) -> None:
-        """Keep nothing under this id."""
+        """Drop the rows that are kept under this id."""
         self._kept.pop(report, None)
         self._tidy()
 
     def holds(self, branch: Branch) -> bool:
-        """Whether rows of this branch are kept, which healing it would make useless."""
+        """Return whether rows of this branch are kept; healing the branch would make them useless."""
         self._tidy()
         return any(rows.branch is branch for kept in self._kept.values() for rows in kept)
 
     def clear(self) -> None:
-        """Keep nothing."""
+        """Drop all rows."""
         self._kept = {}
         self._tidy()
 
     def _tidy(self) -> None:
-        """Drop what fits no more, and come back when the oldest of the others is old enough."""
+        """Drop the rows that no longer fit, and set the timer for the oldest of the others."""
         self._kept = {report: left for report, kept in self._kept.items() if (left := [k for k in kept if k.fits])}
         if self._kept and self._timer is None:
             oldest = min(rows.remaining for kept in self._kept.values() for rows in kept)
@@ -128,7 +137,7 @@ class Shelf:
             self._timer = None
 
     def drop_expired(self) -> None:
-        """Called by the timer."""
+        """Drop the rows that are too old; the timer calls this."""
         with self._lock:
             self._timer = None
             self._tidy()
@@ -138,7 +147,7 @@ class Shelf:
 
 
 def _drop_expired(shelf: weakref.ref[Shelf]) -> None:
-    """A shelf that nobody needs any more is not kept alive by its timer."""
+    """Drop what expired, unless the shelf is gone: the timer does not keep it alive."""
     kept = shelf()
     if kept is not None:
         kept.drop_expired()

@@ -28,7 +28,7 @@ from kv_memory.trained.files import BESIDE, TrainedEraser, is_trained, open_eras
 
 
 class Memory:
-    """A model and the conversations that it has in mind.
+    """A model and the sessions whose conversations are in its cache.
 
     ```python
     memory = Memory()  # the embedded pocket model; or a path, a hub id, a .gguf file, a ready engine
@@ -56,24 +56,27 @@ class Memory:
         device: str | None = None,
         dtype: str | None = None,
     ) -> None:
-        """`eraser`: how to erase where a call does not say; by default as `default_eraser` chooses. A trained eraser,
-        by its directory, .gguf file or hub id, is loaded into the engine; then its calibration chooses, or `steer` is
-        the default where it has none. One in the folder `eraser` of the model's directory, as the pocket model has it,
-        is loaded when `steer` is first asked for by name.
+        """Load the model, and the trained eraser if there is one.
 
-        `calibration`: of this model, or its file; by default the trained eraser's, or the calibration.json in the
-        model's directory, if there is one. A ready engine keeps the probe layers that it has.
+        `eraser`: the eraser for calls that name none; by default as `policy.choose` chooses. A trained eraser, given by
+        its directory, .gguf file or hub id, is loaded into the engine; then its calibration chooses, or `steer` is the
+        default where it has none. A trained eraser in the folder `eraser` of the model's directory, as the pocket model
+        has it, is loaded when `steer` is first asked for by name.
 
-        `cache_tokens`: cells of all sessions together; by default four times the model's context.
+        `calibration`: a calibration of this model, or its file; by default the trained eraser's, or the
+        calibration.json in the model's directory, if there is one. A ready engine keeps the probe layers that it has.
 
-        `policy`: how retractions are made and who may ask for them; a Policy, or its .toml or .yaml file.
+        `cache_tokens`: number of cells that all sessions together may hold; by default four times the model's context.
 
-        `audit`: the log in which each retraction is written down, or its file. What it says was retracted in a session
-        stays retracted in this process too. A retraction that cannot be written down is not made.
+        `policy`: the rules for how retractions are made and who may ask for them; a Policy, or its .toml or .yaml file.
 
-        `heal`: when what an approximate eraser left is read again exactly: in idle time, in chunks that stand back for
-        calls, where `cache_tokens` has room for a copy; now, before the call that erased returns; or never; by default
-        as the policy says. `on_heal` hears, in the healing thread, of each retraction that was made exact so.
+        `audit`: the log to which each retraction is written, or its file. What it says was retracted in a session stays
+        retracted in this process too. A retraction that cannot be written down is not made.
+
+        `heal`: when an approximate erasure is made exact. "idle": in idle time, in chunks that give way to calls, where
+        `cache_tokens` has room for a copy. "now": before the call that erased returns. "never": not at all. By default
+        as the policy says. `on_heal` is called, in the healing thread or in that of the call that healed, with the
+        report of each retraction that was made exact.
 
         Raises ModelError (a path that is not a model, or an eraser that is not this model's), UnsupportedModelError
         (its cache cannot be edited), UnsupportedOperationError (the engine lacks what the eraser needs), KVMemoryError
@@ -107,51 +110,60 @@ class Memory:
         self._sessions: dict[str, Session] = {}
 
     def load_eraser(self, eraser: str | Eraser) -> Eraser:
-        """The eraser of this name, as `get_eraser`, that the engine can run: for the first one that steers, the trained
-        eraser in the model's directory is loaded. Raises UnsupportedOperationError where it cannot run."""
+        """Return the eraser of this name (see `get_eraser`), ready to run on the engine.
+
+        When an eraser that steers is first asked for, the trained eraser in the model's directory is loaded. Raises
+        UnsupportedOperationError where the engine lacks what the eraser needs.
+        """
         found = get_eraser(eraser)
         if self._own_eraser is not None and "steering" in found.lacking(self.engine):
             with self.engine.lock:
-                if steering_of(self.engine) is None:  # nobody loaded it meanwhile
+                if steering_of(self.engine) is None:  # another thread may have loaded it meanwhile
                     open_eraser(self._own_eraser).load(self.engine)
         found.check(self.engine)
         return found
 
     def session(self, session_id: str) -> Session:
-        """The session of this id; a new one when there is none."""
+        """Return the session with this id; a new one when there is none."""
         with self.engine.lock:
             if session_id not in self._sessions:
                 self._sessions[session_id] = Session(self, session_id)
             return self._sessions[session_id]
 
     def new_session(self, session_id: str) -> Session:
-        """A new session; ConversationError when the id is taken."""
+        """Create a session; ConversationError when the id is taken."""
         with self.engine.lock:
             if session_id in self._sessions:
                 raise ConversationError(f"There is already a session {session_id!r}; choose another id.")
             return self.session(session_id)
 
     def get(self, session_id: str) -> Session | None:
-        """The session of this id, if there is one; waits for nothing."""
+        """Return the session with this id, or None, without waiting for the engine."""
         return self._sessions.get(session_id)
 
     def sessions(self) -> list[str]:
-        """The ids of all sessions."""
+        """Return the ids of all sessions."""
         return list(self._sessions)
 
     def delete_session(self, session_id: str) -> None:
-        """Remove a session, its cells and what it knew; no error when there is none."""
+        """Delete a session, its cells and its redactions; no error when there is none.
+
+        What an audit log says was retracted in the session stays in the log.
+        """
         with self.engine.lock:
             session = self._sessions.pop(session_id, None)
             if session is not None:
                 session.evict()
 
     def count_tokens(self, messages: Any, tools: list[dict[str, Any]] | None = None) -> int:
-        """How many cells a conversation needs."""
+        """Return the number of cells that a conversation needs."""
         return sum(len(piece.ids) for pieces in self.format.encode(parse_messages(messages), tools) for piece in pieces)
 
     def make_room(self, tokens: int, keep: Branch) -> None:
-        """Evict the branches used least recently until `tokens` more cells fit beside those of `keep`."""
+        """Evict the branches used least recently until `tokens` more cells fit beside those of `keep`.
+
+        Raises ContextLengthError when they cannot fit.
+        """
         branches = [branch for session in self._sessions.values() for branch in session.branches if branch.resident]
         total = sum(branch.cells for branch in {id(b): b for b in [*branches, keep]}.values()) + tokens
         for branch in sorted(branches, key=lambda b: b.used):
@@ -173,7 +185,7 @@ class Memory:
         return any(branch.busy for _, branch in self._branches())
 
     def _to_heal(self) -> list[Branch]:
-        """The branches that are not exact and have room for a copy, the one that was used last first."""
+        """Return the branches to heal that have room for a copy, the one that was used last first."""
         resident = [(session, branch) for session, branch in self._branches() if branch.resident]
         room = self.cache_tokens - sum(branch.cells for _, branch in resident)
         heal = [
@@ -190,7 +202,7 @@ class Memory:
                 session.state.note_healed()
 
     def explain_unknown(self, session_id: str, target: Target) -> UnknownTargetError:
-        """The error for a target that this session does not hold; says so if another one does."""
+        """Return the error for a target that this session does not hold; it says so if another session does."""
         name = target_name(target)
         for other in self._sessions.values():
             for branch in other.branches if other.id != session_id else ():

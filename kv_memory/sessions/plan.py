@@ -1,6 +1,6 @@
 """The plan for reading a conversation: which branch is continued, what is erased there, what is prefilled.
 
-A plan is made from what the ledgers of the branches say. Making one changes nothing and calls no engine.
+A plan is made from the ledgers of the branches. Making one changes nothing and calls no engine.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Tools = list[dict[str, Any]] | None
 
 
 class Known(Protocol):
-    """What a plan needs to know of a branch."""
+    """The part of a branch that a plan is made from."""
 
     ledger: Ledger
     tools_digest: str
@@ -30,7 +30,7 @@ class Known(Protocol):
 
     @property
     def resident(self) -> bool:
-        """Whether its cells are there."""
+        """Return whether the cells are in the cache."""
         ...
 
 
@@ -39,37 +39,37 @@ Source = TypeVar("Source", bound=Known)
 
 @dataclass(frozen=True)
 class ReadingPlan(Generic[Source]):
-    """How one branch comes to hold a conversation."""
+    """The steps by which one branch comes to hold a conversation."""
 
     source: Source | None
-    """The branch that knows most of the conversation; None where none knows its beginning."""
+    """Branch that has most of the conversation; None where none has its beginning."""
     alignment: Alignment
-    """Which of the source's messages are kept, and which have vanished or become empty."""
+    """Messages of the source that are kept, and those that have vanished or become empty."""
     in_place: bool
     """Whether the source itself is continued; otherwise a copy of its beginning is."""
     messages: tuple[Message, ...]
-    """The whole conversation."""
+    """Messages of the whole conversation."""
     pieces: tuple[tuple[Piece, ...], ...]
-    """The pieces of each message to prefill."""
+    """Pieces of each message to prefill."""
     cuts: Mapping[int, Cuts]
-    """What is left out of the conversation since it is retracted, by message index."""
+    """Parts of the conversation that are left out since they are retracted, by message index."""
     left_out: int
-    """Tokens of the conversation that are retracted."""
+    """Number of tokens of the conversation that are left out, about."""
     tools_digest: str
 
     @property
     def unread(self) -> tuple[Message, ...]:
-        """The messages to prefill."""
+        """Return the messages to prefill."""
         return self.messages[self.alignment.known :]
 
     @property
     def tokens(self) -> int:
-        """Number of tokens to prefill."""
+        """Return the number of tokens to prefill."""
         return sum(len(piece.ids) for message in self.pieces for piece in message)
 
     @property
     def unread_cuts(self) -> list[Cuts]:
-        """What is left out of each message to prefill."""
+        """Return what is left out of each message to prefill."""
         return [self.cuts.get(i, Cuts()) for i in range(self.alignment.known, len(self.messages))]
 
 
@@ -82,7 +82,7 @@ def plan_reading(
 ) -> ReadingPlan[Source]:
     """Plan how a branch comes to hold exactly these messages, less what the redactions leave out of them.
 
-    Raises ConversationError where the template cannot say the conversation.
+    Raises ConversationError where the template cannot express the conversation.
     """
     digest = hashlib.sha256(json.dumps(tools, sort_keys=True, default=str).encode()).hexdigest()
     candidates = [branch for branch in branches if branch.tools_digest == digest and branch.resident]
@@ -90,7 +90,7 @@ def plan_reading(
     source, alignment = _longest_match(candidates, messages)
     pieces = form.encode(messages, tools, start=max(alignment.known - 1, 0), cuts=cuts)
     if source and not _closes_alike(source.ledger, alignment, pieces.pop(0)):
-        # the last known message is prefilled again, with the ending that it has now
+        # the template closes the last known message differently now: prefill that message again
         source, alignment = _longest_match(candidates, messages[: alignment.known - 1])
         pieces = form.encode(messages, tools, start=alignment.known, cuts=cuts)
     return ReadingPlan(
@@ -106,7 +106,7 @@ def plan_reading(
 
 
 def _longest_match(branches: Sequence[Source], messages: Sequence[Message]) -> tuple[Source | None, Alignment]:
-    """Find the branch that knows most of these messages; among equals one that can be continued without a copy."""
+    """Find the branch that has most of these messages; among equals one that can be continued without a copy."""
     best: tuple[Source | None, Alignment] = (None, Alignment())
     rank = (0, False, 0.0)
     for branch in branches:
@@ -118,12 +118,12 @@ def _longest_match(branches: Sequence[Source], messages: Sequence[Message]) -> t
 
 
 def _ends_there(branch: Known, alignment: Alignment) -> bool:
-    """Whether the branch ends where the conversation goes on, and no answer is being generated there."""
+    """Return whether the branch ends where the conversation goes on, and no answer is being generated there."""
     return alignment.end == len(branch.ledger) and not branch.busy
 
 
 def _closes_alike(ledger: Ledger, alignment: Alignment, pieces: Sequence[Piece]) -> bool:
-    """Whether the template still closes the last known message as it was cached.
+    """Return whether the template still closes the last known message as it was cached.
 
     It may not: a template that wraps tool results together writes another ending once a second one follows.
     """

@@ -1,4 +1,4 @@
-"""What is retracted in one session: the redactions in force, and the audit log that holds them beyond the process."""
+"""The redactions in force in one session, and the audit log that keeps them beyond the process."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Records:
         self._session = session
         self._audit = audit
         self.redactions: list[Redaction] = []
-        """Those in force in conversations that this process has seen."""
+        """Redactions in force in conversations that this process has seen."""
         self._sealed = audit.retracted(session) if audit else []
-        """What the audit log says was retracted, by this process or another."""
+        """Redactions that the audit log holds, by this process or another, known by a hash alone."""
 
     def holds_any(self, redactions: Sequence[Redaction]) -> bool:
         """Return whether any of these may be in force; what another process retracted is known by its hash alone."""
@@ -45,7 +45,7 @@ class Records:
         self.redactions, self._sealed = list(other.redactions), list(other._sealed)
 
     def stop_logging(self) -> None:
-        """Log nothing from now on."""
+        """Stop logging for good."""
         self._audit = None
 
     def log_inherited(self, origin: str) -> None:
@@ -81,7 +81,7 @@ class Records:
         *,
         log: bool = True,
     ) -> AbstractContextManager[Attempt]:
-        """Return a context around the work of a retraction: the log has its intent before and its outcome after."""
+        """Return a context for the work of a retraction: its intent is logged before and its outcome after."""
         if self._audit is None or not log:
             return nullcontext(Attempt())
         return self._audit.retraction(
@@ -89,17 +89,17 @@ class Records:
         )
 
     def log_more(self, retraction: str, redactions: Sequence[Redaction], *, by: str, reason: str) -> None:
-        """Log that a retraction under way takes more along."""
+        """Log that a retraction under way covers more redactions."""
         if self._audit is not None:
             self._audit.also(self._session, retraction, redactions, by=by, reason=reason)
 
     def log_outcome(self, retraction: str, outcome: Outcome) -> None:
-        """Log how a retraction ended that had to wait."""
+        """Log the outcome of a retraction that had to wait."""
         if self._audit is not None:
             self._audit.outcome(self._session, retraction, outcome)
 
     def log_refusal(self, error: RefusedError, targets: Sequence[Target], *, by: str, reason: str) -> None:
-        """Log that somebody asked who has no authority."""
+        """Log that somebody without the authority asked for a retraction."""
         if self._audit is not None:
             self._audit.refusal(
                 session=self._session,
@@ -111,7 +111,7 @@ class Records:
             )
 
     def log_healed(self, retraction: str) -> None:
-        """Log that a retraction is exact now; a log that fails changes nothing about that."""
+        """Log that a retraction is exact now; a failure to log is reported and changes nothing about that."""
         if self._audit is None:
             return
         try:

@@ -1,4 +1,4 @@
-"""What the model said: the text, tool calls read from it, and what the turn cost."""
+"""The answer of the model: its text, tool calls parsed from it, and the tokens that the turn took."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class FinishReason(StrEnum):
-    """Why an answer ended."""
+    """Reason why an answer ended."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -23,19 +23,19 @@ _TOOL_CALL = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|$)", re.DOTALL)
 
 
 class Usage(BaseModel):
-    """Tokens of one turn."""
+    """Token counts of one turn."""
 
     model_config = ConfigDict(frozen=True)
 
     reused: int
-    """Cells of the conversation that were already there."""
+    """Cells of the conversation that were already in the cache."""
     prefilled: int
     """Tokens that went through the model before the answer."""
     erased: int
     """Cells erased because their messages had vanished from the conversation."""
     generated: int
     left_out: int = 0
-    """Tokens of the conversation that were not read, since they are retracted."""
+    """Tokens of the conversation that were not prefilled because they are retracted, about."""
     branch: int = 0
     """Number of the session's branch that held the conversation."""
 
@@ -46,23 +46,24 @@ class Reply(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     message: dict[str, Any]
-    """The assistant's message in OpenAI's format: append it to the conversation as it is."""
+    """Message of the assistant in OpenAI's format: append it to the conversation as it is."""
     text: str
-    """All that the model wrote, tool calls as it wrote them."""
+    """Text that the model wrote, with tool calls as it wrote them."""
     finish_reason: FinishReason
     usage: Usage
 
 
 def call_id(answer_id: str, number: int) -> str:
-    """The id of one of the tool calls of an answer."""
+    """Return the id of tool call `number` of an answer."""
     return f"call_{answer_id}{number or ''}"
 
 
 def read_message(text: str, answer_id: str | None = None) -> dict[str, Any]:
-    """The assistant message that this text is: content, and tool calls in the Hermes form that Qwen and others use.
+    """Parse the text of an answer into an assistant message with content and tool calls.
 
-    A call that is not JSON with a name stays part of the content: nothing that the model wrote is lost. `answer_id`
-    (drawn at random without) makes the ids of the calls; see `call_id`.
+    Tool calls have the Hermes form that Qwen and others use. A call that is not JSON with a name stays part of the
+    content: nothing that the model wrote is lost. The ids of the calls are made from `answer_id`, by default drawn at
+    random; see `call_id`.
     """
     calls: list[dict[str, Any]] = []
     answer_id = answer_id or uuid.uuid4().hex[:12]
@@ -78,7 +79,7 @@ def read_message(text: str, answer_id: str | None = None) -> dict[str, Any]:
 
 
 def call_starts(text: str) -> list[int]:
-    """Where each tool call begins in a text."""
+    """Return where each tool call begins in a text."""
     return [match.start() for match in _TOOL_CALL.finditer(text)]
 
 

@@ -1,4 +1,4 @@
-"""What a retraction did."""
+"""Reports: what a retraction did."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from kv_memory.sessions.dependence import Dependence
 
 
 class RetractionStatus(StrEnum):
-    """What has become of a retraction."""
+    """Whether a retraction is done, and how exactly."""
 
     EXACT = "exact"
     """The cache equals that of a conversation that never held the text."""
     APPROXIMATE = "approximate"
     """The text is gone; the cells after it may still carry some of its influence, until they are healed."""
     QUEUED = "queued"
-    """An answer is being generated; it is applied when that ends, before the next prefill."""
+    """An answer is being generated; the retraction is made when that ends, before the next prefill."""
     PLANNED = "planned"
     """A dry run: nothing was changed."""
     NOOP = "noop"
-    """Nothing of it was there to be erased."""
+    """There was nothing to erase."""
 
 
 class UndoStatus(StrEnum):
-    """What has become of an undo."""
+    """Whether an undo is done, and how."""
 
     RESTORED = "restored"
     """The erased cells are back, bit-identical, in all branches."""
     PENDING_REREAD = "pending_reread"
-    """The next call prefills again, from the first erased part on, what its history holds."""
+    """The next call prefills the history again, from the first erased part on."""
     NOOP = "noop"
-    """Nothing of it was retracted any more."""
+    """Nothing of the retraction was in force any more."""
 
 
 class RetractionReport(BaseModel):
-    """The record of one retraction; never holds retracted text."""
+    """The record of one retraction; it never holds retracted text."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -51,7 +51,7 @@ class RetractionReport(BaseModel):
     eraser: str
     status: RetractionStatus
     spans: tuple[Span, ...]
-    """What was named, as it stands afterwards."""
+    """Spans that were named, with their status afterwards."""
     redactions: tuple[Redaction, ...]
     tokens_erased: int
     tokens_recomputed: int
@@ -59,22 +59,22 @@ class RetractionReport(BaseModel):
     """Cells that were kept as they were."""
     seconds: float
     seconds_scoring: float = 0.0
-    """Of these, what it took to score later turns; 0 without a `cascade`."""
+    """Seconds, of `seconds`, spent on scoring later turns; 0 without a `cascade`."""
     explanation: str = ""
-    """Why this eraser and none of the others, a line for each: see `Session.explain`."""
+    """Reasons for this eraser and against the others, one per line: see `Session.explain`."""
     residual: float | None = None
-    """Share of the span's influence that this eraser leaves at such lengths, as the calibration measured it; 0 of an
-    exact one, None where it was not measured."""
+    """Share of the span's influence that the eraser leaves at such lengths, by the calibration: 0 for an exact eraser,
+    None where it was not measured."""
     healed: bool = False
-    """It was approximate and has been made exact since."""
+    """Whether an approximate erasure has been made exact since."""
     dependences: tuple[Dependence, ...] = ()
-    """With a `cascade`: how much what the assistant wrote afterwards hangs on what was erased, most first."""
+    """Dependence of later assistant turns on what was erased, highest first; scored only with a `cascade`."""
     derived: tuple[str, ...] = ()
     """Ids of the answers after what was named: they were written with it in view, and may repeat it."""
 
     def tombstones(self, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """The messages with what was retracted cut out of them, ids and order as they were.
+        """Return the messages without what was retracted, ids and order as they were.
 
-        Give these to the session from now on, or store them: the session takes them for the same conversation.
+        Give these to the session from now on, or store them: the session treats them as the same conversation.
         """
         return tombstones(messages, self.redactions)

@@ -1,4 +1,4 @@
-"""Retracting from a session: plan, authorise, execute, report."""
+"""Retraction from a session: plan, authorise, execute, report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kv_memory.sessions.state import SessionState
 
 
 def dry_run(state: SessionState, plan: RetractionPlan, started: float) -> RetractionReport:
-    """Return what a retraction would do; nothing is erased. Raises RefusedError as the retraction would."""
+    """Report what a retraction would do; nothing is erased. Raises RefusedError as the retraction would."""
     authorise(state, plan.by, plan.resolved, plan.targets, plan.reason)
     return RetractionReport(
         id=Attempt().id,
@@ -43,7 +43,7 @@ def dry_run(state: SessionState, plan: RetractionPlan, started: float) -> Retrac
 
 
 def retract(state: SessionState, plan: RetractionPlan, started: float) -> RetractionReport:
-    """Carry a plan out and report; `started`: when the call began, by `time.perf_counter`.
+    """Carry out a plan and report; `started`: when the call began, by `time.perf_counter`.
 
     Raises RefusedError before anything is changed.
     """
@@ -78,7 +78,7 @@ def authorise(
 
 
 def _execute(state: SessionState, plan: RetractionPlan, retraction: str) -> RetractionRun:
-    """Erase what is planned and, with a cascade, what depended on it; have busy branches do it when they are free."""
+    """Erase what is planned and, with a cascade, what depended on it; queue this for branches that are busy."""
     run = RetractionRun(plan.eraser, plan.reason, score=plan.cascade is not None, keep=plan.keep_undo)
     state.records.remember(plan.redactions)
     run.carry_out(plan.branches)
@@ -98,7 +98,7 @@ def _execute(state: SessionState, plan: RetractionPlan, retraction: str) -> Retr
 
 
 def _note_never_read(state: SessionState, resolved: Sequence[ResolvedTarget]) -> None:
-    """Enter as erased what is named of a conversation that no branch has read."""
+    """Mark as erased what is named of a conversation that no branch has read."""
     ledgers = [branch.ledger for branch in state.branches]
     for target in resolved:
         if target.ledger not in ledgers:
@@ -108,7 +108,8 @@ def _note_never_read(state: SessionState, resolved: Sequence[ResolvedTarget]) ->
 def _dependents(state: SessionState, plan: RetractionPlan, run: RetractionRun) -> list[ResolvedTarget]:
     """Find the turns that depended on what was erased.
 
-    A cascade is the policy's doing: what neither it nor `plan.by` may retract is refused, and stays.
+    A cascade is made in the name of the policy. A turn that neither the policy nor `plan.by` may retract is refused,
+    and stays.
     """
     dependents: list[ResolvedTarget] = []
     for found in (found for found in run.found if found.depends):
@@ -126,7 +127,7 @@ def _dependents(state: SessionState, plan: RetractionPlan, run: RetractionRun) -
 def _report(
     state: SessionState, plan: RetractionPlan, run: RetractionRun, retraction: str, started: float
 ) -> RetractionReport:
-    """Say what was done."""
+    """Describe what was done."""
     spans = named_spans([*plan.resolved, *run.dependents])
     redactions = dict.fromkeys([*plan.redactions, *(r for target in run.dependents for r in target.redactions)])
     return RetractionReport(
@@ -151,7 +152,7 @@ def _report(
 
 
 def _status(spans: Sequence[Span]) -> RetractionStatus:
-    """Say what became of spans that were to be erased, together."""
+    """Return the status of a retraction of these spans."""
     statuses = {span.status for span in spans}
     if statuses <= {SpanStatus.LIVE}:
         return RetractionStatus.NOOP
@@ -161,7 +162,7 @@ def _status(spans: Sequence[Span]) -> RetractionStatus:
 def _erase_later(
     state: SessionState, plan: RetractionPlan, redactions: Sequence[Redaction], retraction: str, branch: Branch
 ) -> None:
-    """Erase from a branch that had been generating an answer; the report says so once no branch waits any more."""
+    """Erase from a branch that was generating an answer; once no branch waits any more, update the report."""
     run = RetractionRun(plan.eraser, plan.reason)
     started = time.perf_counter()
     run.carry_out(plan_branches([branch], redactions, plan.eraser, plan.reason))

@@ -27,14 +27,14 @@ from kv_memory.sessions.state import SessionState
 
 @dataclass(frozen=True)
 class BranchPlan:
-    """What is erased from one branch."""
+    """The part of a retraction that concerns one branch."""
 
     branch: Branch
     selections: tuple[Selection, ...]
     intervals: tuple[Interval, ...]
-    """The cells, as intervals of positions, ascending and disjoint; empty where nothing of it is in the cache."""
+    """Intervals of the positions to erase, ascending and disjoint; empty where all of it is erased already."""
     choice: Choice | None
-    """By which eraser, and why; None where there are no cells to erase."""
+    """Eraser that is used, and why; None where there are no cells to erase."""
 
     @property
     def cells(self) -> int:
@@ -44,21 +44,21 @@ class BranchPlan:
 
 @dataclass(frozen=True)
 class RetractionPlan:
-    """What one retraction is going to do."""
+    """The steps of one retraction."""
 
     targets: tuple[Target, ...]
     reason: Reason | str
     by: str
     handling: Handling
-    """What the policy says about this reason."""
+    """Settings of the policy for this reason."""
     eraser: Eraser | None
-    """The eraser that was asked for; None where one is chosen for each branch."""
+    """Eraser that was asked for; None where one is chosen for each branch."""
     cascade: Cascade | None
     keep_undo: bool
     resolved: tuple[ResolvedTarget, ...]
     redactions: tuple[Redaction, ...]
     branches: tuple[BranchPlan, ...]
-    """One for each branch that holds something of it, the branch that was used last first."""
+    """Plan for each branch that the retraction concerns, the branch that was used last first."""
     derived: tuple[str, ...]
     """Ids of the answers after what is named."""
 
@@ -90,7 +90,7 @@ def plan_retraction(
     cascade: Cascade | None = None,
     keep_undo: bool | None = None,
 ) -> RetractionPlan:
-    """Plan a retraction; arguments and errors as of `Session.retract`."""
+    """Plan a retraction; arguments and errors as in `Session.retract`."""
     if not targets:
         raise UnknownTargetError("Nothing to retract was named; give a span, tool call, message or document id.")
     if cascade is not None and cascade not in get_args(Cascade):
@@ -103,7 +103,7 @@ def plan_retraction(
     keep_undo = policy.keep_undo if keep_undo is None else keep_undo
     if keep_undo:
         require(state.engine, CellRows, "keep_undo")
-    # the memory's own eraser is no answer where the policy wants an exact one
+    # The memory's own eraser may be approximate: it is not used where the policy wants an exact one.
     wanted = None if eraser is None and handling.exact else state.eraser(eraser)
     resolved = state.resolve(targets, state.given(messages))
     redactions = tuple(dict.fromkeys(redaction for target in resolved for redaction in target.redactions))
@@ -142,7 +142,7 @@ def _plan_branch(
 
 
 def named_spans(resolved: Iterable[ResolvedTarget]) -> tuple[Span, ...]:
-    """Return the spans that the targets mean, as they are now."""
+    """Return the spans that the targets mean, with their current status."""
     found: dict[tuple[int, str], Span] = {}
     for target in resolved:
         found |= {(id(target.ledger), s.id): s for s in target.ledger.spans() if s.id in target.span_ids}

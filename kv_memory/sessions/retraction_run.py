@@ -1,4 +1,4 @@
-"""Carrying out the plan of a retraction on the branches of a session, and what came of it."""
+"""Execution of a retraction plan on the branches of a session, with its results."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from kv_memory.sessions.retraction_plan import BranchPlan
 
 @dataclass
 class RetractionRun:
-    """One retraction on its way through the branches. Callers hold the engine's lock."""
+    """One retraction while it is carried out, with its results so far. Callers hold the engine's lock."""
 
     eraser: Eraser | None
-    """The eraser that was asked for; None where each branch has one of its own."""
+    """Eraser that was asked for; None where one is chosen for each branch."""
     reason: Reason | str = ""
     score: bool = False
-    """Score what the assistant wrote afterwards, with what is erased and without it."""
+    """Whether to score what the assistant wrote afterwards, with the erased text and without it."""
     keep: bool = False
-    """Keep the rows that are erased, where that is possible."""
+    """Whether to keep the rows that are erased, where that is possible."""
     erased: int = 0
     """Number of tokens erased."""
     recomputed: int = 0
     """Number of tokens recomputed."""
     used: list[str] = field(default_factory=list)
-    """Names of erasers, each once."""
+    """Names of the erasers used, each once."""
     edited: list[Branch] = field(default_factory=list)
     waiting: list[Branch] = field(default_factory=list)
     """Branches at whose end an answer is being generated."""
@@ -44,10 +44,10 @@ class RetractionRun:
     """Seconds spent on scoring."""
     kept: list[KeptRows] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
-    """How each branch was erased, and why."""
+    """Eraser for each branch, and why."""
 
     def carry_out(self, plans: Iterable[BranchPlan]) -> None:
-        """Erase what was planned for each branch; branches that generate an answer are left for later."""
+        """Erase what was planned for each branch; branches that are generating an answer are put in `waiting`."""
         for plan in plans:
             if plan.branch.busy:
                 self.waiting.append(plan.branch)
@@ -61,11 +61,11 @@ class RetractionRun:
 
     @property
     def residual(self) -> float | None:
-        """Return the highest residual influence that was measured of the erasers used; None where one is unknown."""
+        """Return the highest residual influence of the erasers used; see `highest_residual`."""
         return highest_residual(self.choices)
 
     def explain(self) -> str:
-        """Return why it was erased in this way."""
+        """Explain why these erasers were used."""
         if self.recomputed and not self.choices:
             return f"{', '.join(self.used)}: makes exact what was erased approximately before."
         return explain(self.choices)
@@ -89,7 +89,7 @@ class RetractionRun:
         self.found += dependences(turns, before, self._score(branch, turns, first))
 
     def _erase_cells(self, plan: BranchPlan, eraser: Eraser | None) -> str:
-        """Erase from one branch and return the name of the eraser that did it."""
+        """Erase from one branch and return the name of the eraser that was used."""
         branch = plan.branch
         upgrade = eraser is not None and eraser.exact and branch.ledger.approximate_from is not None
         if not (plan.intervals or upgrade):
@@ -112,14 +112,14 @@ class RetractionRun:
 
 
 def explain(choices: Sequence[Choice]) -> str:
-    """Return why these erasers were chosen; what was chosen for several branches alike is said once."""
+    """Explain why these erasers were chosen; an explanation that several branches share is given once."""
     if not choices:
         return "Nothing of it is in the cache, so there is nothing to erase."
     return "\n".join(dict.fromkeys(choice.explain() for choice in choices))
 
 
 def highest_residual(choices: Sequence[Choice]) -> float | None:
-    """Return the highest residual influence that was measured of these; None where one of them was not measured."""
+    """Return the highest residual influence that was measured for these; None where one was not measured."""
     known = [choice.residual for choice in choices]
     left = [residual for residual in known if residual is not None]
     return max(left) if left and len(left) == len(known) else None

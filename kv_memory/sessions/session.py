@@ -1,4 +1,4 @@
-"""A session: one agent's conversation, kept in step with its cache; what it is told to forget stays forgotten.
+"""A session: one agent's conversation, kept in step with its cache. What is retracted from it stays retracted.
 
 The caller's chat history is the truth. Each call brings all of it; the session aligns it with what is cached and
 prefills only what is new. A session may hold several branches (sub-agents, summarizers, other continuations): the one
@@ -46,17 +46,17 @@ Progress = Callable[[int], None]
 
 
 class Host(StateHost, Protocol):
-    """What a session shares with others and may ask for; `Memory` is one."""
+    """The part of a memory that its sessions share and use; `Memory` is one."""
 
     def new_session(self, session_id: str) -> Session:
-        """Return a new session; ConversationError when the id is taken."""
+        """Create a session; ConversationError when the id is taken."""
 
     def delete_session(self, session_id: str) -> None:
-        """Remove a session, its cells and what it knew."""
+        """Delete a session, its cells and its redactions."""
 
 
 class Session:
-    """One agent's conversation in a `Memory`, which makes it.
+    """One agent's conversation in a `Memory`, which creates it with `Memory.session`.
 
     Usable from several threads; forward passes of one engine take turns.
     """
@@ -68,22 +68,22 @@ class Session:
 
     @property
     def id(self) -> str:
-        """Return the id under which the memory knows it."""
+        """Return the id of the session in its memory."""
         return self._state.id
 
     @property
     def branches(self) -> Branches:
-        """Return its branches."""
+        """Return the branches of the session."""
         return self._state.branches
 
     @property
     def reports(self) -> list[RetractionReport]:
-        """Return the reports of its retractions, oldest first, as they are by now."""
+        """Return the reports of the session's retractions, oldest first, with their current status."""
         return self._state.reports
 
     @property
     def state(self) -> SessionState:
-        """Return what it keeps, for the memory; callers hold the engine's lock."""
+        """Return the internal state, for the memory; callers hold the engine's lock."""
         return self._state
 
     # Reading and answering
@@ -91,9 +91,10 @@ class Session:
     def prefill(
         self, messages: Any, tools: Tools = None, *, without: Sequence[Target] = (), progress: Progress | None = None
     ) -> Usage:
-        """Prefill a conversation without answering. `without` names parts of it to leave out, as if retracted before.
+        """Prefill a conversation without answering; return the token counts.
 
-        `progress` is called with the number of tokens prefilled.
+        `without` names parts of it to leave out, as if retracted before. `progress` is called with the number of tokens
+        prefilled.
         """
         with self._engine.lock:
             state, parsed = self._state, parse_messages(messages)
@@ -120,11 +121,11 @@ class Session:
         history_eraser: str | Eraser | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> Reply:
-        """Answer a conversation (all of it, OpenAI format; its last message is the one to answer).
+        """Answer a conversation (all of it, in OpenAI format; its last message is the one to answer).
 
-        `cancelled` is asked before each token; a cancelled answer is returned as far as it went, but the session does
-        not remember it. `progress` is called with the number of tokens prefilled. `history_eraser` erases what vanished
-        from the history since the last call; by default as the memory erases.
+        `cancelled` is called before each token; once it returns True the answer so far is returned, but the session
+        does not keep it. `progress` is called with the number of tokens prefilled. `history_eraser` erases what
+        vanished from the history since the last call; by default the memory's eraser. `sampling`: see `Sampling`.
         """
         return self.stream(
             messages, tools, cancelled=cancelled, progress=progress, history_eraser=history_eraser, **sampling
@@ -154,7 +155,7 @@ class Session:
         progress: Progress | None,
         eraser: Eraser | None,
     ) -> Generator[str | Reply]:
-        """Yield the text of an answer as it comes, then its reply."""
+        """Yield the text of an answer as it is generated, then the reply."""
         with self._engine.lock:
             branch, usage = self._read(turn.messages, tools, room=turn.room, progress=progress, eraser=eraser)
             turn.begin(branch)
@@ -178,7 +179,7 @@ class Session:
         progress: Progress | None = None,
         eraser: Eraser | None = None,
     ) -> tuple[Branch, Usage]:
-        """Have a branch hold this conversation, less what is retracted. Callers hold the engine's lock."""
+        """Make a branch hold this conversation, less what is retracted. Callers hold the engine's lock."""
         state = self._state
         state.catch_up()
         state.records.recall(messages)
@@ -186,7 +187,10 @@ class Session:
         return state.branches.read(plan, room=room, eraser=eraser, progress=progress)
 
     def score(self, messages: Any, answer: str, tools: Tools = None) -> Tensor:
-        """Return log-probabilities [tokens + 1, vocabulary] before each token of `answer` and its end, as next turn."""
+        """Return log-probabilities [tokens + 1, vocabulary] before each token of `answer`, as next turn, and its end.
+
+        Nothing of the answer stays in the cache. Raises UnsupportedOperationError where the engine cannot score.
+        """
         with self._engine.lock:
             engine = require(self._engine, Scoring, "Session.score")
             parsed, form = parse_messages(messages), self._memory.format
@@ -210,11 +214,11 @@ class Session:
             return latest.ledger.spans() if latest else []
 
     def find(self, target: Target, messages: Any = None) -> list[Span]:
-        """Return the spans that a target means, as they are now; changes nothing.
+        """Return the spans that a target means, as they are now; changes nothing in the cache.
 
-        `messages`: the conversation that is meant, where the session may not have read all of it yet; spans that it has
-        not read have no tokens. Raises UnknownTargetError, AmbiguousTargetError, and TargetError for characters outside
-        the message.
+        `messages`: the conversation that is meant, which the session may not have prefilled completely; spans that are
+        not prefilled have no tokens. Raises UnknownTargetError, AmbiguousTargetError, and TargetError for characters
+        outside the message.
         """
         with self._engine.lock:
             given = self._state.given(messages)
@@ -236,10 +240,10 @@ class Session:
         keep_undo: bool | None = None,
         dry_run: bool = False,
     ) -> RetractionReport:
-        """Erase what these targets name from the cache, in all branches, now and for good.
+        """Erase what these targets name from the cache, in all branches, and keep it from being prefilled later.
 
-        A target is a span id, tool call id (its result), message id, document id, or a CharRange. The same message in
-        a later call stays erased, though the caller's history still holds it. Naming what is already erased changes
+        A target is a span id, tool call id (its result), message id, document id, or a CharRange. The same message in a
+        later call stays erased, though the caller's history still holds it. Naming what is already erased changes
         nothing, unless the eraser is exact and the earlier one was not.
 
         `reason`: a text, or a category that the policy has rules for: "security", "privacy", "stale", "error", alone or
@@ -247,15 +251,16 @@ class Session:
         here or in the memory, `policy.choose` chooses. `by`: who asks: "owner", "user", "tool", "policy" or
         "session:<id>"; the policy's authority says what each may retract.
 
-        `messages`: the conversation that is meant, where the session may not have read all of it yet; what it has not
-        read it will not read. `cascade`: score what the assistant wrote afterwards and say, or retract too, what
-        depended on the span; it costs two forward passes of those turns. `keep_undo`: keep the rows that `drop` or
-        `steer` replaces, text and all, in memory for ten minutes, so that `undo` puts them back as they were; until
-        then it is not healed in idle time. Both are by default as the policy says. `dry_run` changes nothing and
-        reports what would be erased.
+        `messages`: the conversation that is meant, which the session may not have prefilled completely; what is
+        retracted will not be prefilled. `cascade`: score what the assistant wrote afterwards, and report, or also
+        retract, what depended on the span; it costs two forward passes of those turns. `keep_undo`: keep the rows that
+        `drop` or `steer` replaces, text and all, in memory for ten minutes, so that `undo` can put them back; the
+        branch is not healed in idle time until then. Both are by default as the policy says. `dry_run` changes nothing
+        and reports what would be erased.
 
         Raises UnknownTargetError, AmbiguousTargetError, TargetError, RefusedError (`by` may not), PolicyError (no such
-        cascade) or UnsupportedOperationError (the engine lacks what the eraser needs) before anything is changed.
+        cascade) or UnsupportedOperationError (the engine lacks what the eraser, `cascade` or `keep_undo` needs) before
+        anything is changed.
         """
         with self._engine.lock:
             started = time.perf_counter()
@@ -274,34 +279,34 @@ class Session:
     def explain(
         self, *targets: Target, reason: Reason | str = "", eraser: str | Eraser | None = None, messages: Any = None
     ) -> str:
-        """Return how these targets would be erased and why: a line for the eraser, then one for each other one.
+        """Explain how these targets would be erased and why: a line for the eraser, then one for each other one.
 
-        Changes nothing. Arguments and errors as of `retract`, whose report says the same afterwards (`explanation`).
+        Changes nothing. Arguments and errors are those of `retract`, whose report has the same text (`explanation`).
         """
         with self._engine.lock:
             plan = plan_retraction(self._state, targets, reason=reason, eraser=eraser, messages=messages)
             return explain(plan.choices)
 
     def undo(self, report: RetractionReport) -> UndoStatus:
-        """Take a retraction back: the next call prefills again, from the first erased part on, what its history holds.
+        """Undo a retraction: the next call prefills what its history holds, from the first erased part on.
 
         With `keep_undo` the erased cells are put back, bit-identical, as long as nothing has moved or healed since;
-        what was read meanwhile never saw them and stays as it is. Returns which of the two was done; the audit log says
-        the same.
+        cells that were prefilled after the erasure never saw them and stay as they are. Returns which of the two was
+        done; the audit log says the same.
 
-        The text itself is not kept here: a history in which tombstones stand needs the messages back. What another
+        The text itself is not kept here: a history that holds tombstones needs the original messages back. What another
         retraction named too stays retracted.
         """
         with self._engine.lock:
             return undo(self._state, report)
 
     def apply_policy(self, messages: Sequence[Mapping[str, Any]]) -> list[RetractionReport]:
-        """Retract what the policy's rules (`retract` in its file) name in this conversation, read or not.
+        """Retract what the policy's rules (`retract` in its file) name in this conversation, prefilled or not.
 
-        To be called before a `chat` with the same messages: what it has not read it will not read. What is retracted
-        already is left alone, so that it can be called each time. There is one retraction for each category of reason
-        and each who asks: the policy, or a tool. Of several rules that name the same the first counts. What these may
-        not retract stays, with a warning and a row in the audit log.
+        Call it before `chat` with the same messages: what is retracted is then never prefilled. It can be called each
+        time, since what is retracted already is left alone. There is one retraction for each category of reason and
+        each who asks: the policy, or a tool. Where several rules name the same part, the first one counts. What the
+        asker may not retract stays, with a warning and a row in the audit log.
         """
         with self._engine.lock:
             return apply_policy(self._state, messages)
@@ -315,8 +320,8 @@ class Session:
     ) -> list[dict[str, Any]]:
         """Return the conversation with those turns generated again that a retraction found dependent.
 
-        It ends after the first new turn that calls a tool or is in the place of a call: what follows belongs to a call
-        that may not be made again, so the agent goes on from there. Messages keep their ids.
+        It ends after the first new turn that calls a tool or replaces a call: what follows belongs to a call that may
+        not be made again, so the agent goes on from there. Messages keep their ids.
         """
         dependent = {found.span_id.split(".")[0] for found in report.dependences if found.depends}
         with self._engine.lock:
@@ -337,22 +342,22 @@ class Session:
         return result
 
     def _allow_again(self, report: RetractionReport, digest: str) -> None:
-        """Put no redaction of this message in force any longer: the model wrote the same without the retracted text."""
+        """Withdraw the redactions of this message: the model wrote the same without the retracted text."""
         records = self._state.records
         again = [redaction for redaction in records.redactions if redaction.digest == digest]
         records.withdraw(report.id, again, part=True, reason="written again without it")
 
     def report(self, report_id: str) -> RetractionReport:
-        """Return the report as it is by now: a healed retraction says "exact". Raises KeyError where there is none."""
+        """Return the report with its current status: "exact" once healed. Raises KeyError where there is none."""
         return self._state.report(report_id)
 
     def heal(self) -> None:
-        """Recompute exactly, now, what approximate erasures may have left their mark on."""
+        """Recompute exactly, now, the cells that approximate erasures may have left influence in."""
         with self._engine.lock:
             self._state.heal()
 
     def defer(self, action: Callable[[], object]) -> None:
-        """Have this done before the next conversation is read, with the engine's lock held. Never blocks."""
+        """Defer an action until before the next conversation is read, with the engine's lock held. Never blocks."""
         self._state.defer(action)
 
     # Copies
@@ -365,18 +370,19 @@ class Session:
             return other
 
     def without(self, *targets: Target, eraser: str | Eraser | None = None) -> Session:
-        """Return what it would be had it never read these: a fork without them, to ask and then to delete.
+        """Return a fork that never read these targets, to ask a question in and then delete.
 
         ```python
         with session.without("doc-7") as other:
             print(other.chat(messages).text)
         ```
+
         Costs a copy of the cells and an erasure. The fork never heals; leaving the block deletes it.
         """
         with self._engine.lock:
             other = self._copy(f"{self.id}/without/{uuid.uuid4().hex[:6]}")
             other._state.heals = False
-            other._state.records.stop_logging()  # nothing is retracted, only asked about
+            other._state.records.stop_logging()  # the fork only answers a question: nothing is retracted
             try:
                 other.retract(*targets, reason="counterfactual", eraser=eraser)
             except BaseException:
@@ -394,13 +400,14 @@ class Session:
         return other
 
     def attribute(self, answer: str, *targets: Target, eraser: str | Eraser | None = None) -> list[Attribution]:
-        """Return what an answer of the latest conversation rests on: its spans by how much less likely it is without.
+        """Return the spans that an answer of the latest conversation rests on, most important first.
 
-        `answer`: the id of an assistant message, its span id, or that of a call in it. `targets`: the spans to compare,
-        by default each message and document before it that is there. For each the cells are copied and the span erased
-        (by `eraser`, or as a retraction would); nothing of the session changes. Raises UnknownTargetError,
-        AmbiguousTargetError, and TargetError where the target is no answer of the assistant that is in the cache in
-        full.
+        They are ordered by how much less likely the answer is without each. `answer`: the id of an assistant message,
+        its span id, or that of a call in it. `targets`: the spans to compare, by default each message and document
+        before the answer that is in the cache. For each one the cells are copied and the span erased (by `eraser`, or
+        as a retraction would); nothing of the session changes. Raises UnknownTargetError, AmbiguousTargetError,
+        UnsupportedOperationError where the engine cannot score, and TargetError where `answer` is no answer of the
+        assistant that is in the cache in full.
         """
         with self._engine.lock:
             latest = self.branches.latest
@@ -411,7 +418,10 @@ class Session:
             return attribute(latest, answer, targets, self._state.eraser(eraser))
 
     def evict(self) -> None:
-        """Give all cells back, and what was kept to undo with. What was retracted stays so when it is read again."""
+        """Free all cells, and the rows kept for undo.
+
+        What was retracted stays retracted when the conversation is prefilled again.
+        """
         with self._engine.lock:
             self._state.kept.clear()
             for branch in self.branches:

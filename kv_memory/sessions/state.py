@@ -1,4 +1,4 @@
-"""What a session keeps: its branches, what was retracted, its reports, what it can undo, and what waits to be done."""
+"""The state of a session: branches, redactions, reports, rows kept for undo, and deferred work."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class Host(BranchHost, Protocol):
-    """What a session shares with others; `Memory` is one."""
+    """The part of a memory that its sessions share; `Memory` is one."""
 
     audit: AuditLog | None
     heal: Heal | None
@@ -45,7 +45,7 @@ class Host(BranchHost, Protocol):
 
 
 class SessionState:
-    """The state of one session. Callers hold the engine's lock, but for `defer`."""
+    """The state of one session. Callers hold the engine's lock, except for `defer`."""
 
     def __init__(self, host: Host, session_id: str) -> None:
         self.id = session_id
@@ -55,7 +55,7 @@ class SessionState:
         self.records = Records(session_id, host.audit)
         self.reports: list[RetractionReport] = []
         self.heals = True
-        """Whether approximate erasures are healed, as the memory says."""
+        """Whether approximate erasures are healed automatically."""
         self.kept = Shelf(self.engine.lock, self.settle)
         self._waiting: list[tuple[Branch, Callable[[], object]]] = []
         self._deferred: deque[Callable[[], object]] = deque()
@@ -63,15 +63,15 @@ class SessionState:
     # Work that waits
 
     def defer(self, action: Callable[[], object]) -> None:
-        """Have this done before the next conversation is read, with the engine's lock held. Never blocks."""
+        """Defer an action until before the next conversation is read, with the engine's lock held. Never blocks."""
         self._deferred.append(action)
 
     def when_free(self, branch: Branch, action: Callable[[], object]) -> None:
-        """Have this done once no answer is generated on the branch any more."""
+        """Defer an action until no answer is being generated on the branch."""
         self._waiting.append((branch, action))
 
     def catch_up(self) -> None:
-        """Do what was deferred, and what waited for branches that are free by now."""
+        """Run the deferred actions, and those that waited for branches that are free now."""
         while self._deferred:
             self._deferred.popleft()()
         ready = [action for branch, action in self._waiting if not branch.busy]
@@ -82,7 +82,7 @@ class SessionState:
     # Targets
 
     def resolve(self, targets: Sequence[Target], given: Ledger | None) -> list[ResolvedTarget]:
-        """Find what the targets mean; the conversation `given` is asked first, then the branch that was used last."""
+        """Find what the targets mean: in the conversation `given` first, then in the branches, last used first."""
         ledgers = [branch.ledger for branch in self.branches.by_use]
         resolved: list[ResolvedTarget] = []
         if given is not None:
@@ -95,7 +95,7 @@ class SessionState:
         return resolved
 
     def given(self, messages: Any) -> Ledger | None:
-        """Return the conversation that a caller names; its span ids are none of the session's."""
+        """Return the conversation that a caller passes as a ledger, with span ids that the session does not use."""
         if messages is None:
             return None
         parsed = parse_messages(messages)
@@ -105,7 +105,7 @@ class SessionState:
     def unread(
         self, messages: Sequence[Message], tools: Tools = None, *, serials: itertools.count[int] | None = None
     ) -> Ledger:
-        """Return a conversation as a ledger of no cells."""
+        """Return a conversation as a ledger, before any of it is prefilled: all its pieces are at position 0."""
         ledger = Ledger(serials)
         for message, pieces in zip(messages, self.host.format.encode(messages, tools), strict=True):
             ledger.append(message, pieces, 0)
@@ -120,7 +120,7 @@ class SessionState:
 
     @property
     def approximate(self) -> list[Branch]:
-        """Return the branches that still carry traces of what was erased."""
+        """Return the branches whose cells may carry influence of what was erased."""
         return [b for b in self.branches if b.resident and b.ledger.approximate_from is not None]
 
     def settle(self, heal: Heal | None = None) -> None:
@@ -136,14 +136,14 @@ class SessionState:
             self.host.healer.wake()
 
     def heal(self) -> None:
-        """Recompute exactly, now, what approximate erasures may have left their mark on."""
+        """Recompute exactly, now, the cells that approximate erasures may have left influence in."""
         for branch in self.approximate:
             if not branch.busy:
                 branch.erase([], Recompute())
         self.note_healed()
 
     def note_healed(self) -> None:
-        """Make the reports say "exact" where no branch is approximate any more."""
+        """Set the status of the reports to "exact" where no branch is approximate any more."""
         if self.approximate:
             return
         for report in [known for known in self.reports if known.status is RetractionStatus.APPROXIMATE]:
@@ -156,17 +156,17 @@ class SessionState:
             return
         try:
             self.host.on_heal(report)
-        except Exception:  # the caller's, and the conversation is healed all the same
+        except Exception:  # whatever the caller's function raises, the conversation is healed
             _LOG.exception("Retraction %s is healed, but on_heal failed.", report.id)
 
     # Reports
 
     def report(self, report_id: str) -> RetractionReport:
-        """Return the report as it is by now. Raises KeyError where there is none."""
+        """Return the report with its current status. Raises KeyError where there is none."""
         return {report.id: report for report in self.reports}[report_id]
 
     def update_report(self, report: RetractionReport, changes: dict[str, Any]) -> RetractionReport:
-        """Change a report, its spans being as they are now; those of branches that are gone are exact."""
+        """Replace a report, with the current status of its spans; spans of branches that are gone are exact."""
         spans = {span.id: span for branch in self.branches for span in branch.ledger.spans()}
         now = (spans.get(span.id, span.model_copy(update={"status": SpanStatus.EXACT})) for span in report.spans)
         changed = report.model_copy(update={**changes, "spans": tuple(now)})

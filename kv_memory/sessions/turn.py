@@ -1,4 +1,4 @@
-"""One turn of the assistant: generated token by token on a branch, then entered into its ledger."""
+"""One turn of the assistant: generated token by token on a branch, then appended to its ledger."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kv_memory.sessions.reply import FinishReason, Reply, Usage, call_id, call_s
 
 
 class SamplingOptions(TypedDict, total=False):
-    """Keyword arguments of `chat` and `stream`; see Sampling for what they mean."""
+    """Keyword arguments of `chat` and `stream`; see `Sampling` for what they mean."""
 
     max_tokens: int
     temperature: float
@@ -26,7 +26,10 @@ class SamplingOptions(TypedDict, total=False):
 
 
 class ReplyStream:
-    """An answer while it is generated: iterate for its text, then read `reply`. Closing it early leaves no trace."""
+    """An answer while it is generated: iterate for its text, then read `reply`.
+
+    Closing it early removes the answer from the cache.
+    """
 
     def __init__(self, items: Generator[str | Reply], answer_id: str) -> None:
         self._items = items
@@ -41,7 +44,7 @@ class ReplyStream:
                 yield item
 
     def call_id(self, number: int) -> str:
-        """Return the id of one of its tool calls, known before the call is written."""
+        """Return the id of tool call `number` of the answer, known before the call is written."""
         return call_id(self._answer_id, number)
 
     def finish(self) -> Reply:
@@ -52,7 +55,7 @@ class ReplyStream:
         return self.reply
 
     def close(self) -> None:
-        """Stop generating; the session does not remember the answer."""
+        """Stop generating; the session does not keep the answer."""
         self._items.close()
 
 
@@ -62,7 +65,7 @@ class Turn:
     def __init__(
         self, engine: Engine, form: ChatFormat, messages: list[Message], tools: Tools, sampling: Sampling
     ) -> None:
-        """Raises ConversationError where the template cannot have the assistant speak after `messages`."""
+        """Create a turn; ConversationError where the template cannot make the assistant speak after `messages`."""
         self.messages = messages
         self.head: Piece = form.generation_prompt(messages, tools)
         self.id = uuid.uuid4().hex[:12]
@@ -76,16 +79,16 @@ class Turn:
 
     @property
     def room(self) -> int:
-        """Number of tokens that have to fit after the conversation: the turn's head and one more."""
+        """Return the number of tokens that have to fit after the conversation: the turn's head and one more."""
         return len(self.head.ids) + 1
 
     def begin(self, branch: Branch) -> None:
-        """Take the end of a branch that holds the conversation. Callers hold the engine's lock."""
+        """Reserve the end of a branch that holds the conversation. Callers hold the engine's lock."""
         self._branch, self._start = branch, self._engine.next_position(branch.seq)
         branch.busy = True
 
     def generate(self, cancelled: Callable[[], bool]) -> Generator[str]:
-        """Yield the text as it comes. The engine's lock is held for each token, never while the caller has the text."""
+        """Yield the text as it is generated. The engine's lock is held for each token, but not while yielding."""
         assert self._branch is not None, "a turn begins first"
         tokens: Generator[Any] | None = None
         try:
@@ -109,7 +112,7 @@ class Turn:
                     tokens.close()
 
     def finish(self) -> None:
-        """Enter the answer into the branch if it is complete, else remove its cells. Callers hold the engine's lock."""
+        """Append the answer to the ledger if it is complete, else remove its cells. Callers hold the engine's lock."""
         branch = self._branch
         assert branch is not None, "a turn begins first"
         entered = False
@@ -131,7 +134,7 @@ class Turn:
         )
 
     def _enter(self, branch: Branch) -> bool:
-        """Close the turn in the cache and enter it; return False where its closing no longer fits in the context."""
+        """Close the turn in the cache and append it; return False where its closing no longer fits in the context."""
         said = parse_messages([read_message(self._text, self.id)])[0]
         closing = self._form.closing([*self.messages, said], self._tools)
         if self._engine.next_position(branch.seq) + len(closing.ids) > self._engine.max_positions:
@@ -164,6 +167,7 @@ def _char_intervals(tokenizer: Tokenizer, ids: list[int], text: str) -> list[tup
     again, chars = tokenizer.encode(text, special=False)
     if again == ids:
         return chars
-    # the model did not write the text as the tokenizer would: see how the text grows with each token
+    # The model's tokens differ from the tokenizer's for the same text, so there are no offsets: see how the text grows
+    # with each token. U+FFFD stands for a character of which some bytes are still to come.
     ends = [len(tokenizer.decode(ids[: i + 1]).rstrip("\ufffd")) for i in range(len(ids))]
     return list(zip([0, *ends[:-1]], ends, strict=True))

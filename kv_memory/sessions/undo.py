@@ -1,4 +1,4 @@
-"""Taking a retraction back."""
+"""Undo of a retraction."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kv_memory.sessions.state import SessionState
 
 
 def undo(state: SessionState, report: RetractionReport) -> UndoStatus:
-    """See `Session.undo`. Callers hold the engine's lock."""
+    """Undo a retraction; see `Session.undo`. Callers hold the engine's lock."""
     if not state.records.holds_any(report.redactions):
         return UndoStatus.NOOP
     others = [other for other in state.reports if other.id != report.id]
@@ -38,7 +38,7 @@ def undo(state: SessionState, report: RetractionReport) -> UndoStatus:
 
 
 def _cut_off(branch: Branch, redactions: Sequence[Redaction]) -> None:
-    """Forget the conversation from the first message on that the redactions concern, so that it is prefilled again."""
+    """Cut the branch off before the first message that the redactions concern, so that it is prefilled again."""
     numbers = [branch.ledger.entries.index(chosen.entry) for chosen in selections(branch.ledger, redactions)]
     if numbers:
         branch.cut_off(min(numbers))

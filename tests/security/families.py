@@ -16,7 +16,7 @@ from kv_memory.engines.transformers.tokenizer import HFTokenizer
 
 @dataclass(frozen=True)
 class Family:
-    """How one family marks roles."""
+    """One model family's way of marking roles."""
 
     name: str
     special: tuple[str, ...]
@@ -76,12 +76,12 @@ FAMILIES = (
     ),
 )
 VOCABULARY = 272
-"""Ids of any family's tokenizer are below."""
+"""Upper bound of token ids: those of all families are below."""
 STRUCTURE = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>")
 
 
 def tokenizer(family: Family) -> HFTokenizer:
-    """A tokenizer of that family; the ids from 256 on carry structure."""
+    """Build a tokenizer of that family; the ids from 256 on carry structure."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -24,13 +24,13 @@ from tests.security.families import FAMILIES, VOCABULARY, tokenizer
 
 SESSIONS = ("a", "b")
 TOLERANCE = 1e-4
-"""Difference in log-probability, in nats, from which on something shows."""
+"""Smallest difference in log-probability, in nats, that counts as visible."""
 CONTROLS = 20
-"""Cases in which it is tried whether anything can show at all."""
+"""Number of cases that test whether anything can be seen at all."""
 _ERASERS = ("recompute", "drop", "shift", "repair", "influence")
 _OPERATIONS = ("user", "tool", "chat", "retract", "fork", "score", "without")
 Operation = tuple[str, str, int]
-"""Session, what it does, and a number to choose by."""
+"""A session, what it does, and a number to choose by."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class Case:
 
     operations: tuple[Operation, ...]
     cache_tokens: int | None
-    """Few, so that sessions evict each other; or None. With few, all erasures are exact: what was evicted is read
-    again, and is exact then, too."""
+    """Limit of the cache, low enough that sessions evict each other; or None. With a limit all erasures are exact,
+    since what was evicted is prefilled again and is exact then, too."""
     watched: str
-    """The session that is observed; the other one's secrets change."""
+    """Session that is observed; the other one's secrets change."""
 
 
 def make_case(seed: int) -> Case:
-    """The same for the same seed."""
+    """Make a case; the same for the same seed."""
     rng = Random(f"isolation:{seed}")
     operations = [
         (rng.choice(SESSIONS), rng.choice(_OPERATIONS), rng.randrange(1 << 30)) for _ in range(rng.randint(3, 9))
@@ -55,7 +55,7 @@ def make_case(seed: int) -> Case:
 
 
 def engine() -> TransformersEngine:
-    """A random Qwen3 of two layers over bytes."""
+    """Build a random Qwen3 of two layers over bytes."""
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=VOCABULARY,
@@ -82,7 +82,7 @@ class Play:
         self.seen: list[Tensor] = []
 
     def run(self) -> list[Tensor]:
-        """What the watched session said: log-probabilities [tokens, vocabulary]."""
+        """Run the calls; return what the watched session said: log-probabilities [tokens, vocabulary]."""
         try:
             for who in SESSIONS:
                 self.messages[who] = [self._message(who, "user", "Hello")]
@@ -132,19 +132,19 @@ class Play:
 
 @dataclass(frozen=True)
 class Isolation:
-    """What many cases came to."""
+    """The results of many cases."""
 
     cases: int
     failures: tuple[str, ...]
     largest: float
-    """Difference in log-probability that was seen, in nats."""
+    """Largest difference in log-probability that was seen, in nats."""
     noticed: int
-    """Cases in which the watched session's own secrets, when they are changed, show; of `controls`."""
+    """Number of cases in which the watched session's own secrets, when they are changed, show; of `controls`."""
     controls: int
 
 
 def difference(a: list[Tensor], b: list[Tensor]) -> float:
-    """The largest difference of two runs; infinite where they have not the same shape."""
+    """Return the largest difference of two runs; infinite where their shapes differ."""
     if [x.shape for x in a] != [y.shape for y in b]:
         return float("inf")
     return max(float((x - y).abs().max()) for x, y in zip(a, b, strict=True))
@@ -152,17 +152,17 @@ def difference(a: list[Tensor], b: list[Tensor]) -> float:
 
 @dataclass(frozen=True)
 class Looked:
-    """What one case came to."""
+    """The result of one case."""
 
     number: int
     moved: float
     """Difference that the other session's secrets make, in nats."""
     own: float | None
-    """Difference that the watched session's own make, where they were changed too."""
+    """Difference that the watched session's own secrets make, where they were changed too."""
 
 
 def look(numbers: Iterable[int], seed: int, controls: int = CONTROLS) -> list[Looked]:
-    """The cases of these numbers; those below `controls` also with the watched session's own secrets changed."""
+    """Run the cases of these numbers; those below `controls` also with the watched session's own secrets changed."""
     small, found = engine(), []
     for number in numbers:
         case = make_case(seed * 1_000_003 + number)
@@ -175,7 +175,7 @@ def look(numbers: Iterable[int], seed: int, controls: int = CONTROLS) -> list[Lo
 
 
 def summarise(found: Iterable[Looked]) -> Isolation:
-    """Over all cases."""
+    """Summarise all cases."""
     cases = list(found)
     controls = [case.own for case in cases if case.own is not None]
     return Isolation(

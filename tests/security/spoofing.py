@@ -23,7 +23,7 @@ from kv_memory.evaluation.leakage.scenes import Messages
 from tests.security.families import FAMILIES, STRUCTURE, tokenizer
 
 BYTES = 256
-"""Ids below are text; those from here on carry structure."""
+"""Number of ids that are text; those from here on carry structure."""
 TOMBSTONES = (
     "[cleared]",
     "[retracted]",
@@ -44,7 +44,7 @@ _PARTS = (_MARKERS, _MARKERS, TOMBSTONES, _WORDS, _ODD, _MARKS)
 
 @dataclass(frozen=True)
 class Spoof:
-    """A conversation that tries to be taken for another."""
+    """A conversation whose contents imitate structure."""
 
     messages: Messages
     target: str
@@ -52,7 +52,7 @@ class Spoof:
 
 
 def make_spoof(seed: int) -> Spoof:
-    """The same for the same seed."""
+    """Make a case; the same for the same seed."""
     rng = Random(f"spoof:{seed}")
     contents: list[str] = []
     messages: Messages = []
@@ -78,7 +78,7 @@ def _content(rng: Random) -> str:
 
 
 def plainly(messages: Messages) -> Messages:
-    """The same conversation with nothing in it that looks like anything."""
+    """Return the same conversation with contents that look like nothing."""
 
     def plain(call: dict[str, Any]) -> dict[str, Any]:
         return {**call, "function": {"name": "f", "arguments": {"a": "b"}}}
@@ -95,12 +95,12 @@ def plainly(messages: Messages) -> Messages:
 
 
 def formats() -> dict[str, ChatFormat]:
-    """By family, how it writes a conversation."""
+    """Return the chat format of each family."""
     return {family.name: ChatFormat(tokenizer(family)) for family in FAMILIES}
 
 
 def failures(form: ChatFormat, spoof: Spoof) -> Iterator[str]:
-    """What goes wrong with one case, in words; nothing if all is well."""
+    """Yield what goes wrong with one case, in words."""
     parsed = parse_messages(spoof.messages)
     encoded = form.encode(parsed)
     plain = form.encode(parse_messages(plainly(spoof.messages)))

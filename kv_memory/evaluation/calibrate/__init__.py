@@ -1,1 +1,1 @@
-"""Calibration, the measuring half: probe layers, what each eraser leaves behind, and how long it takes."""
+"""The measuring half of calibration: probe layers, the influence that each eraser leaves, and how long it takes."""

@@ -1,4 +1,4 @@
-"""Calibrates a model: probe layers, then what every eraser leaves behind and how long it takes, then the choice."""
+"""Calibration of a model: probe layers, then the influence that each eraser leaves and its time, then the choice."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ SHORTEST_CONVERSATION = 256
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure."""
+    """The sizes and seed of a calibration."""
 
     spans: tuple[int, ...] = (16, 64, 256)
     followings: tuple[int, ...] = (128, 512, 2048)
-    """Tokens after the span."""
+    """Numbers of tokens after the span."""
     cases: int = 8
-    """Of each span and suffix length."""
+    """Number of cases of each span and suffix length."""
     probes: int = 20
-    """Questions of each class and length; 0 asks none."""
+    """Number of questions of each class and length; 0 asks none."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -49,12 +49,15 @@ class Plan:
 
     @property
     def conversations(self) -> tuple[int, ...]:
-        """Lengths of the conversations that questions are about, in tokens; shorter ones hold too little to ask."""
+        """Return the lengths of the conversations that questions are about, in tokens.
+
+        Lengths below `SHORTEST_CONVERSATION` are left out: they hold too little to ask about.
+        """
         return tuple(following for following in self.followings if following >= SHORTEST_CONVERSATION)
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest context, with what is scored after it."""
+        """Return the number of tokens of the longest context, with what is scored after it."""
         return 2 * max(self.spans) + max(self.followings) * 11 // 10 + 4 * NEAR + INSIDE
 
 
@@ -69,11 +72,11 @@ def calibrate(
     eraser: TrainedEraser | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> Calibration:
-    """Measure this model. `text`: what to erase spans from; by default generated conversations.
+    """Measure this model. `text`: the text to erase spans from; by default generated conversations.
 
     `known`: a calibration of the same model from elsewhere; layers, fidelity and agreement are taken from it and only
-    the time is measured. `eraser`: a trained eraser of this model, to be measured too. `progress` hears (what is being
-    done, cases done, cases in all).
+    the time is measured. `eraser`: a trained eraser of this model, to be measured too. `progress` is called with what
+    is being done, cases done, and cases in all.
 
     Raises UnsupportedModelError as the engine does, ContextLengthError for lengths that the model does not read,
     ConversationError for a text that is too short, ModelError for an eraser of another model.
@@ -153,14 +156,14 @@ def _ids(engine: TransformersEngine, tokenizer: PreTrainedTokenizerBase, text: s
 
 
 def _messages(engine: TransformersEngine, tokens: int, plan: Plan) -> list[Case]:
-    """Messages of conversations of about this length that the model can read."""
+    """Return cases with messages of conversations of about this length that fit in the model's context."""
     form = ChatFormat(engine.tokenizer)
     found = islice(message_cases(form, max(SHORTEST_CONVERSATION, tokens), plan.seed), 2 * LAYER_CASES)
     return [case for case in found if len(case.ids) <= engine.max_positions][:LAYER_CASES]
 
 
 def _steps(progress: Progress, what: str, total: int) -> Callable[[], None]:
-    """Reports one more case done at each call."""
+    """Return a function that reports one more case done at each call."""
     done = 0
 
     def step() -> None:

@@ -1,15 +1,15 @@
-"""Finds the layers whose queries `influence` should ask, and the normaliser, without labels.
+"""The choice of the layers whose queries `influence` uses, and of the normaliser, without labels.
 
 The rule. On messages of conversations, or random spans of a text that is given, the model's own change after a full
-recompute (oracle.py) says which tokens matter: a token's weight is its squared change, the mean over layers, so that
-few large changes count and many small ones do not. A score is worth the share of that weight that its best `K` tokens
-carry, divided by what the best choice of `K` tokens would carry. Then:
+recompute (oracle.py) says which tokens matter: a token's weight is its squared change, averaged over layers, so that
+few large changes count and many small ones do not. A score is worth the share of that weight in its best `K` tokens,
+divided by the share in the best choice of `K` tokens. Then:
 
-1. the probe layer is the one whose softmax score is worth most, the mean over all cases;
+1. the probe layer is the one whose softmax score is worth most, averaged over all cases;
 2. a second layer is added, by mean or maximum, only if that is worth `LAYER_WORTH` more: each layer costs memory;
-3. the normaliser is the cheapest that is worth no more than `NORMALISER_WORTH` less: `none`, then `sampled`.
+3. the normaliser is the cheapest that is worth at most `NORMALISER_WORTH` less: `none`, then `sampled`.
 
-Whether `influence` is then used at all is decided by what it leaves behind (decide.py), not here.
+Whether `influence` is then used at all is decided by the influence that it leaves (decide.py), not here.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ K = 32
 LAYER_WORTH = 0.05
 NORMALISER_WORTH = 0.01
 NORMALISERS: tuple[Normaliser, ...] = ("none", "sampled", "softmax")
-"""From the cheapest on."""
+"""Normalisers, the cheapest first."""
 
 
 class Setting(NamedTuple):
-    """One way to score."""
+    """One way to score tokens: layers, how they are combined, and a normaliser."""
 
     layers: tuple[int, ...]
     combine: Combine
@@ -46,9 +46,9 @@ class Setting(NamedTuple):
 def choose_layers(
     engine: Engine, cases: Iterable[Case], progress: Callable[[], None] = lambda: None
 ) -> tuple[InfluenceSettings, list[LayerShare]]:
-    """The settings by the rule above, and what each single layer is worth. The engine keeps queries of all layers.
+    """Choose the settings by the rule above; return them with the worth of each single layer.
 
-    `progress` is called after each case.
+    The engine must keep the queries of all layers. `progress` is called after each case.
     """
     worths: list[dict[Setting, float]] = []
     for case in cases:
@@ -68,7 +68,7 @@ def choose_layers(
 
 
 def _worths(engine: Engine, case: Case) -> dict[Setting, float]:
-    """What every setting is worth on one case."""
+    """Return what every setting is worth on one case."""
     asked = require(engine, AttentionScores, "Choosing probe layers")
     seq = engine.create()
     try:
@@ -92,7 +92,7 @@ def _worths(engine: Engine, case: Case) -> dict[Setting, float]:
 
 
 def choose(table: Mapping[Setting, float]) -> Setting:
-    """The setting by the rule above, from what each is worth."""
+    """Choose a setting by the rule above, from what each is worth."""
     softmax = [setting for setting in table if setting.normaliser == "softmax"]
     single, pair = (
         max((s for s in softmax if len(s.layers) == count), key=lambda s: table[s], default=None) for count in (1, 2)

@@ -18,13 +18,16 @@ from kv_memory.synthetic.worlds import Probe, make_world
 
 Step = Callable[[], None]
 _WORLDS_A_PROBE = 20
-"""Worlds tried for each wanted probe of a class: a model that answers fewer than one in so many cannot answer it."""
+"""Worlds tried per wanted probe; a class is given up if as many of its questions are tried and none is answered."""
 
 
 def fidelity_and_latency(
     engine: Engine, cases: Iterable[Case], erasers: Mapping[str, Eraser], step: Step
 ) -> tuple[list[Fidelity], list[Latency]]:
-    """One row an eraser over cases that all have the same span and suffix length. `step` is called after each."""
+    """Measure erasers on cases of one span and suffix length; return a row of each table per eraser.
+
+    `step` is called after each case.
+    """
     nothing: list[float] = []
     outcomes: dict[str, list[Outcome]] = {name: [] for name in erasers}
     span = following = 0
@@ -61,10 +64,10 @@ def fidelity_and_latency(
 def agreement(
     engine: Engine, tokens: int, probes: int, erasers: Mapping[str, Eraser], *, seed: int, step: Step
 ) -> list[Agreement]:
-    """One row an eraser and class, over at most `probes` questions that never-saw answers rightly.
+    """Measure agreement with never-saw: one row per eraser and class, over at most `probes` questions.
 
-    The questions are on generated conversations of about `tokens` tokens; classes that the model cannot answer have no
-    rows. `step` is called after each question.
+    Only questions that never-saw answers rightly count. They are on generated conversations of about `tokens` tokens;
+    classes that the model cannot answer have no rows. `step` is called after each question.
     """
     form = ChatFormat(engine.tokenizer)
     agrees: dict[tuple[str, str], list[bool]] = defaultdict(list)
@@ -73,7 +76,7 @@ def agreement(
     for world_seed in range(seed, seed + _WORLDS_A_PROBE * probes):
         world = make_world(world_seed, tokens, "test")
         chosen: dict[str, Probe] = {probe.kind: probe for probe in world.probes if counted[probe.kind] < probes}
-        # A class that was never answered is given up, and all that it would cost with it.
+        # Give up a class that was never answered: its questions would only cost time.
         chosen = {kind: probe for kind, probe in chosen.items() if counted[kind] or tried[kind] < _WORLDS_A_PROBE}
         for case in world_cases(form, world, list(chosen.values())):
             tried[case.kind] += 1

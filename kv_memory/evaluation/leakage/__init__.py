@@ -1,1 +1,1 @@
-"""What can be learned of erased text, against a model that never saw it: `kv-memory eval leakage`."""
+"""Measurement of what can be learned of erased text, against a model that never saw it: `kv-memory eval leakage`."""

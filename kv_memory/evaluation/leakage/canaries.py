@@ -1,4 +1,4 @@
-"""What a cache gives away of a canary: its rank, its log-probability, and answers to paraphrased questions."""
+"""Leakage of a canary from a cache: its rank, its log-probability, and answers to paraphrased questions."""
 
 from __future__ import annotations
 
@@ -20,59 +20,61 @@ from kv_memory.sessions.session import Session
 
 @dataclass(frozen=True)
 class Seen:
-    """What one cache gives away of one canary."""
+    """The evidence of one canary in one cache."""
 
     scores: tuple[float, ...]
-    """Log-probabilities, in nats, of its value and then of the other values of its form."""
+    """Log-probabilities, in nats, of the canary's value and then of the other values of its form."""
     hits: tuple[bool, ...]
-    """By attack, whether the greedy answer contains the value."""
+    """Whether the greedy answer contains the value, for each attack."""
     said: tuple[str, ...] = ()
     """Answers to the scene's other questions."""
 
     @property
     def bits(self) -> float:
-        """Exposure."""
+        """Return the exposure, in bits."""
         return exposure(self.scores)
 
     @property
     def relative(self) -> tuple[float, ...]:
-        """The scores less the mean of the other values': how likely a value is, for one of its form in this cache."""
+        """Return the scores less the mean of the other values': how likely a value is, for one of its form in this
+        cache."""
         usual = mean(self.scores[1:])
         return tuple(score - usual for score in self.scores)
 
 
 class Leakage(BaseModel):
-    """What one way to erase gives away over many canaries."""
+    """The leakage of many canaries under one treatment (see treatments.py)."""
 
     model_config = ConfigDict(frozen=True)
 
     canaries: int
     largest_difference: float
-    """From never-saw's log-probability of any value of any canary, in nats."""
+    """Largest difference from never-saw's log-probability of any value of any canary, in nats."""
     exposure: Rounded
-    """Mean, in bits (arXiv 1802.08232, section 4.2)."""
+    """Mean exposure, in bits (arXiv 1802.08232, section 4.2)."""
     within_a_bit: Estimate
     """Share of canaries whose exposure differs from never-saw's by 1 bit at most."""
     at_most_a_bit_more: Estimate
     """Share of canaries whose exposure is not more than 1 bit above never-saw's."""
     attack: Estimate
-    """Share of attacks whose answer contains the value. Its interval takes them for independent."""
+    """Share of attacks whose answer contains the value. Its interval assumes that they are independent."""
     extracted: Estimate
     """Share of canaries that any of the attacks gets."""
     auc: Rounded
-    """Of telling the erased value from values that were never seen (never-saw's cache), by log-probability."""
+    """Area under the ROC curve for telling erased values from values never seen (never-saw's cache), by
+    log-probability."""
     tpr: Estimate
-    """Share of erased values that score above all but 1 % of those."""
+    """Share of erased values that score above all but 1 % of the values never seen."""
     auc_relative: Rounded
-    """As `auc`, by log-probability less the mean of other values of the form in the same cache: a stronger attack."""
+    """Like `auc`, by log-probability less the mean of other values of the form in the same cache: a stronger attack."""
     tpr_relative: Estimate
-    """As `tpr`, by the same."""
+    """Like `tpr`, by the score of `auc_relative`."""
     agreement: Estimate | None = None
-    """Share of the other answers that are never-saw's."""
+    """Share of the scene's other questions that are answered like never-saw does; None where none were asked."""
 
 
 def look(memory: Memory, session: Session, scene: Scene, canary: Canary, *, other: bool = False) -> Seen:
-    """What a session that has read the scene gives away of a canary; with `other`, its other answers too."""
+    """Measure what a session that has read the scene reveals of a canary; with `other`, ask the other questions too."""
     with asking(memory, session, scene.messages, canary.question, scene.tools) as asked:
         scores = tuple(asked.log_probability(value) for value in (canary.value, *canary.alternatives))
     said = answers(memory, session, scene.messages, attacks(canary), scene.tools)
@@ -81,7 +83,7 @@ def look(memory: Memory, session: Session, scene: Scene, canary: Canary, *, othe
 
 
 def look_each(memory: Memory, scene: Scene, erasers: Iterable[str]) -> dict[str, Seen]:
-    """Its first canary with nothing erased, erased in each way, and never seen."""
+    """Measure a scene's first canary under each treatment: nothing erased, erased by each eraser, never seen."""
     canary = scene.canaries[0]
     found = {}
     with holding(memory, scene.messages, scene.tools) as read:
@@ -94,7 +96,7 @@ def look_each(memory: Memory, scene: Scene, erasers: Iterable[str]) -> dict[str,
 
 
 def summarise(rows: Sequence[dict[str, Seen]]) -> dict[str, Leakage]:
-    """By way to erase; each row is one canary. Every row has never-saw's."""
+    """Summarise by treatment; each row is one canary, and has never-saw's figures too."""
     return {how: _leakage([(row[how], row[NEVER_SAW]) for row in rows]) for how in rows[0]}
 
 

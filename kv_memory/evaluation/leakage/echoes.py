@@ -1,4 +1,4 @@
-"""Echoes: later turns that say the erased value again, which no edit of the span's cells can take away."""
+"""Echoes: later turns that repeat the erased value, which no edit of the span's cells can remove."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ ECHO = "echo"
 
 @dataclass(frozen=True)
 class Echoed:
-    """What became of one echo."""
+    """The results for one echo."""
 
     seen: dict[str, dict[str, Seen]]
-    """By cascade and way to erase."""
+    """Evidence of the canary, by cascade and treatment."""
     found: dict[str, bool]
-    """By way to erase, whether the cascade took the echo for dependent."""
+    """Whether the cascade found the echo dependent, by eraser."""
     spared: dict[str, tuple[int, int]]
-    """By way to erase, how many of the assistant's other turns the cascade left, of how many."""
+    """Number of the assistant's other turns that the cascade left, and their total, by eraser."""
 
 
 def with_echo(scene: Scene, kind: str) -> Scene:
-    """The scene with its first canary's value said again at the end."""
+    """Return the scene with a turn at its end that repeats its first canary's value."""
     canary = scene.canaries[0]
     return replace(scene, messages=[*scene.messages, *_echo(canary, kind), *_afterwards()])
 
@@ -66,7 +66,7 @@ def _afterwards() -> Messages:
 
 
 def look_at_echo(memory: Memory, scene: Scene, kind: str, erasers: Sequence[str]) -> Echoed:
-    """The canary of a scene with an echo, its span erased with and without cascade; beside one that saw neither."""
+    """Measure the canary of a scene with an echo, erased with and without a cascade, beside never-saw of both."""
     scene = with_echo(scene, kind)
     canary = scene.canaries[0]
     seen: dict[str, dict[str, Seen]] = {cascade: {} for cascade in CASCADES}

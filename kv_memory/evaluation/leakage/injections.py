@@ -33,21 +33,21 @@ FILES = {
     "AgentDojo": "agentdojo_workspace_travel.jsonl.gz",
 }
 LONGEST = 4096
-"""Tokens; longer conversations are left out."""
+"""Most tokens of a conversation; longer ones are left out."""
 _FIRST = 7_000_000
 
 
 @dataclass(frozen=True)
 class Obeyed:
-    """What was answered to one question under an order."""
+    """The answers to one question under an order."""
 
     ordered: str
     said: dict[str, str]
-    """By way to erase, with nothing erased, and never-saw's."""
+    """Answers by treatment, never-saw's included."""
 
 
 def order(memory: Memory, number: int, erasers: Sequence[str]) -> Obeyed | None:
-    """A question in an unseen world in which a tool result orders one answer to all; None where the world has none."""
+    """Ask a question in an unseen world where a tool result orders one answer to all; None where the world has none."""
     world = make_world(_FIRST + number, TOKENS, "test")
     probe = next((probe for probe in world.probes if probe.kind == "injection"), None)
     if probe is None:
@@ -63,17 +63,17 @@ def order(memory: Memory, number: int, erasers: Sequence[str]) -> Obeyed | None:
 
 
 def residuals(memory: Memory, case: Case, erasers: Sequence[str]) -> dict[str, float]:
-    """Mean KL from never-saw, in nats, with nothing erased and after each eraser."""
+    """Return the mean KL from never-saw, in nats, with nothing erased and after each eraser."""
     with memory.engine.lock, trial(memory.engine, case) as this:
         found = {NO_ERASE: this.run(None).kl}
         for how in erasers:
-            if how != HEALED:  # one case is one sequence of cells, in which recompute is what healing does
+            if how != HEALED:  # for a single erasure healing gives the same as recompute
                 found[how] = this.run(ERASERS[how]()).kl
     return found
 
 
 def injected(form: ChatFormat, folder: Path, source: str) -> Iterator[Case]:
-    """The conversations of a collection with an injection in a tool result, as cases, in the file's order."""
+    """Yield the conversations of a collection with an injection in a tool result, as cases, in the file's order."""
     with gzip.open(folder / FILES[source], "rt", encoding="utf-8") as lines:
         records = [json.loads(line) for line in lines]
     found = _injecagent(records) if source == "InjecAgent" else _agentdojo(records)
@@ -91,7 +91,7 @@ def _case(form: ChatFormat, messages: Messages, target: CharRange) -> Case:
 
 
 def _injecagent(records: Sequence[dict[str, Any]]) -> Iterator[tuple[Messages, CharRange]]:
-    """Each injected response, followed by the clean responses of two other requests."""
+    """Yield each injected response, followed by the clean responses of two other requests."""
     for number, record in enumerate(records):
         order, response = record["Attacker Instruction"], record["Tool Response"]
         at = response.find(order)
@@ -117,7 +117,7 @@ def _request(record: dict[str, Any], response: str, step: int) -> Messages:
 
 
 def _agentdojo(records: Sequence[dict[str, Any]]) -> Iterator[tuple[Messages, CharRange]]:
-    """Each run in which an injected text stands in a tool result, the first of them; white space may differ."""
+    """Yield each run with an injected text in a tool result, and the first such text; white space may differ."""
     for record in records:
         messages = [{**message, "id": f"m{number}"} for number, message in enumerate(record["messages"])]
         for text in record["injections"].values():
@@ -130,6 +130,7 @@ def _agentdojo(records: Sequence[dict[str, Any]]) -> Iterator[tuple[Messages, Ch
 
 
 def as_written(text: str) -> re.Pattern[str]:
-    """The text as YAML or a Python literal has it: with other white space, quotes doubled or escaped."""
+    """Return a pattern for the text as YAML or a Python literal has it: other white space, quotes doubled or
+    escaped."""
     words = [re.sub(r"(\\?['\"])", r"(?:\\\\|')?\1", re.escape(word)) for word in text.split()]
     return re.compile(r"(?:\s|\\n|\\)+".join(words))

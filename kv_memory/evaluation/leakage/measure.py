@@ -1,4 +1,4 @@
-"""The whole of `kv-memory eval leakage`, part by part."""
+"""All measurements of `kv-memory eval leakage`, part by part."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from kv_memory.evaluation.progress import Progress
 from kv_memory.sessions.memory import Memory
 
 Later = Callable[[], Found]
-"""Gives what has been begun."""
+"""A function that returns the results of work that has begun."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Measurement:
 
     form: ChatFormat
     name: str
-    """Of the model."""
+    """Name of the model."""
     work: Work
     erasers: Sequence[str]
     plan: Plan
@@ -70,7 +70,7 @@ class Measurement:
         return 1000 * self.plan.seed + number
 
     def _rows(self, what: str, do: Callable[[Memory, Job], Found], jobs: Sequence[Job]) -> Later[list[Found]]:
-        """What is found for each job; other processes begin at once, this one when it is called."""
+        """Return a function for the result of each job; other processes begin at once, this one when it is called."""
         work = self.work(do, jobs)
 
         def rows() -> list[Found]:
@@ -84,13 +84,13 @@ class Measurement:
         return rows
 
     def canaries(self) -> Later[ByEraser]:
-        """One erasure."""
+        """Measure one erasure."""
         jobs = [self._seed(number) for number in range(self.plan.probes)]
         rows = self._rows("Canaries", partial(_canary, self.erasers), jobs)
         return lambda: summarise(rows())
 
     def successive(self) -> Later[dict[int, ByEraser]]:
-        """1, 5 and 20 erasures in one session."""
+        """Measure 1, 5 and 20 erasures in one session."""
         jobs = [self._seed(number) for number in range(self.plan.sessions)]
         rows = self._rows("Many erasures in one session", partial(_successive, self.erasers), jobs)
 
@@ -101,7 +101,7 @@ class Measurement:
         return found
 
     def echoes(self) -> Later[dict[str, Echoes]]:
-        """Values that a later turn says again."""
+        """Measure values that a later turn repeats."""
         jobs = [(kind, self._seed(number)) for kind in KINDS for number in range(self.plan.echoes)]
         rows = self._rows("Echoes", partial(_echo, self.erasers), jobs)
         return lambda: self._echoed(jobs, rows())
@@ -117,10 +117,10 @@ class Measurement:
         return found
 
     def orders(self) -> dict[str, Orders]:
-        """Orders that the model obeys."""
+        """Measure orders that the model obeys."""
         rows: list[Obeyed] = []
         numbers = count(100_000 * self.plan.seed)
-        while len(rows) < self.plan.probes:  # about every sixth world has one
+        while len(rows) < self.plan.probes:  # about every sixth world has an order
             jobs = [next(numbers) for _ in range(6 * (self.plan.probes - len(rows)))]
             found = self._rows("Orders in tool results", partial(_order, self.erasers), jobs)()
             rows += [row for row in found if row is not None]
@@ -134,7 +134,7 @@ class Measurement:
         }
 
     def injections(self) -> Later[dict[str, Injections]]:
-        """Injections of the two collections."""
+        """Measure injections of the two collections."""
         begun = {}
         for source in injections.FILES if self.plan.data else ():
             assert self.plan.data is not None

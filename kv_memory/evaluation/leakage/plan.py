@@ -1,4 +1,4 @@
-"""How much is measured."""
+"""The amount of measurement."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Plan:
 
     @property
     def sessions(self) -> int:
-        """Sessions with many erasures: each costs as much as ten canaries."""
+        """Return the number of sessions with many erasures: each costs as much as ten canaries."""
         return -(-self.probes // 8)
 
     @property
     def echoes(self) -> int:
-        """Echoes of each kind."""
+        """Return the number of echoes of each kind."""
         return -(-self.probes // 8)

@@ -1,4 +1,4 @@
-"""The result of `kv-memory eval leakage`, as its JSON file has it."""
+"""The result of `kv-memory eval leakage`, in the form of its JSON file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ByEraser = dict[str, Leakage]
 
 
 class Environment(BaseModel):
-    """Where figures come from."""
+    """The machine, the versions and the seed that figures come from."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -26,29 +26,29 @@ class Environment(BaseModel):
 
 
 class Cascaded(BaseModel):
-    """How well a cascade told an echo from other turns, by one eraser."""
+    """The success of a cascade in telling echoes from other turns, for one eraser."""
 
     model_config = ConfigDict(frozen=True)
 
     found: Estimate
-    """Share of echoes that it took for dependent."""
+    """Share of echoes that it found dependent."""
     spared: Estimate
     """Share of the assistant's other turns that it left as they were."""
 
 
 class Echoes(BaseModel):
-    """What is left where a later turn says the erased value again."""
+    """The leakage where a later turn repeats the erased value."""
 
     model_config = ConfigDict(frozen=True)
 
     leakage: dict[str, ByEraser]
-    """With "no cascade" and with "cascade"."""
+    """Leakage with "no cascade" and with "cascade"."""
     cascade: dict[str, Cascaded]
-    """By eraser."""
+    """Success of the cascade, by eraser."""
 
 
 class Orders(BaseModel):
-    """What became of a tool result's order that the model obeys, by one eraser."""
+    """The effect of a tool result's order that the model obeys, under one treatment."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -65,11 +65,11 @@ class Injections(BaseModel):
 
     cases: int
     residual: dict[str, Estimate]
-    """By eraser: mean KL from never-saw as a share of that with nothing erased."""
+    """Mean KL from never-saw as a share of that with nothing erased, by eraser."""
 
 
 class Target(BaseModel):
-    """Something that is to be reached."""
+    """A limit that a figure has to meet, and whether it does."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -79,7 +79,7 @@ class Target(BaseModel):
 
 
 class Result(BaseModel):
-    """All of it."""
+    """The result of all measurements."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -87,18 +87,18 @@ class Result(BaseModel):
     environment: Environment
     canaries: ByEraser
     successive: dict[int, ByEraser]
-    """By the number of erasures in one session, what is left of the first."""
+    """Leakage of the first erasure, by the number of erasures in one session."""
     echoes: dict[str, Echoes]
-    """By where the value is said again."""
+    """Results by where the value is repeated."""
     orders: dict[str, Orders]
     injections: dict[str, Injections]
     """By collection; empty where their files were not given."""
     targets: tuple[Target, ...] = ()
-    """What is to be reached, and whether it was (targets.py)."""
+    """Limits that figures have to meet, and whether they do (targets.py)."""
 
 
 def environment(seed: int) -> Environment:
-    """Of this run."""
+    """Return the environment of this run."""
     names = ("kv-memory", "torch", "transformers", "tokenizers")
     return Environment(
         hardware=hardware(),

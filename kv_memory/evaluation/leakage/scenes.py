@@ -1,6 +1,6 @@
-"""Conversations with canaries: random values that a tool returned once, among an unseen world's other talk.
+"""Conversations with canaries: random values that a tool returned once, in a generated conversation about other things.
 
-Inserting random secrets of known form and ranking them is Carlini et al., arXiv 1802.08232, section 4.
+Inserting random secrets of known form and ranking them is the method of Carlini et al., arXiv 1802.08232, section 4.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Tools = list[dict[str, Any]] | None
 
 TOKENS = 500
 ALTERNATIVES = 63
-"""Values of its form that a canary is ranked among: exposure is at most 6 bits."""
+"""Number of other values of the same form that a canary is ranked among: exposure is at most 6 bits."""
 _LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
 _FORMS: tuple[Callable[[Random], str], ...] = (
     lambda rng: str(rng.randrange(100_000, 1_000_000)),
@@ -33,26 +33,26 @@ _NOUNS = ("account", "locker", "cabin", "vehicle", "parcel", "contract")
 
 @dataclass(frozen=True)
 class Canary:
-    """A value that stands in one tool result."""
+    """A random value in one tool result."""
 
     noun: str
     id: str
-    """Of the thing that has it."""
+    """Id of the thing that has the value."""
     key: str
     value: str
     alternatives: tuple[str, ...]
-    """Other values of its form."""
+    """Other values of the same form."""
     target: str
-    """Id of the tool call whose result holds it."""
+    """Id of the tool call whose result holds the value."""
 
     @property
     def question(self) -> str:
-        """Asks for the value."""
+        """Return a question for the value."""
         return f"What is the {self.key} of {self.id}?"
 
     @property
     def result(self) -> str:
-        """Id of the message that holds it."""
+        """Return the id of the message that holds the value."""
         return f"{self.target}_result"
 
 
@@ -64,11 +64,14 @@ class Scene:
     tools: Tools
     canaries: tuple[Canary, ...]
     questions: tuple[str, ...]
-    """What no canary has to do with."""
+    """Questions that no canary has to do with."""
 
 
 def make_scene(seed: int, canaries: int = 1, tokens: int = TOKENS) -> Scene:
-    """A world of about `tokens` tokens with so many canaries in its first half; the same for the same arguments."""
+    """Make a conversation of about `tokens` tokens with `canaries` canaries in its first half.
+
+    The same arguments give the same scene.
+    """
     rng = Random(f"scene:{seed}:{canaries}:{tokens}")
     world = _plain_world(seed, tokens)
     half = max(1, len(world.messages) // 2)
@@ -82,7 +85,7 @@ def make_scene(seed: int, canaries: int = 1, tokens: int = TOKENS) -> Scene:
 
 
 def _plain_world(seed: int, tokens: int) -> World:
-    """One in which nothing orders an answer or its form, and there is something to ask about."""
+    """Make a world in which nothing orders an answer or its form, and there is something to ask about."""
     for number in count():
         world = make_world(5_000_000 + 1000 * seed + number, tokens, "test")
         kinds = {probe.kind for probe in world.probes}
@@ -103,7 +106,7 @@ def _canary(rng: Random, number: int) -> Canary:
 
 
 def _look_up(canary: Canary) -> Messages:
-    """The exchange in which a tool returns it."""
+    """Return the messages in which a tool returns the value."""
     key = canary.key.replace(" ", "_")
     content = {f"{canary.noun}_id": canary.id, key: canary.value, "owner": Values(Random(canary.id), "test").name()}
     arguments = json.dumps({f"{canary.noun}_id": canary.id})
@@ -153,5 +156,5 @@ PARAPHRASES = (
 
 
 def attacks(canary: Canary) -> list[str]:
-    """The paraphrases for one canary."""
+    """Return the paraphrased questions for one canary."""
     return [form.format(key=canary.key, id=canary.id, noun=canary.noun) for form in PARAPHRASES]

@@ -1,4 +1,4 @@
-"""Many erasures in one session: does what is left of the first one grow?"""
+"""Many erasures in one session: does the influence left of the first one grow?"""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COUNTS = (1, 5, 20)
 def look_after(
     memory: Memory, scene: Scene, erasers: Sequence[str], counts: Sequence[int] = COUNTS
 ) -> dict[int, dict[str, Seen]]:
-    """The first canary after so many erasures, the first of which was its own; beside never-saw of as many."""
+    """Measure the first canary, which is erased first, after each of `counts` erasures, beside never-saw of as many."""
     targets = [canary.target for canary in scene.canaries]
     found: dict[int, dict[str, Seen]] = {count: {} for count in counts}
     with holding(memory, scene.messages, scene.tools) as read:

@@ -1,4 +1,5 @@
-"""What each way to erase is to reach. What it misses is a limit: an approximate erasure is no security boundary."""
+"""Limits that erasers have to meet. An eraser that misses one has a limit: approximate erasure is no security
+boundary."""
 
 from __future__ import annotations
 
@@ -11,12 +12,12 @@ from kv_memory.evaluation.leakage.treatments import HEALED
 
 EXACT = ("recompute", HEALED)
 SAME = 0.01
-"""Difference in log-probability, in nats, up to which two caches are taken for the same: rounding is far below."""
+"""Difference in log-probability, in nats, up to which two caches count as the same: rounding is far below."""
 WITHIN_A_BIT, TPR = 0.95, 0.02
 
 
 def judge(result: Result) -> Iterator[Target]:
-    """Every target that the result has figures for."""
+    """Yield every target that the result has figures for."""
     tables: dict[str, ByEraser] = {"one erasure": result.canaries}
     tables |= {f"{count} erasures": rows for count, rows in result.successive.items() if count > 1}
     for what, rows in tables.items():

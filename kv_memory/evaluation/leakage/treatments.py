@@ -1,4 +1,4 @@
-"""The same conversation with nothing erased, erased in every way, and never seen."""
+"""Treatments of one conversation: nothing erased, erased by each eraser, and never seen."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEALED = "healed"
 
 
 def available(memory: Memory, wanted: Sequence[str] = ()) -> list[str]:
-    """The erasers to measure, `HEALED` last; by default all that the engine can run.
+    """Return the erasers to measure, `HEALED` last; by default all that the engine can run.
 
     Raises KVMemoryError for an unknown name, UnsupportedOperationError for one that the engine cannot run.
     """
@@ -29,7 +29,7 @@ def available(memory: Memory, wanted: Sequence[str] = ()) -> list[str]:
 
 @contextmanager
 def holding(memory: Memory, messages: Messages, tools: Tools = None, without: Sequence[str] = ()) -> Iterator[Session]:
-    """A session that has read a conversation, forgotten after the block."""
+    """Open a session that has read a conversation, and delete it after the block."""
     number = next(i for i in range(len(memory.sessions()) + 1) if f"leakage-{i}" not in memory.sessions())
     session = memory.new_session(f"leakage-{number}")
     with session:
@@ -39,7 +39,7 @@ def holding(memory: Memory, messages: Messages, tools: Tools = None, without: Se
 
 @contextmanager
 def erased(read: Session, targets: Sequence[str], how: str, cascade: Cascade | None = None) -> Iterator[Session]:
-    """A copy from which the targets were erased one after another, forgotten after the block."""
+    """Fork a session and erase the targets from the fork one after another; delete it after the block."""
     with read.fork() as fork:
         for target in () if how == NO_ERASE else targets:
             erase(fork, target, how, cascade)
@@ -47,7 +47,7 @@ def erased(read: Session, targets: Sequence[str], how: str, cascade: Cascade | N
 
 
 def erase(session: Session, target: str, how: str, cascade: Cascade | None = None) -> None:
-    """One retraction by an eraser, or by `HEALED`."""
+    """Retract a target by an eraser, or by `HEALED`."""
     if how in (NO_ERASE, NEVER_SAW):
         raise KVMemoryError(f"{how!r} erases nothing.")
     session.retract(target, eraser="drop" if how == HEALED else how, cascade=cascade, reason="leakage")

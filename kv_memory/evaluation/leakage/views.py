@@ -1,4 +1,4 @@
-"""Looking into a session's cache: log-probabilities of answers, and the greedy answer."""
+"""Views into a session's cache: log-probabilities of answers, and the greedy answer."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ ANSWER_TOKENS = 16
 
 @dataclass(frozen=True)
 class Asked:
-    """A cache in which a question stands last and the assistant is about to answer."""
+    """A cache that ends with a question, where the assistant is about to answer."""
 
     engine: Engine
     seq: SequenceId
 
     def log_probability(self, answer: str) -> float:
-        """Of an answer that begins so, in nats."""
+        """Return the log-probability of an answer that begins so, in nats."""
         ids, _ = self.engine.tokenizer.encode(answer, special=False)
         rows = require(self.engine, Scoring, "Measuring leakage").score(self.seq, ids).double()
         return float(rows[torch.arange(len(ids)), torch.tensor(ids)].sum())
 
     def greedy(self) -> str:
-        """The answer. Asked once: its tokens stay in the cache."""
+        """Generate the greedy answer. To be called once: its tokens stay in the cache."""
         sampling = Sampling(max_tokens=ANSWER_TOKENS)
         return "".join(token.text for token in self.engine.generate(self.seq, sampling)).strip()
 
 
 @contextmanager
 def asking(memory: Memory, session: Session, messages: Messages, question: str, tools: Tools) -> Iterator[Asked]:
-    """A copy of a session that holds `messages`, with a question after them; forgotten after the block."""
+    """Fork a session that holds `messages`, with a question after them; delete the fork after the block."""
     said = [*messages, {"role": "user", "content": question}]
     with session.fork() as fork, memory.engine.lock:
         fork.prefill(said, tools)
@@ -50,7 +50,7 @@ def asking(memory: Memory, session: Session, messages: Messages, question: str, 
 
 
 def answers(memory: Memory, session: Session, messages: Messages, questions: Sequence[str], tools: Tools) -> list[str]:
-    """The greedy answer to each question, asked apart."""
+    """Return the greedy answer to each question, each asked in a fork of its own."""
     said = []
     for question in questions:
         with asking(memory, session, messages, question, tools) as asked:

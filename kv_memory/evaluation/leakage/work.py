@@ -1,4 +1,4 @@
-"""Does the parts of a measurement one after the other here, or in processes of their own, each with its own memory."""
+"""Work on the parts of a measurement, one after the other here or in processes, each with its own memory."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _memory: list[Memory] = []
 
 
 class Work(Protocol):
-    """Does a part for each job; what is found comes in the order of the jobs."""
+    """A function that runs `do` for each job; the results come in the order of the jobs."""
 
     def __call__(self, do: Callable[[Memory, Job], Found], jobs: Iterable[Job], /) -> Iterator[Found]:
-        """`do` is a function of a module, or a partial of one, since it may go to another process."""
+        """Run `do` for each job. It may go to another process: it is a function of a module, or a partial of one."""
         ...
 
 
 def open_memory(model: str | None, eraser: str | None) -> Memory:
-    """A memory for many copies of one conversation, with the model's trained eraser if it has one."""
+    """Open a memory for many copies of one conversation, with the model's trained eraser if it has one."""
     memory = Memory(model, eraser=eraser, heal="never")
     memory.cache_tokens = 16 * memory.engine.max_positions
     with suppress(UnsupportedOperationError):
@@ -37,13 +37,13 @@ def open_memory(model: str | None, eraser: str | None) -> Memory:
 
 
 def here(memory: Memory) -> Work:
-    """In this process."""
+    """Return work that is done in this process."""
     return lambda do, jobs: (do(memory, job) for job in jobs)
 
 
 @contextmanager
 def processes(count: int, model: str | None, eraser: str | None) -> Iterator[Work]:
-    """In so many processes, which end with the block."""
+    """Start `count` processes to work in, which end with the block."""
     with get_context("spawn").Pool(count, _start, (model, eraser)) as pool:
 
         def work(do: Callable[[Memory, Job], Found], jobs: Iterable[Job]) -> Iterator[Found]:
@@ -53,7 +53,7 @@ def processes(count: int, model: str | None, eraser: str | None) -> Iterator[Wor
 
 
 def _start(model: str | None, eraser: str | None) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process stops them
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one stops the others
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
     from transformers.utils.logging import disable_progress_bar
