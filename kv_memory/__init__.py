@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kv_memory.conversation.redactions import Redaction, cuts_of
     from kv_memory.conversation.spans import CharRange, Span, SpanKind, SpanStatus, Target, target_name
     from kv_memory.engines.base import Engine, LogitsMask, Sampling
+    from kv_memory.engines.registry import context_length, engine_over
     from kv_memory.erasers import get_eraser
     from kv_memory.erasers.base import Eraser
     from kv_memory.errors import (
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from kv_memory.sessions.report import RetractionReport, RetractionStatus, UndoStatus
     from kv_memory.sessions.session import Session
     from kv_memory.sessions.turn import ReplyStream, SamplingOptions
+    from kv_memory.trained.files import is_trained_eraser
 
 __version__ = "0.1.0"
 
@@ -47,6 +49,7 @@ _HOME = {
     "conversation.redactions": ("Redaction", "cuts_of"),
     "conversation.spans": ("CharRange", "Span", "SpanKind", "SpanStatus", "Target", "target_name"),
     "engines.base": ("Engine", "LogitsMask", "Sampling"),
+    "engines.registry": ("context_length", "engine_over"),
     "erasers": ("get_eraser",),
     "erasers.base": ("Eraser",),
     "errors": (
@@ -70,6 +73,7 @@ _HOME = {
     "sessions.report": ("RetractionReport", "RetractionStatus", "UndoStatus"),
     "sessions.session": ("Session",),
     "sessions.turn": ("ReplyStream", "SamplingOptions"),
+    "trained.files": ("is_trained_eraser",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
@@ -117,8 +121,11 @@ __all__ = [
     "UnsupportedModelError",
     "UnsupportedOperationError",
     "Usage",
+    "context_length",
     "cuts_of",
+    "engine_over",
     "get_eraser",
+    "is_trained_eraser",
     "rules",
     "target_name",
 ]

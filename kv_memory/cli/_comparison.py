@@ -45,10 +45,10 @@ def run_comparison(
 def _choice(erasers: Sequence[str]) -> tuple[str | None, str | None]:
     """Return the name of an eraser, and the directory or hub id of a trained one; either may be None."""
     from kv_memory.erasers import get_eraser
-    from kv_memory.trained.files import is_trained
+    from kv_memory.trained.files import is_trained_eraser
 
-    trained = [given for given in erasers if is_trained(given)]
-    names = [get_eraser(given).name for given in erasers if not is_trained(given)]
+    trained = [given for given in erasers if is_trained_eraser(given)]
+    names = [get_eraser(given).name for given in erasers if not is_trained_eraser(given)]
     if max(len(trained), len(names)) > 1:
         raise KVMemoryError("Give --eraser at most one name and one trained eraser.")
     return next(iter(names), None), next(iter(trained), None)

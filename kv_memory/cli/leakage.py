@@ -67,10 +67,10 @@ def _run(
     from kv_memory.evaluation.leakage.treatments import available
     from kv_memory.evaluation.leakage.work import here, open_memory, processes
     from kv_memory.file_io import replacing
-    from kv_memory.trained.files import is_trained
+    from kv_memory.trained.files import is_trained_eraser
 
-    trained = [given for given in erasers if is_trained(given)]
-    names = [given for given in erasers if not is_trained(given)]
+    trained = [given for given in erasers if is_trained_eraser(given)]
+    names = [given for given in erasers if not is_trained_eraser(given)]
     if len(trained) > 1:
         raise KVMemoryError("Give --eraser at most one trained eraser.")
     missing = [name for name in FILES.values() if plan.data is not None and not (plan.data / name).is_file()]

@@ -5,6 +5,7 @@ Importing this module loads no library that runs models; an entry does when it i
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kv_memory.engines.base import ConfigCheck, Engine
+from kv_memory.pocket import model_path
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,19 @@ def engine_over(loaded: Any, tokenizer: Any = None) -> Engine | None:
     if isinstance(loaded, Engine):
         return loaded
     return next((entry.over(loaded, tokenizer) for entry in ENGINES.values() if entry.holds(loaded)), None)
+
+
+def context_length(model: str | Path | None) -> int | None:
+    """Return the longest context of a model directory in tokens, without loading it; None for a file or a hub id.
+
+    Without a `model` it is that of the embedded one.
+    """
+    file = (model_path() if model is None else Path(model).expanduser()) / "config.json"
+    if not file.is_file():
+        return None
+    config = json.loads(file.read_text())
+    size = config.get("max_position_embeddings", config.get("text_config", {}).get("max_position_embeddings"))
+    return size if isinstance(size, int) else None
 
 
 def is_gguf(name: str | Path) -> bool:

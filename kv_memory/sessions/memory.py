@@ -24,7 +24,7 @@ from kv_memory.sessions.branch import Branch
 from kv_memory.sessions.heal import Healer
 from kv_memory.sessions.report import RetractionReport
 from kv_memory.sessions.session import Session
-from kv_memory.trained.files import BESIDE, TrainedEraser, is_trained, open_eraser
+from kv_memory.trained.files import BESIDE, TrainedEraser, is_trained_eraser, open_eraser
 
 
 class Memory:
@@ -82,7 +82,7 @@ class Memory:
         (its cache cannot be edited), UnsupportedOperationError (the engine lacks what the eraser needs), KVMemoryError
         (a calibration that cannot be read, or of a model of another shape), PolicyError, AuditError.
         """
-        trained = open_eraser(eraser) if isinstance(eraser, (str, Path)) and is_trained(eraser) else None
+        trained = open_eraser(eraser) if isinstance(eraser, (str, Path)) and is_trained_eraser(eraser) else None
         if calibration is None and trained is not None:
             calibration = trained.calibration
         if calibration is None and not isinstance(model, Engine):

@@ -129,7 +129,7 @@ class TrainedEraser:
             )
 
 
-def is_trained(eraser: str | Path) -> bool:
+def is_trained_eraser(eraser: str | Path) -> bool:
     """Return whether this is the directory, .gguf file or hub id of a trained eraser, or "pocket", rather than the name
     of a way to erase."""
     if isinstance(eraser, Path) or eraser == POCKET:

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from kv_memory.trained.files import is_trained
+from kv_memory import is_trained_eraser
 
 _OF_THE_MEMORY = ("model", "device", "dtype", "cache_tokens", "calibration", "policy", "audit", "heal")
 """Settings that a memory is made with: a ready one has its own."""
@@ -23,6 +23,6 @@ def check_settings(owner: str, known: Collection[str], given: Mapping[str, Any])
     if given.get("memory") is None:
         return
     eraser = given.get("eraser")
-    trained = ["eraser"] if eraser is not None and is_trained(eraser) else []
+    trained = ["eraser"] if eraser is not None and is_trained_eraser(eraser) else []
     for name in [*(name for name in _OF_THE_MEMORY if given.get(name) is not None), *trained]:
         raise ValueError(f"A ready memory has its own {name}: leave {name}= away here, or give it to Memory().")

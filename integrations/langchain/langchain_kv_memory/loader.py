@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kv_memory import Memory
@@ -47,15 +45,3 @@ class MemoryLoader:
             if self._grammars is None:
                 self._grammars = Grammars(memory.engine)
             return self._grammars
-
-
-def context_size(model: str | Path | None) -> int | None:
-    """Return the longest context of a model directory, by its config file; None where there is no such file."""
-    from kv_memory.pocket import model_path
-
-    file = (model_path() if model is None else Path(model).expanduser()) / "config.json"
-    if not file.is_file():
-        return None
-    config = json.loads(file.read_text())
-    size = config.get("max_position_embeddings", config.get("text_config", {}).get("max_position_embeddings"))
-    return size if isinstance(size, int) else None

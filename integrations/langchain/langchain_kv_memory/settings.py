@@ -14,11 +14,10 @@ from langchain_core.messages import BaseMessage
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, Field, model_validator
 
-from kv_memory import AuditLog, Calibration, Heal, Memory, Policy
-from kv_memory.trained.files import is_trained
+from kv_memory import AuditLog, Calibration, Heal, Memory, Policy, context_length, is_trained_eraser
 from langchain_kv_memory.convert import PLACEHOLDERS, to_openai
 from langchain_kv_memory.known_settings import check_settings
-from langchain_kv_memory.loader import MemoryLoader, context_size
+from langchain_kv_memory.loader import MemoryLoader
 from langchain_kv_memory.sessions import SessionEntryPoints
 from langchain_kv_memory.wrap import memory_over
 
@@ -82,7 +81,7 @@ class LocalChatModel(SessionEntryPoints):
             return cls(memory=llm, **options)
         names = ("calibration", "policy", "audit", "heal", "cache_tokens")
         made = {name: options.pop(name) for name in names if name in options}
-        if options.get("eraser") is not None and is_trained(options["eraser"]):
+        if options.get("eraser") is not None and is_trained_eraser(options["eraser"]):
             made["eraser"] = options.pop("eraser")
         return cls(memory=memory_over(llm, tokenizer, **made), **options)
 
@@ -102,7 +101,7 @@ class LocalChatModel(SessionEntryPoints):
     @property
     def named_eraser(self) -> str | None:
         """Return the eraser that calls ask for; a trained one is the memory's own, which chooses when to use it."""
-        return None if self.eraser is None or is_trained(self.eraser) else str(self.eraser)
+        return None if self.eraser is None or is_trained_eraser(self.eraser) else str(self.eraser)
 
     def get_token_ids(self, text: str) -> list[int]:
         """Return the ids of a text, by the model's own tokenizer."""
@@ -137,7 +136,7 @@ class LocalChatModel(SessionEntryPoints):
         profile = ModelProfile(
             text_inputs=True, text_outputs=True, image_inputs=False, tool_calling=True, structured_output=True
         )
-        size = self.memory.engine.max_positions if self.memory else context_size(self.model)
+        size = self.memory.engine.max_positions if self.memory else context_length(self.model)
         if size is not None:
             profile["max_input_tokens"] = size
         return profile

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from kv_memory import Memory
-from kv_memory.engines.registry import engine_over
+from kv_memory import Memory, engine_over
 
 
 def memory_over(llm: Any, tokenizer: Any = None, **options: Any) -> Memory:

@@ -92,7 +92,7 @@ class Result(BaseModel):
     """Results by where the value is repeated."""
     orders: dict[str, Orders]
     injections: dict[str, Injections]
-    """By collection; empty where their files were not given."""
+    """Results by collection; empty where their files were not given."""
     targets: tuple[Target, ...] = ()
     """Limits that figures have to meet, and whether they do (targets.py)."""
 
