@@ -21,6 +21,7 @@ test: $(STAMP) llama
 test-newest:
 	@test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
 	@echo "Bringing $(NEWEST) up to date ..."
+	@$(NEWEST)/bin/pip install --quiet --upgrade pip
 	@grep -E '^(torch|llama-cpp-python)==' constraints.txt > $(NEWEST)/constraints.txt
 	@$(NEWEST)/bin/pip install --quiet --constraint $(NEWEST)/constraints.txt torch
 	@$(NEWEST)/bin/pip install --quiet --constraint $(NEWEST)/constraints.txt --upgrade --upgrade-strategy eager \

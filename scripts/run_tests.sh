@@ -6,7 +6,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
-python="$PWD/$1/bin/python"
+python="$(cd "$1/bin" && pwd)/python"
 color=no
 if [ -t 1 ]; then color=yes; fi
 outputs=$(mktemp -d)

@@ -25,6 +25,7 @@ for name in sys.argv[1:]:
 HEAVY = ("torch", "transformers", "peft", "safetensors", "tokenizers", "huggingface_hub", "llama_cpp", "gguf", "numpy")
 
 
+@pytest.mark.timeout(1200)  # hundreds of processes: half a minute of computing, many times that on a busy machine
 def test_every_module_can_be_imported_first() -> None:
     package = Path(kv_memory.__file__).parent
     paths = [path.relative_to(package.parent).with_suffix("") for path in sorted(package.rglob("*.py"))]

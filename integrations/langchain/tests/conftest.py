@@ -9,6 +9,7 @@ from collections.abc import Generator
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from kv_memory import Memory
 from langchain_kv_memory import ErasableChatModel
@@ -16,6 +17,10 @@ from langchain_kv_memory import ErasableChatModel
 from .standard import SKIPPED, UNSKILLED
 
 torch.set_num_threads(1)
+
+# no test is about how quick a busy machine is
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")
