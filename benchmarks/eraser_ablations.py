@@ -26,6 +26,7 @@ from typing import Any
 
 from benchmarks.eraser_answers import show
 from benchmarks.record import earlier, environment, save
+from kv_memory._threads import wait_passively
 
 
 @dataclass(frozen=True)
@@ -285,7 +286,7 @@ def main() -> None:
     parser.add_argument("--name", default="eraser_ablations", help="of the result file")
     parser.add_argument("--one", choices=TRIES, metavar="NAME", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_passively()
     if options.one:
         one(options.one, options)
         return

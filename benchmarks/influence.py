@@ -23,6 +23,7 @@ from multiprocessing import get_context
 from statistics import mean
 from typing import Any
 
+from kv_memory._threads import wait_passively
 from kv_memory.evaluation.baselines import NEVER_SAW, NO_ERASE
 from kv_memory.synthetic.drafts import KINDS
 
@@ -35,7 +36,7 @@ _state: dict[str, Any] = {}
 
 def start(model: str | None, ks: Sequence[int], gpus: Any) -> None:
     """Make this worker's engine, which keeps the queries of all layers, and its erasers; on the next of the GPUs."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_passively()
     if not gpus.empty():
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()
     import torch

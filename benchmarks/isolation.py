@@ -8,12 +8,12 @@ The cases are those of tests/security, of which the tests run a few.
 from __future__ import annotations
 
 import argparse
-import os
 from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
 from benchmarks.record import environment, save
+from kv_memory._threads import wait_passively
 from tests.security import isolation, spoofing
 
 CHUNK = 100
@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
+    wait_passively()  # and the workers, which it starts
     result = measure(arguments.cases, arguments.seed, arguments.workers)
     save("isolation", result)
     parts = [result["isolation"], *result["spoofing"].values()]
@@ -62,7 +63,6 @@ def measure(cases: int, seed: int, workers: int = 1) -> dict[str, Any]:
 
 def start() -> None:
     """Let a worker use one thread."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
     torch.set_num_threads(1)

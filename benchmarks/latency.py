@@ -10,10 +10,10 @@ by is timed apart too, with each normaliser. Weights do not matter to time.
 from __future__ import annotations
 
 import argparse
-import os
 from statistics import median
 from typing import Any
 
+from kv_memory._threads import wait_passively
 from kv_memory.engines.base import SequenceId
 from kv_memory.engines.parts import AttentionScores
 
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--name", default="latency")
     args = parser.parse_args()
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_passively()
 
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
+
+from kv_memory._threads import wait_passively
 
 if TYPE_CHECKING:
     from kv_memory.engines.llama_cpp import LlamaCppEngine
@@ -224,7 +225,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=float("inf"))
     args = parser.parse_args()
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_passively()
     try:
         found = measure(
             args.model, args.adapter, args.context, rounds=args.rounds, seed=args.seed, seconds=60 * args.minutes

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import os
 import time
 from collections.abc import Sequence
 from multiprocessing import get_context
@@ -22,6 +21,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from kv_memory._threads import wait_passively
 from kv_memory.evaluation.baselines import NO_ERASE
 
 SOURCES = {"tau-bench": "tau_bench_airline.jsonl.gz", "AgentDojo": "agentdojo_workspace_travel.jsonl.gz"}
@@ -33,7 +33,7 @@ _state: dict[str, Any] = {}
 
 def start(model: str | None, longest: int) -> None:
     """Make this worker's engine."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_passively()
     import torch
 
     from kv_memory.conversation.chat_format import ChatFormat

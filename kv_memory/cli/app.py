@@ -5,11 +5,11 @@ Nothing here, or at the top of those files, imports torch: `kv-memory --help` is
 
 from __future__ import annotations
 
-import os
 import sys
 
 import typer
 
+from kv_memory._threads import wait_passively
 from kv_memory.cli.audit import audit
 from kv_memory.cli.calibrate import calibrate
 from kv_memory.cli.demo import demo
@@ -42,8 +42,7 @@ def _evaluate() -> None:
 
 def main() -> None:
     """Run a command; print an error of the library as one line on standard error, with exit code 2."""
-    # Before torch is imported: threads that wait by spinning make it tens of times slower on a machine that is busy.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_passively()
     try:
         app()
     except KVMemoryError as error:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kv_memory._threads import wait_passively
 from kv_memory.engines.base import ConfigCheck, Engine
 from kv_memory.pocket import model_path
 
@@ -47,6 +48,7 @@ def open_engine(
 
     Raises ModelError, UnsupportedModelError and what `check` raises.
     """
+    wait_passively()  # the engine imports torch
     load = next(entry.load for entry in ENGINES.values() if entry.runs(model))
     settings = {"device": device, "dtype": dtype, "check": check, "probe_layers": probe_layers, "name": name}
     return load(model, **settings)

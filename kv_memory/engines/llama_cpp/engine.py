@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kv_memory._threads import wait_passively
 from kv_memory.engines.attention_mass import attention_score
 from kv_memory.engines.base import STEERED, Cells, ConfigCheck, Sampling, SequenceId, Token
 from kv_memory.engines.cells import CellLayout, Slots, compact
@@ -77,6 +78,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
         for positions of several axes; ModelError for a K and V type that is quantised.
         """
         super().__init__()
+        wait_passively()
         limit = min(positions or DEFAULT_POSITIONS, model.trained_context)
         model.check(limit)
         kind = kv_type(dtype or "float16")

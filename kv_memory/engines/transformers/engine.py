@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from kv_memory._threads import wait_passively
 from kv_memory.engines.attention_mass import attention_score
 from kv_memory.engines.base import STEERED, Cells, ConfigCheck, Sampling, SequenceId, Token
 from kv_memory.engines.cells import CellStore
@@ -71,6 +72,7 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
         probe_layers: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
+        wait_passively()
         check_layer_types(model.config)
         self._adapters = Adapters(model)
         base = self._adapters.base

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -10,6 +9,7 @@ from functools import partial
 from multiprocessing import get_context
 from typing import Any, Protocol, TypeVar
 
+from kv_memory._threads import wait_passively
 from kv_memory.erasers.steer import Steer
 from kv_memory.errors import UnsupportedOperationError
 from kv_memory.sessions.memory import Memory
@@ -54,7 +54,7 @@ def processes(count: int, model: str | None, eraser: str | None) -> Iterator[Wor
 
 def _start(model: str | None, eraser: str | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one stops the others
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_passively()
     import torch
     from transformers.utils.logging import disable_progress_bar
 
