@@ -1,4 +1,4 @@
-"""Whether a saved LoRA fits a model, told from its files before anything is loaded."""
+"""Check whether a saved LoRA fits a model, from its files, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kv_memory.errors import ModelError
 
 WEIGHTS = "adapter_model.safetensors"
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""What an eraser's LoRA adapts, as the published one does (KVEraser, arXiv 2606.17034)."""
+"""Modules that an eraser's LoRA may adapt, those of the published eraser (KVEraser, arXiv 2606.17034)."""
 _KEY = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight$")
 _LAYER = re.compile(r"\.(\d+)\.")
 
@@ -43,7 +43,10 @@ def check_adapter(model: Any, path: str) -> None:
 
 
 def read_adapter(path: str) -> tuple[Any, dict[tuple[str, str], tuple[int, int]]]:
-    """PEFT's config of the LoRA, and by module and side (A or B) the shape of its weights. Raises ModelError."""
+    """Read the config and weight shapes of a LoRA saved by PEFT.
+
+    Returns PEFT's config, and by module and side (A or B) the shape of the weights. Raises ModelError.
+    """
     from peft import PeftConfig, PeftType
     from safetensors import SafetensorError, safe_open
 

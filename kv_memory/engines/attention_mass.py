@@ -1,4 +1,4 @@
-"""How much kept queries attend to given cells: the score behind the `influence` eraser, ours (no paper)."""
+"""Attention that kept queries pay to given cells: the score behind the `influence` eraser, ours (no paper)."""
 
 from __future__ import annotations
 
@@ -12,24 +12,27 @@ from kv_memory.engines.cells import CellStore, Slots, on_device
 from kv_memory.engines.parts import Normaliser
 
 EXACT = 1024
-"""Cells whose softmax is taken over all cells; of more, those of the highest sampled scores, and the others count as 0:
-an eraser wants the highest few, and the cost is no longer that of later cells times all cells."""
+"""Largest number of asking cells for which the softmax is taken over all cells.
+
+Of more, only those with the highest sampled scores get the softmax, and the others count as 0: an eraser wants the
+highest few, and the cost no longer grows with later cells times all cells.
+"""
 MASK_AT_ONCE = 2**25
 """Entries of the mask held in memory at a time (32 MiB, sampled 64 or 128)."""
 LOGITS_AT_ONCE = 2**25
 """Unnormalised scores held in memory at a time (128 MiB)."""
 FIRST, SAMPLE = 4, 256
-"""Cells that a sampled normaliser adds up: the first ones, on which much attention rests in many models (StreamingLLM,
-arXiv 2309.17453), and about so many of the others, evenly spaced."""
+"""Cells that a sampled normaliser sums: the FIRST ones, on which much attention rests in many models (StreamingLLM,
+arXiv 2309.17453), and about SAMPLE of the others, evenly spaced."""
 
 
 def attention_score(
     store: CellStore, layer: int, asking: Tensor, target: Tensor, *, scaling: float, normaliser: Normaliser
 ) -> Tensor:
-    """How much each asking cell attends to the target cells together, the mean over heads: float32 [asking].
+    """Compute how much each asking cell attends to the target cells together, the mean over heads: float32 [asking].
 
     `asking` and `target` are slots; `layer` is a probe layer and `scaling` that of its scores. Each query sees the
-    cells at positions up to its own. What the normalisers mean: `Engine.influence`.
+    cells at positions up to its own. The normalisers are explained at `parts.Normaliser`.
     """
     found = _logits(store, layer, asking, target, scaling)
     if normaliser == "none":
@@ -46,8 +49,11 @@ def attention_score(
 
 
 def _known(store: CellStore, layer: int, asking: Tensor, scaling: float) -> Tensor:
-    """The softmax's normaliser over all cells. It is kept until the store changes, so that a second question about
-    other target cells needs no pass over all of them."""
+    """Return the softmax's log-normaliser over all cells, float32 [heads, asking].
+
+    It is kept until the store changes, so that a second question about other target cells needs no pass over all of
+    them.
+    """
     device = store.keys[layer].device
     kept = store.log_normalisers.get(layer)
     if kept is None:
@@ -64,18 +70,18 @@ def _known(store: CellStore, layer: int, asking: Tensor, scaling: float) -> Tens
 def _log_normaliser(
     store: CellStore, layer: int, asking: Tensor, scaling: float, *, over: Slots, weights: Tensor | None = None
 ) -> Tensor:
-    """Log-sum-exp of the scaled scores of the cells `over` (slots), each of which stands for exp(weight) cells:
-    float32 [heads, asking].
+    """Compute the log-sum-exp of the scaled scores of the cells `over` (slots), each of which counts for exp(weight)
+    cells: float32 [heads, asking].
 
-    The library's fused attention tells it without holding a score: over values that are 1 for the first cells and 0 for
-    the others it gives the share of the first ones, whose own log-sum-exp is quickly had.
+    Torch's fused attention gives it without scores in memory. With values that are 1 for the first cells and 0 for the
+    others, its output is the share of the first cells; their own log-sum-exp is cheap, and the quotient is the whole.
     """
     layout, device = store.layout, store.keys[layer].device
     groups, first = layout.heads // layout.kv_heads, store.order()[1][:FIRST]
     queries = _for_kernels(store.queries[layout.probe_layers.index(layer)])
     keys = _for_kernels(store.keys[layer][:, :, on_device(over, device)]).repeat_interleave(groups, dim=1)
     position, among = store.position.to(device), torch.arange(store.used)[over]
-    # As wide as a head, since kernels want values of the keys' shape; only the first column is read.
+    # NOTE: values are as wide as a head, since kernels want the keys' shape; only the first column is used.
     values = keys.new_zeros(1, 1, len(among), layout.head_dim)
     values[0, 0, :, 0] = torch.isin(among, first).to(values)
     values = values.expand(1, layout.heads, len(among), layout.head_dim)
@@ -90,12 +96,13 @@ def _log_normaliser(
 
 
 def _for_kernels(rows: Tensor) -> Tensor:
-    """In a dtype that attention is quick in, on a CPU float32, and whose smallest numbers are small enough."""
+    """Convert rows to a dtype that attention is quick in (on a CPU float32) and small shares do not underflow in."""
     return rows.float() if rows.device.type == "cpu" or rows.dtype == torch.float16 else rows
 
 
 def _sample(store: CellStore, target: Tensor) -> tuple[Tensor, Tensor]:
-    """The target cells, the first others and an even sample of the rest: slots, and the log of what each stands for."""
+    """Choose the target cells, the first others and an even sample of the rest: their slots, and the log of the number
+    of cells that each counts for."""
     others = store.order()[1]
     others = others[~torch.isin(others, target)]
     step = max(1, (len(others) - FIRST) // SAMPLE)
@@ -108,7 +115,7 @@ def _sample(store: CellStore, target: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.inference_mode()
 def _logits(store: CellStore, layer: int, asking: Tensor, target: Tensor, scaling: float) -> Tensor:
-    """Log-sum-exp of the scaled scores of the target cells, float32 [heads, asking]; -inf where a cell sees none."""
+    """Compute the log-sum-exp of the target's scaled scores, float32 [heads, asking]; -inf where a cell sees none."""
     layout, keys = store.layout, store.keys[layer]
     groups, position, where = layout.heads // layout.kv_heads, store.position.to(keys.device), target.to(keys.device)
     columns = _for_kernels(keys[0][:, where]).transpose(1, 2)[:, None]  # [kv_heads, 1, head_dim, target]

@@ -1,9 +1,9 @@
-"""What every engine can do: hold sequences of KV cells, append to them, cut their ends off and generate.
+"""The engine contract: hold sequences of KV cells, append to them, truncate them and generate.
 
 A cell has a position, a token id and a K and a V row in each layer. Cells are addressed by position, never by where the
 engine keeps them: positions are unique within a sequence, need not be contiguous (an erased span leaves a hole), and a
-token attends to the visible cells at positions up to its own. What only some engines can do is in parts.py. This module
-knows nothing of messages, nor of why cells are edited.
+token attends to the visible cells at positions up to its own. Capabilities of some engines only are in parts.py. This
+module knows nothing of messages, nor of why cells are edited.
 """
 
 from __future__ import annotations
@@ -21,20 +21,22 @@ if TYPE_CHECKING:
 SequenceId = int
 
 STEERED = -1
-"""The token id of a cell whose rows were written with an adapter on, a steering state: it stands for no text any more
-and cannot be run again."""
+"""Token id of a cell that holds a steering state, rows written with an adapter on: the cell holds no token any more and
+cannot be recomputed."""
 
 ConfigCheck = Callable[[dict[str, Any]], object]
-"""Is given a model's configuration before its weights are read, and raises what is wrong with it."""
+"""Function that is given a model's configuration before its weights are read, and raises where something is wrong with
+it."""
 
 LogitsMask = Callable[[Sequence[int], "Tensor"], "Tensor"]
-"""From the ids generated so far and the logits [vocabulary] of the next one to logits in which a token that may not
-come is minus infinity. It decides on the end of the turn too, which must stay possible once nothing else is."""
+"""Function from the ids generated so far and the logits [vocabulary] of the next one to logits in which every token
+that may not come is minus infinity. It decides on the end of the turn too, which must stay possible once nothing else
+is."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to generate. Temperature 0 is greedy."""
+    """Settings of one generation. Temperature 0 is greedy."""
 
     max_tokens: int = 256
     temperature: float = 0.0
@@ -42,7 +44,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
     seed: int | None = None
     mask: LogitsMask | None = None
-    """What may be said, for decoding that a grammar constrains."""
+    """Limit on which token may come next, for decoding that a grammar constrains."""
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str) or not all(self.stop):
@@ -58,12 +60,13 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Token:
-    """One generated token; `text` became final with it (empty while a character or stop string is incomplete)."""
+    """One generated token. `text` became final with it: empty while a character or stop string is incomplete."""
 
     id: int
     text: str
     finish: Literal["stop", "length", "cancelled"] | None = None
-    """Set on the last token only. That one may have no id (-1): it then carries `finish` and the rest of the text."""
+    """The reason why generation ended, on the last token only. That token may have no id (-1): it then carries `finish`
+    and the rest of the text."""
 
 
 @dataclass(frozen=True)
@@ -86,15 +89,15 @@ class Tokenizer(Protocol):
     eos_ids: frozenset[int]
 
     def encode(self, text: str, *, special: bool) -> tuple[list[int], list[tuple[int, int]]]:
-        """Ids and the character interval of each. With `special` false no id that carries structure can come out."""
+        """Return ids and the character interval of each. With `special` false, none of the ids carries structure."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of these ids, special tokens left out, structure tokens such as <tool_call> kept."""
+        """Return the text of these ids, with special tokens left out and structure tokens such as <tool_call> kept."""
         ...
 
     def render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, generate: bool) -> str:
-        """The chat template's text; with `generate`, followed by the head of an assistant turn."""
+        """Format messages with the chat template; with `generate`, the head of an assistant turn follows."""
         ...
 
 
@@ -111,48 +114,49 @@ class Engine(ABC):
     """The text model's configuration, in Hugging Face's words."""
     tokenizer: Tokenizer
     max_positions: int
-    """Longest context, in tokens."""
+    """Longest context, in positions."""
     kv_dtype: str
-    """The type of K and V, such as "float16"."""
+    """Type of K and V, such as "float16"."""
 
     def __init__(self) -> None:
         self.lock = TurnLock()
         """Held by callers around each call and each step of a `generate`; the engine itself never takes it."""
         self.ruled_out: dict[str, str] = {}
-        """Capabilities of its parts that this model or its settings rule out, each with the reason, which goes after
-        "the engine of NAME lacks it:"."""
+        """Capabilities of the engine's parts that this model or its settings rule out, by name, each with the reason;
+        messages put it after "the engine of NAME lacks it:"."""
 
     def weights_digest(self) -> str | None:
-        """What tells this model from others of its shape: a digest of some of its weights; None where none is known."""
+        """Return a digest of some of the weights, which tells models of one shape apart; None where none is known."""
         return None
 
     @abstractmethod
     def create(self) -> SequenceId:
-        """A new empty sequence."""
+        """Create an empty sequence."""
 
     @abstractmethod
     def free(self, seq: SequenceId) -> None:
-        """Forget a sequence and give its memory back."""
+        """Delete a sequence and release its memory."""
 
     @abstractmethod
     def fork(self, seq: SequenceId, end: int | None = None) -> SequenceId:
-        """A copy of the cells at positions below `end` (all without it); later edits of one do not touch the other."""
+        """Copy the cells at positions below `end` (default: all) to a new sequence, which is independent of this
+        one."""
 
     @abstractmethod
     def cells(self, seq: SequenceId) -> list[tuple[int, int]]:
-        """Position and token id of each visible cell, ascending; STEERED for a steering state."""
+        """Return the position and token id of each visible cell, positions ascending; STEERED for a steering state."""
 
     def positions(self, seq: SequenceId) -> list[int]:
-        """The positions of the visible cells, ascending."""
+        """Return the positions of the visible cells, ascending."""
         return [position for position, _ in self.cells(seq)]
 
     def tokens(self, seq: SequenceId) -> list[int]:
-        """The token ids of the visible cells, in the order of their positions; STEERED for a steering state."""
+        """Return the token ids of the visible cells, in the order of their positions; STEERED for a steering state."""
         return [token for _, token in self.cells(seq)]
 
     @abstractmethod
     def next_position(self, seq: SequenceId) -> int:
-        """One past the last cell; 0 when empty. A hole at the end (last cells dropped) does not count."""
+        """Return the position after the last cell's; 0 when empty. Cells that were dropped at the end do not count."""
 
     @abstractmethod
     def truncate(self, seq: SequenceId, start: int) -> None:
@@ -179,6 +183,6 @@ class Engine(ABC):
         """Continue the sequence, one token at a time.
 
         When the iterator is exhausted, the cells hold exactly the tokens of the text that was yielded: the end-of-turn
-        token is neither yielded nor written, and what a stop string cut off is cut from the cells too. A closed
-        iterator leaves cells behind; the caller truncates.
+        token is neither yielded nor written, and what a stop string cuts off the text is cut off the cells too. An
+        iterator that is closed early may leave cells whose text was not yielded; the caller truncates them.
         """

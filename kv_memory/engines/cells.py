@@ -1,7 +1,7 @@
 """Preallocated storage for the cells of one sequence.
 
-This module knows slots (where a row is kept) and positions (where a token stands), not models. A slot that is given
-back is used again by the next cell, so slots need not be in the order of positions: masks go by position.
+This module knows slots (where a row is kept) and positions (the place of a token in the sequence), not models. The slot
+of a removed cell is used for a later one, so that slots need not be in the order of positions: masks compare positions.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ EMPTY = torch.iinfo(torch.int64).max
 """Position of a slot that holds no cell: beyond every query, so that a mask by position hides it."""
 
 Slots = slice | Tensor
-"""Where cells are kept: a slice where they lie side by side (written without an index), else int64 [cells]."""
+"""Indices of cells in the store: a slice where they are contiguous (written without an index), else int64 [cells]."""
 
 FIRST_CAPACITY = 256
 
 
 @dataclass(frozen=True)
 class CellLayout:
-    """The shape of one cell in this model."""
+    """Shape and type of a model's cells."""
 
     kv_heads: int
     head_dim: int
     heads: int
-    """Query heads."""
+    """Number of query heads."""
     dtype: torch.dtype
     devices: tuple[torch.device, ...]
-    """One a layer."""
+    """Device of each layer."""
     probe_layers: tuple[int, ...]
     """Layers whose post-RoPE queries are kept as well."""
     valued: bool = True
-    """V is kept; false where the rows themselves are kept elsewhere, and what is here is for scores alone."""
+    """Whether V is kept; false where rows are kept elsewhere, and the store's keys serve for scores alone."""
 
     @property
     def layers(self) -> int:
-        """Number of layers."""
+        """Return the number of layers."""
         return len(self.devices)
 
 
@@ -50,7 +50,7 @@ class CellStore:
     masked attention multiplies them by 0, which must not meet an inf, and no erased content stays in memory.
     """
 
-    @torch.inference_mode(False)  # else a caller's inference mode makes tensors that cannot be written outside of it
+    @torch.inference_mode(False)  # NOTE: tensors made in a caller's inference mode cannot be written outside of it
     def __init__(self, layout: CellLayout, limit: int) -> None:
         self.layout = layout
         self.limit = limit
@@ -60,14 +60,14 @@ class CellStore:
         self.position = torch.full((0,), EMPTY)
         self.token = torch.zeros(0, dtype=torch.int64)
         self.used = 0
-        """Slots from here on hold no cell."""
+        """One past the last slot that holds a cell."""
         self.log_normalisers: dict[int, Tensor] = {}
-        """By probe layer: of each slot's attention over the cells as they are, float32 [heads, slots], NaN where it was
-        not asked for. Every change takes it away (attention_mass.py)."""
+        """Log-normalisers of each slot's attention over all cells, by probe layer: float32 [heads, slots], NaN where
+        not computed yet. Every change of the cells discards them (attention_mass.py)."""
         self._order: tuple[Tensor, Tensor] | None = None
 
     def order(self) -> tuple[Tensor, Tensor]:
-        """Positions, ascending, and their slots: two int64 [visible cells] on the CPU."""
+        """Return the positions of the visible cells, ascending, and their slots: two int64 [cells] on the CPU."""
         if self._order is None:
             positions, slots = self.position[: self.used].sort()
             count = int(torch.searchsorted(positions, EMPTY))
@@ -76,12 +76,12 @@ class CellStore:
 
     @property
     def next_position(self) -> int:
-        """One past the last cell, 0 when empty."""
+        """Return the position after the last cell's, 0 when empty."""
         positions, _ = self.order()
         return int(positions[-1]) + 1 if len(positions) else 0
 
     def find(self, positions: Sequence[int]) -> Tensor:
-        """Slots of these positions, in their order. Raises ValueError for a position that holds no cell."""
+        """Return the slots of these positions, in their order. Raises ValueError for a position that holds no cell."""
         wanted = torch.tensor(list(positions), dtype=torch.int64)
         held, slots = self.order()
         at = torch.searchsorted(held, wanted).clamp(max=max(len(held) - 1, 0))
@@ -91,7 +91,7 @@ class CellStore:
         return slots[at]
 
     def between(self, start: int, end: int = EMPTY) -> Tensor:
-        """Slots of the cells at positions [start, end), ascending."""
+        """Return the slots of the cells at positions [start, end), positions ascending."""
         positions, slots = self.order()
         return slots[(positions >= start) & (positions < end)]
 
@@ -102,7 +102,7 @@ class CellStore:
         if needed <= capacity:
             return
         capacity = max(needed, min(max(2 * capacity, FIRST_CAPACITY), self.limit))
-        # One tensor at a time: the peak is one layer's copy; and an interrupted growth can simply be done again.
+        # One tensor at a time: the peak is one layer's copy, and growth that was interrupted can be repeated.
         for rows in (self.keys, self.values, self.queries):
             for i, old in enumerate(rows):
                 rows[i] = _grown(old, capacity)
@@ -113,7 +113,7 @@ class CellStore:
         self.token, self.position = token, position
 
     def allocate(self, positions: Tensor, tokens: Tensor) -> Slots:
-        """Slots for new cells at these positions (int64 [cells], CPU); their rows are to be written next."""
+        """Reserve slots for new cells at these positions (int64 [cells], CPU); the caller writes their rows next."""
         count = len(positions)
         free = (self.position[: self.used] == EMPTY).nonzero()[:count, 0]
         fresh = count - len(free)
@@ -138,7 +138,7 @@ class CellStore:
             rows[:, :, on_device(where, rows.device)] = 0
 
     def put(self, layer: int, slots: Slots, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write rows [1, kv_heads, cells, head_dim]; returns K and V of all slots in use, as views."""
+        """Write rows [1, kv_heads, cells, head_dim]; return K and V of all slots in use, as views."""
         where = on_device(slots, keys.device)
         self.log_normalisers.pop(layer, None)
         self.keys[layer][:, :, where] = keys
@@ -156,7 +156,7 @@ class CellStore:
         self.queries[self.layout.probe_layers.index(layer)][:, :, on_device(slots, queries.device)] = queries
 
     def read(self, slots: Slots, below: int | None = None) -> Rows:
-        """A copy of the rows of these slots in all layers; with `below`, in those before it, without queries."""
+        """Copy the rows of these slots, of all layers; with `below`, of the layers before it, without queries."""
         return Rows(
             [_taken(rows, slots) for rows in self.keys[:below]],
             [_taken(rows, slots) for rows in self.values[:below]],
@@ -172,7 +172,7 @@ class CellStore:
             self.put_queries(layer, slots, queries.to(devices[layer]))
 
     def move(self, slots: Tensor, delta: int) -> None:
-        """Give these cells positions `delta` further. Their keys are the caller's matter."""
+        """Move these cells by `delta` positions. The caller rotates their keys."""
         self._moved()
         self.position[slots] += delta
 
@@ -181,7 +181,7 @@ class CellStore:
         self.log_normalisers.clear()
 
     def copy(self, end: int) -> CellStore:
-        """A store of its own with the cells at positions below `end`, side by side."""
+        """Copy the cells at positions below `end` to a store of its own, in contiguous slots."""
         slots = self.between(0, end)
         other = CellStore(self.layout, self.limit)
         new, old = other.allocate(self.position[slots], self.token[slots]), compact(slots)
@@ -202,7 +202,7 @@ class Rows:
 
 
 def compact(slots: Tensor) -> Slots:
-    """The same slots as a slice where they lie side by side."""
+    """Return the same slots as a slice where they are contiguous."""
     count = len(slots)
     if count and int(slots[-1]) - int(slots[0]) + 1 == count and bool((slots.diff() == 1).all()):
         return slice(int(slots[0]), int(slots[0]) + count)
@@ -210,7 +210,7 @@ def compact(slots: Tensor) -> Slots:
 
 
 def on_device(slots: Slots, device: torch.device) -> Slots:
-    """The slots as an index for tensors on this device."""
+    """Return the slots as an index for tensors on this device."""
     return slots if isinstance(slots, slice) else slots.to(device)
 
 

@@ -1,4 +1,4 @@
-"""What engines check of their arguments before they change a cell."""
+"""Checks of an engine's arguments before it changes a cell."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kv_memory.positions import Interval
 
 
 def check_tokens(store: CellStore, slots: Tensor) -> None:
-    """Raise ValueError for a cell that stands for no token."""
+    """Raise ValueError for a cell that holds a steering state and no token."""
     steered = slots[store.token[slots] == STEERED]
     if len(steered):
         raise ValueError(f"the cell at position {int(store.position[steered[0]])} holds a steering state, not a token")
@@ -48,13 +48,14 @@ def check_move(store: CellStore, start: int, delta: int) -> None:
 
 
 def asked_about(store: CellStore, spans: Sequence[Interval]) -> tuple[Tensor, Tensor]:
-    """Slots of the tokens after the first span's start, outside all spans, and of the spans' cells; for `influence`."""
+    """Return the slots of the tokens after the first span's start and outside all spans, and those of the spans' cells;
+    for `influence`."""
     erased = store.find([position for start, end in spans for position in range(start, end)])
     later = store.between(min((start for start, _ in spans), default=store.next_position))
     return later[~torch.isin(later, erased) & (store.token[later] != STEERED)], erased
 
 
 def integers(values: Tensor) -> list[int]:
-    """The numbers of an integer tensor."""
+    """Convert an integer tensor to a list."""
     numbers: list[int] = values.tolist()
     return numbers

@@ -1,4 +1,4 @@
-"""What tells models of one shape apart: some of their weights, and the commit of the hub that they came from."""
+"""Identity of a model among those of its shape: a digest of some weights, and its commit on the hub."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SAMPLE = 8
-"""Numbers of each parameter that the digest is of."""
+"""Numbers of each parameter that the digest covers."""
 
 
 def weights_digest(model: Any) -> str | None:
-    """A digest of the first numbers of each parameter as bfloat16; 16 hexadecimal digits.
+    """Compute a digest of the first numbers of each parameter as bfloat16; 16 hexadecimal digits.
 
-    The same whether the weights are held in bfloat16 or float32, and whatever adapters are on top; None for weights
-    in another type, whose rounding differs.
+    It is the same whether the weights are held in bfloat16 or float32, and whatever adapters are on top; None for
+    weights in another type, whose rounding differs.
     """
     return digest_of(parameter.detach() for name, parameter in model.named_parameters() if "lora_" not in name)
 
 
 def digest_of(parameters: Iterable[Tensor]) -> str | None:
-    """The same of parameters, or of the first SAMPLE numbers of each, in the order of `named_parameters`."""
+    """Compute the digest of parameters, or of the first SAMPLE numbers of each, in the order of `named_parameters`."""
     import torch
 
     digest = hashlib.sha256()
@@ -37,7 +37,7 @@ def digest_of(parameters: Iterable[Tensor]) -> str | None:
 
 
 def revision_of(name: str) -> str | None:
-    """The commit of a hub model that this machine has; None for a directory that is not of the hub's cache."""
+    """Return the commit of a hub model in this machine's cache; None for any other model or directory."""
     path = Path(name).expanduser()
     if not path.is_dir():
         from huggingface_hub import try_to_load_from_cache

@@ -20,7 +20,7 @@ from kv_memory.errors import ContextLengthError
 
 
 class Sampler:
-    """Draws a token. Temperature 0 takes the likeliest. Raises ValueError for settings that are out of range."""
+    """Draws the next token; temperature 0 takes the likeliest. Raises ValueError for settings that are out of range."""
 
     def __init__(self, sampling: Sampling, device: torch.device) -> None:
         self._warpers = LogitsProcessorList()
@@ -36,7 +36,7 @@ class Sampler:
             self._generator.manual_seed(sampling.seed)
 
     def __call__(self, logits: Tensor) -> int:
-        """An id, from logits [vocabulary]."""
+        """Draw an id from logits [vocabulary]."""
         if self._greedy:
             return int(logits.argmax())
         no_ids = torch.empty(1, 0, dtype=torch.int64, device=logits.device)  # these warpers look at the scores alone
@@ -51,9 +51,10 @@ def generate(
     sampling: Sampling,
     cancelled: Callable[[], bool],
 ) -> Generator[Token]:
-    """The tokens of one continuation; see Engine.generate for what the cells hold afterwards.
+    """Generate the tokens of one continuation; see Engine.generate for what the cells hold afterwards.
 
-    `next_logits` gives [vocabulary] after the sequence's last cell. Raises ValueError at once, not at the first token.
+    `next_logits` returns the logits [vocabulary] after the sequence's last cell. Raises ValueError at once, not at the
+    first token.
     """
     sampler = Sampler(sampling, next_logits(seq).device)
 
@@ -71,14 +72,14 @@ def _tokens(
     sampling: Sampling,
     cancelled: Callable[[], bool],
 ) -> Generator[Token]:
-    """A token's cell is written before it is yielded, so that a caller who stops early has a cell for all it saw."""
+    """Yield the tokens, each after its cell is written: a caller who stops early has a cell for all it saw."""
     stream = TextStream(engine.tokenizer.decode, sampling.stop)
     ends = EosTokenCriteria(sorted(engine.tokenizer.eos_ids))
     start = engine.next_position(seq)
     said: list[int] = []
 
     def last(token: Token) -> Token:
-        """With the text that was held back, once the cells are those of the text."""
+        """Return this token as the last one, with the text that was held back, and make the cells those of the text."""
         text = token.text + stream.flush()
         engine.truncate(seq, start + stream.kept)
         engine.prefill(seq, engine.tokenizer.encode(stream.remainder, special=False)[0])

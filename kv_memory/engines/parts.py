@@ -1,4 +1,4 @@
-"""What only some engines can do, each kind of it a small abstract class, and the capabilities that follow.
+"""Capabilities that only some engines have, in small abstract classes ("parts").
 
 An engine has a capability where it is an instance of the part, unless this model or its settings rule it out
 (`Engine.ruled_out`). Callers ask for a capability by name (`lacks`) or for the part itself (`require`).
@@ -19,14 +19,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Normaliser = Literal["softmax", "sampled", "none"]
-"""What an influence score is divided by: `softmax` over all cells gives attention mass, at a cost of later cells times
-all cells, or where many follow of the highest of them times all cells (attention_mass.EXACT); `sampled` estimates that
-from an even sample of some 256 cells, at a cost of later cells times sample and spans; `none` is the logarithm of what
-the softmax would divide."""
+"""Divisor of an influence score.
+
+`softmax`: over all cells, which gives attention mass, at a cost of later cells times all cells; where there are many
+later cells, of the highest of them times all cells (attention_mass.EXACT). `sampled`: an estimate of it from an even
+sample of some 256 cells, at a cost of later cells times sample and spans. `none`: no divisor; the score is the
+logarithm of what the softmax would divide.
+"""
 
 
 class CellEdit(Engine):
-    """An engine whose cells can be removed, moved and run again. Capabilities `edit` and `shift`."""
+    """An engine whose cells can be removed, moved and recomputed. Capabilities `edit` and `shift`."""
 
     @abstractmethod
     def drop(self, seq: SequenceId, start: int, end: int) -> None:
@@ -38,7 +41,7 @@ class CellEdit(Engine):
 
     @abstractmethod
     def reencode(self, seq: SequenceId, positions: Sequence[int]) -> None:
-        """Run the tokens of these cells again, at their own positions, over what is visible now; overwrite their rows.
+        """Recompute the rows of these cells from their tokens, at their own positions, over what is visible now.
 
         All in one pass: within it a later token sees the new rows of an earlier one. Raises ValueError for a cell that
         holds a steering state.
@@ -46,32 +49,34 @@ class CellEdit(Engine):
 
 
 class AdapterPass(CellEdit):
-    """An engine that can run cells again with a LoRA on. Capabilities `adapters` and `ahead`."""
+    """An engine that can recompute cells with a LoRA on. Capabilities `adapters` and `ahead`."""
 
     gguf_model: Path | None = None
-    """The model's .gguf file, where adapters must be GGUF too; None where they are directories saved by PEFT."""
+    """The model's .gguf file, where adapters must be GGUF too; None where adapters are directories saved by PEFT."""
 
     def __init__(self) -> None:
         super().__init__()
         self.adapter_settings: dict[str, object] = {}
-        """By name of a loaded adapter, what whoever loaded it keeps beside it; the engine never looks at it."""
+        """Settings that whoever loaded an adapter keeps beside it, by the adapter's name; the engine never looks at
+        them."""
 
     @abstractmethod
     def load_adapter(self, path: str, name: str) -> None:
         """Load a LoRA, for `reencode(adapter=name)`; it stays off otherwise.
 
-        Raises ModelError, with nothing loaded, for a path that is none or was made for a model of other sizes.
+        Raises ModelError, with nothing loaded, for a path that holds no LoRA or one for a model of other sizes.
         """
 
     @abstractmethod
     def reencode(
         self, seq: SequenceId, positions: Sequence[int], adapter: str | None = None, *, ahead: bool = False
     ) -> None:
-        """See CellEdit.reencode. `adapter` names a loaded LoRA that is on for this call alone.
+        """Recompute these cells as `CellEdit.reencode` does; `adapter` names a loaded LoRA that is on for this call
+        alone.
 
-        What it writes are steering states, no longer rows of those tokens, and the token ids become STEERED. With
-        `ahead` a token sees all other cells of the sequence, also those after it, but of these cells only the earlier
-        ones.
+        With an adapter the rows are steering states, no longer rows of those tokens, and the token ids become STEERED.
+        With `ahead` a token sees all other cells of the sequence, also those after it, but of the recomputed cells only
+        the earlier ones.
         """
 
 
@@ -80,11 +85,11 @@ class CellRows(Engine):
 
     @abstractmethod
     def read_cells(self, seq: SequenceId, positions: Sequence[int]) -> Cells:
-        """A copy of these cells."""
+        """Copy these cells."""
 
     @abstractmethod
     def write_cells(self, seq: SequenceId, cells: Cells) -> None:
-        """Put cells back, bit-identical, whether or not a cell stands at those positions now."""
+        """Put cells back, bit-identical, whether or not those positions hold a cell now."""
 
 
 class AttentionScores(Engine):
@@ -99,19 +104,19 @@ class AttentionScores(Engine):
         layers: Sequence[int] | None = None,
         normaliser: Normaliser = "softmax",
     ) -> tuple[list[int], Tensor]:
-        """How much each token after the first span's start, outside all spans, attended to the spans' cells.
+        """Compute how much each token after the first span's start, outside all spans, attended to the spans' cells.
 
-        Returns those positions, ascending, and scores, float32 [layers, cells], the mean over heads. `layers`: probe
-        layers, by default all that queries are kept of. Call it before the spans are dropped.
+        Returns the positions of these tokens, ascending, and scores, float32 [layers, cells], the mean over heads.
+        `layers`: probe layers, by default all. Call it before the spans are dropped.
         """
 
 
 class Deviation(Engine):
-    """An engine that can run cells again through its first layers alone. Capability `deviation`."""
+    """An engine that can recompute cells in its first layers alone. Capability `deviation`."""
 
     @abstractmethod
     def deviation(self, seq: SequenceId, positions: Sequence[int], layer: int = 1) -> Tensor:
-        """How far K and V of these cells at `layer` are from what they would be if re-encoded now. Changes nothing.
+        """Measure how far K and V of these cells at `layer` are from what `reencode` would write now. Changes nothing.
 
         One number a position: the Euclidean norm over heads and dimensions (CacheBlend, arXiv 2405.16444, section 4).
         Costs a forward pass of these tokens through the layers up to `layer`.
@@ -123,7 +128,8 @@ class Scoring(Engine):
 
     @abstractmethod
     def score(self, seq: SequenceId, ids: Sequence[int]) -> Tensor:
-        """Log-probabilities [len(ids), vocabulary] before each of `ids`, were they appended. Nothing is committed."""
+        """Compute the log-probabilities [len(ids), vocabulary] before each of `ids`, were they appended. No cell is
+        changed."""
 
 
 PARTS: dict[str, tuple[type[Engine], str]] = {
@@ -136,7 +142,7 @@ PARTS: dict[str, tuple[type[Engine], str]] = {
     "deviation": (Deviation, "it stops at no layer"),
     "score": (Scoring, "it gives no log-probabilities of tokens"),
 }
-"""By capability: the part that it comes with, and why an engine without that part lacks it."""
+"""Part that each capability comes with, and the reason why an engine without that part lacks it."""
 
 Part = TypeVar("Part", bound=Engine)
 
@@ -158,9 +164,9 @@ def unsupported(engine: Engine, capability: str) -> UnsupportedOperationError:
 
 
 def require(engine: Engine, kind: type[Part], use: str) -> Part:
-    """Return the engine as one that has this part, for a `use` in words.
+    """Return the engine as one that has this part; `use` says in words what for.
 
-    Raises UnsupportedOperationError where it has not.
+    Raises UnsupportedOperationError where the engine is without the part.
     """
     if isinstance(engine, kind):
         return engine
@@ -169,8 +175,8 @@ def require(engine: Engine, kind: type[Part], use: str) -> Part:
 
 
 def default_probe_layer(depth: int) -> int:
-    """The layer whose queries an engine of so many layers keeps for `influence`, unless told otherwise.
+    """Return the layer whose queries an engine of `depth` layers keeps for `influence`, unless told otherwise.
 
-    The one in the middle: 5 of 10 is the best in the pocket model, by far (benchmarks/ablations.md).
+    The middle one: of the pocket model's 10 layers, layer 5 is the best by far (benchmarks/ablations.md).
     """
     return depth // 2

@@ -19,7 +19,7 @@ from kv_memory.pocket import model_path
 
 @dataclass(frozen=True)
 class Entry:
-    """How one engine is made."""
+    """One engine in the table: which models it runs, and the functions that make it."""
 
     runs: Callable[[str | Path], bool]
     """Whether a path or hub id names a model for it. The first entry that says so is taken."""

@@ -1,6 +1,7 @@
-"""Generated ids to text as it becomes final: whole characters only, and nothing that may still become a stop string.
+"""Incremental decoding: ids to text as it becomes final, whole characters only, and nothing that may still become a
+stop string.
 
-Also says, at the end, which of the tokens the text that was given out is made of.
+At the end it also says which of the tokens make up the text that was given out.
 """
 
 from __future__ import annotations
@@ -8,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
-"""What a decoder puts where the bytes of a character are not all there yet."""
+"""Character that a decoder writes where the bytes of a character are not all there yet."""
 
 LONGEST_CHARACTER = 4
-"""Tokens that a UTF-8 character can be spread over; more than that and the bytes are wrong, not incomplete."""
+"""Most tokens that a UTF-8 character can be spread over; with more, the bytes are wrong, not incomplete."""
 
 
 class TextStream:
-    """Decodes one generation. Feed it with `push`, then `flush`; `kept` and `remainder` describe the outcome."""
+    """Decoder of one generation. Call `push` for each token, then `flush`; `kept` and `remainder` describe the
+    outcome."""
 
     def __init__(self, decode: Callable[[Sequence[int]], str], stop: Sequence[str] = ()) -> None:
         self._decode = decode
@@ -23,14 +25,14 @@ class TextStream:
         self._ids: list[int] = []
         self._text = ""
         self._given = 0
-        """Characters of `_text` that were returned."""
+        """Number of characters of `_text` that were returned."""
         self._ends: list[tuple[int, int]] = [(0, 0)]
-        """(tokens, characters) wherever both end together."""
+        """(tokens, characters) at each boundary of both a token and a character."""
         self.stopped = False
-        """A stop string came; the text ends before it."""
+        """Whether a stop string came; the text ends before it."""
 
     def push(self, token: int) -> str:
-        """The text that became final with this token."""
+        """Add a token and return the text that became final with it."""
         self._ids.append(token)
         piece = self._new_piece()
         if piece is None:
@@ -45,24 +47,25 @@ class TextStream:
         return self._give(len(self._text) - self._held_back())
 
     def flush(self) -> str:
-        """The text held back, when no more tokens come. Bytes of an incomplete character are left out."""
+        """Return the text held back, when no more tokens come. Bytes of an incomplete character are left out."""
         return self._give(len(self._text))
 
     @property
     def kept(self) -> int:
-        """How many of the tokens lie wholly within the text."""
+        """Return the number of tokens, from the first on, that are wholly within the text."""
         return max(tokens for tokens, characters in self._ends if characters <= len(self._text))
 
     @property
     def remainder(self) -> str:
-        """The end of the text that is not made of whole tokens: what came before a stop string within a token."""
+        """Return the end of the text that is not made of whole tokens: what came before a stop string within a
+        token."""
         return self._text[max(characters for _, characters in self._ends if characters <= len(self._text)) :]
 
     def _new_piece(self) -> str | None:
-        """Text of the tokens since the last boundary, None while its last character is incomplete.
+        """Decode the tokens since the last boundary; None while the last character is incomplete.
 
-        Decoded together with the token before the boundary, since some decoders treat the first token of a text in
-        another way (SentencePiece strips its leading space).
+        NOTE: they are decoded together with the token before the boundary, since some decoders treat the first token of
+        a text in another way (SentencePiece strips its leading space).
         """
         boundary = self._ends[-1][0]
         before = max(boundary - 1, 0)
@@ -72,7 +75,7 @@ class TextStream:
         return text[len(self._decode(self._ids[before:boundary])) :]
 
     def _held_back(self) -> int:
-        """Length of the longest end of the text that begins a stop string."""
+        """Return the length of the longest end of the text that begins a stop string."""
         pending = self._text[self._given :]
         longest = max((len(stop) for stop in self._stop), default=0)
         for length in range(min(longest - 1, len(pending)), 0, -1):

@@ -1,4 +1,4 @@
-"""Ways to take spans out of a cache, one a file, by name."""
+"""Erasers: ways to take spans out of a cache, one a file, each with a name."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ERASERS: dict[str, type[Eraser]] = {
 
 
 def get_eraser(eraser: str | Eraser) -> Eraser:
-    """The eraser of this name with its default settings; one with other settings is handed through.
+    """Return the eraser of this name with its default settings; an Eraser is returned as it is.
 
     Raises KVMemoryError for an unknown name.
     """

@@ -1,4 +1,4 @@
-"""What an eraser is: one way to take spans out of a cache, composed of engine primitives."""
+"""The base class of erasers: an eraser is one way to take spans out of a cache, composed of engine primitives."""
 
 from __future__ import annotations
 
@@ -16,45 +16,54 @@ from kv_memory.positions import Interval, moved
 
 @dataclass(frozen=True)
 class Erasure:
-    """What an eraser did."""
+    """The result of an erasure: what was recomputed, moved and steered."""
 
     recomputed: int
-    """Tokens that went through the model again, in whole or (selective's search) in part."""
+    """Number of tokens that went through the model again, through all its layers or (in `selective`'s search) through
+    the first ones alone."""
     moves: tuple[tuple[int, int], ...] = ()
-    """(position, delta), ascending: a kept cell that stood at or after `position` (and before the next entry's) now
-    stands `delta` further; empty when all kept cells stayed where they were."""
+    """(position, delta), positions ascending: the position of each kept cell that was at or after `position`, and
+    before that of the next entry, has changed by `delta`. Empty when all kept cells stayed where they were."""
     steered: tuple[Interval, ...] = ()
-    """Cells of the spans that are still there and hold steering states, ascending and disjoint."""
+    """Position intervals, within the spans, of the cells that are kept and hold steering states; ascending and
+    disjoint. Positions are those after the erasure."""
     undo: Cells | None = None
-    """What to give to `Engine.write_cells` to have the spans back, bit-identical; see `Eraser.erase_undoably`."""
+    """A copy of the spans' cells from before the erasure: `CellRows.write_cells` puts them back, bit-identical. None
+    unless it was asked for; see `Eraser.erase_undoably`."""
 
 
 class Eraser(ABC):
-    """One way to erase. Small, stateless but for its settings, the same for every engine."""
+    """One way to erase spans of a sequence. Small, without state but for its settings, the same for every engine."""
 
     name: ClassVar[str]
     exact: ClassVar[bool] = False
-    """The cache afterwards equals that of a conversation that never had the spans."""
+    """Whether the cache afterwards equals that of a conversation that never had the spans."""
     needs: ClassVar[frozenset[str]] = frozenset()
-    """Names of the capabilities (engines.parts.PARTS) without which it cannot run, and "steering": a trained eraser."""
+    """Names of the capabilities (keys of engines.parts.PARTS) without which the eraser cannot run; "steering" stands
+    for a trained eraser that is loaded."""
     undoable: ClassVar[bool] = False
-    """It changes the spans' cells and no others, so that they can be put back."""
+    """Whether the eraser changes the spans' cells and no others, so that they can be put back."""
 
     @abstractmethod
     def erase(
         self, engine: Engine, seq: SequenceId, spans: Sequence[Interval], approximate_from: int | None = None
     ) -> Erasure:
-        """Take the cells of `spans` (ascending, disjoint, not empty, all cells present) out of the sequence.
+        """Erase `spans`, intervals of positions, from the sequence.
 
-        `approximate_from`: the first position that an earlier, approximate erasure may have left its mark on; an exact
-        eraser starts there if that is before the spans. Steering states of earlier erasures stay as they are; only an
-        exact eraser removes those after its start. Where the sequence would end in them, the caller truncates them.
+        The spans are ascending and disjoint, none is empty, and each position in them holds a cell. `approximate_from`:
+        the first position that an earlier, approximate erasure may have affected; an exact eraser starts there if that
+        is before the spans. Steering states of earlier erasures are kept; only an exact eraser removes those after its
+        start. Where the sequence would end in steering states, the caller truncates them.
         """
 
     def erase_undoably(
         self, engine: Engine, seq: SequenceId, spans: Sequence[Interval], approximate_from: int | None = None
     ) -> Erasure:
-        """As `erase`, with the erasure's `undo`: a copy of the spans' cells. None unless the eraser is `undoable`."""
+        """Erase as `erase` does, and return the erasure with its `undo`, a copy of the spans' cells.
+
+        `undo` is None unless the eraser is `undoable`. Raises UnsupportedOperationError where it is and the engine has
+        no CellRows.
+        """
         undo = None
         if self.undoable:
             positions = [position for start, end in spans for position in range(start, end)]
@@ -62,7 +71,8 @@ class Eraser(ABC):
         return replace(self.erase(engine, seq, spans, approximate_from), undo=undo)
 
     def lacking(self, engine: Engine) -> dict[str, str]:
-        """The capabilities that it needs and the engine lacks, ascending, each with the reason."""
+        """Return the capabilities that the eraser needs and the engine lacks, in alphabetical order, each with the
+        reason."""
         reasons = {need: _lacks(engine, need) for need in sorted(self.needs)}
         return {need: reason for need, reason in reasons.items() if reason}
 
@@ -88,8 +98,8 @@ def _lacks(engine: Engine, need: str) -> str:
     return lacks(engine, need)
 
 
-class Reread(Eraser):
-    """Takes the spans out, then re-encodes some of the tokens after them in one pass."""
+class PartialRecompute(Eraser):
+    """An eraser that takes the spans out, then recomputes some of the kept tokens after them in one pass."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"edit"})
 
@@ -111,16 +121,17 @@ class Reread(Eraser):
 
     @abstractmethod
     def choose(self, engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> list[int]:
-        """The positions to re-encode, ascending, as they are before the spans are taken out."""
+        """Return the positions to recompute, ascending, as they are before the spans are taken out."""
 
     def remove(self, engine: CellEdit, seq: SequenceId, spans: Sequence[Interval]) -> Erasure:
-        """Take the spans out: leave a hole."""
+        """Take the spans out of the sequence: drop their cells, which leaves a hole."""
         drop_all(engine, seq, spans)
         return Erasure(recomputed=0)
 
 
 def kept_after(engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> list[int]:
-    """The positions of the tokens after the first span's start, outside all spans: what a span can have influenced."""
+    """Return the positions of the tokens after the first span's start and outside all spans: those that a span can have
+    influenced. Steering states are left out."""
     erased = {position for start, end in spans for position in range(start, end)}
     return [p for p, token in engine.cells(seq) if p >= spans[0][0] and p not in erased and token != STEERED]
 

@@ -1,4 +1,4 @@
-"""Erasing by leaving a hole."""
+"""Erasing by dropping the spans, which leaves a hole."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from kv_memory.positions import Interval
 
 
 class Drop(Eraser):
-    """Remove the spans' cells; everything else stays bit-identical, at its position.
+    """An eraser that removes the spans' cells; all other cells stay bit-identical, at their positions.
 
     A baseline of KVEraser (arXiv 2606.17034), and a strong one on facts that the suffix does not refer back to. Cost:
-    no forward pass. Undone exactly by writing the cells back.
+    no forward pass. Writing the cells back undoes it exactly.
     """
 
     name: ClassVar[str] = "drop"

@@ -1,4 +1,4 @@
-"""Erasing by a hole, and reading again the tokens that attended to it most."""
+"""Erasing by dropping the spans, then recomputing the tokens that attended to them most."""
 
 from __future__ import annotations
 
@@ -7,25 +7,29 @@ from typing import ClassVar, Literal
 
 from kv_memory.engines.base import Engine, SequenceId
 from kv_memory.engines.parts import AttentionScores, Normaliser
-from kv_memory.erasers.base import Reread
+from kv_memory.erasers.base import PartialRecompute
 from kv_memory.errors import KVMemoryError
 from kv_memory.positions import Interval, merge
 
 Combine = Literal["mean", "max"]
 HOPS = 2
-"""Unless told otherwise."""
+"""Rounds in which an eraser chooses its tokens, by default."""
 
 
-class Influence(Reread):
-    """Drop the spans, then re-encode the `k` kept tokens after them that attended most to the spans, in one pass.
+class Influence(PartialRecompute):
+    """An eraser that drops the spans, then recomputes, in one pass, the `k` kept tokens after them that attended most
+    to the spans.
 
     Ours (no paper): a span's influence sits in few suffix tokens, and the queries that the engine kept at prefill find
     them without a forward pass. Cost: a matrix product over the suffix for each hop, and a forward pass of k tokens.
 
-    `hops`: in how many parts the k are chosen. The second hop's attended most to the spans and to the first hop's, so
-    that a reference to a reference is followed ("that order", and later "its status").
-    `layers`: whose queries to ask, by default all that the engine kept; their scores are combined by mean or maximum.
-    `normaliser`: what a score is divided by. A calibration finds the best of these for a model.
+    `hops`: the number of rounds in which the k tokens are chosen. The second round takes those that attended most to
+    the spans and to the tokens of the first round, so that a reference to a reference is followed ("that order", and
+    later "its status").
+
+    `layers`: the probe layers whose queries give the scores, by default all of them. `combine`: whether the scores of
+    several layers are combined by their mean or their maximum. `normaliser`: what a score is divided by. A calibration
+    finds the best of these for a model.
     """
 
     name: ClassVar[str] = "influence"
@@ -49,7 +53,7 @@ class Influence(Reread):
         self.normaliser = normaliser
 
     def choose(self, engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> list[int]:
-        """The positions to re-encode, ascending. Call it before the spans are dropped."""
+        """Return the positions to recompute, ascending. Call it before the spans are dropped."""
         assert isinstance(engine, AttentionScores), "checked"
         chosen: list[int] = []
         for count in shares(self.k, self.hops):
@@ -61,5 +65,5 @@ class Influence(Reread):
 
 
 def shares(k: int, hops: int) -> list[int]:
-    """How many of `k` each hop chooses: alike, the first ones one more where it does not come out even."""
+    """Return how many of `k` tokens each hop chooses: `k // hops`, and one more in the first `k % hops` of them."""
     return [count for hop in range(hops) if (count := k // hops + (hop < k % hops))]

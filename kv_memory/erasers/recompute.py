@@ -1,4 +1,4 @@
-"""Exact erasing: forget everything from the span on, and read the rest again."""
+"""Exact erasing: truncate at the first span and recompute everything after it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from kv_memory.positions import Interval, moves_to
 
 
 class Recompute(Eraser):
-    """Truncate at the first span and prefill the kept tokens after it again, at contiguous positions.
+    """The exact eraser: truncates at the first span and prefills the kept tokens after it again, without holes.
 
-    The reference that the others are measured against ("full recompute" in KVEraser, arXiv 2606.17034). Cost: a
-    prefill of all kept tokens after the first span, whatever the spans' length.
+    The reference that the others are measured against ("full recompute" in KVEraser, arXiv 2606.17034). Cost: a prefill
+    of all kept tokens after the first span, whatever the spans' length.
     """
 
     name: ClassVar[str] = "recompute"
@@ -23,9 +23,9 @@ class Recompute(Eraser):
     def erase(
         self, engine: Engine, seq: SequenceId, spans: Sequence[Interval], approximate_from: int | None = None
     ) -> Erasure:
-        """See Eraser.erase. Closes all holes after the start and removes the steering states that stand there.
+        """See Eraser.erase. Closes all holes after the start and removes the steering states there.
 
-        Without spans it makes an earlier erasure exact.
+        Without spans it recomputes from `approximate_from` on, which makes an earlier erasure exact.
         """
         starts = [start for start, _ in spans[:1]] + [p for p in (approximate_from,) if p is not None]
         if not starts:

@@ -1,4 +1,4 @@
-"""Erasing by a hole, and reading again the tokens whose cells differ most without it."""
+"""Erasing by dropping the spans, then recomputing the tokens whose cells differ most without them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from kv_memory.positions import Interval
 
 
 class Selective(Eraser):
-    """Drop the spans, then re-encode the share `ratio` of the kept tokens after them that deviate most in layer 1.
+    """An eraser that drops the spans, then recomputes those of the kept tokens after them that deviate most in layer 1.
 
-    The choice of tokens is CacheBlend's (arXiv 2405.16444, section 4.3: high KV deviation tokens, found in the first
-    layers); there it blends chunks that were cached apart. Cost: a forward pass of all tokens after the first span
-    through two layers, and of the chosen ones through all.
+    `ratio`: the share of these tokens that is recomputed. The choice of tokens is CacheBlend's (arXiv 2405.16444,
+    section 4.3: high KV deviation tokens, found in the first layers); there it blends chunks that were cached apart.
+    Cost: a forward pass of all tokens after the first span through two layers, and of the chosen ones through all.
     """
 
     name: ClassVar[str] = "selective"

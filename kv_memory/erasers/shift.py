@@ -1,4 +1,4 @@
-"""Erasing by closing the gap."""
+"""Erasing by removing the spans' cells and closing the gap."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from kv_memory.positions import Interval
 
 
 class Shift(Eraser):
-    """Remove the spans' cells and re-rotate the keys after them, so that their positions close up.
+    """An eraser that removes the spans' cells and re-rotates the keys after them, so that the positions are contiguous
+    there.
 
     "Delete and shift", a baseline of KVEraser (arXiv 2606.17034). Cost: a rotation of the keys after each span, no
     forward pass.
@@ -27,7 +28,7 @@ class Shift(Eraser):
         """See Eraser.erase. Holes that earlier erasures left stay."""
         self.check(engine)
         assert isinstance(engine, CellEdit), "checked"
-        # From the last span on, so that the positions of the spans to come are still theirs.
+        # From the last span to the first: a shift changes the positions of all cells after the span.
         for start, end in reversed(spans):
             engine.drop(seq, start, end)
             engine.shift(seq, end, start - end)

@@ -1,4 +1,4 @@
-"""Erasing by closing the gap, and reading again the tokens that attended to it most."""
+"""Erasing by closing the gap, then recomputing the tokens that attended to the spans most."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from kv_memory.positions import Interval
 
 
 class ShiftInfluence(Influence):
-    """`shift`, then re-encode the `k` tokens that `influence` chooses, at their new positions.
+    """An eraser that shifts as `shift` does, then recomputes `k` tokens chosen by `influence`, where they are now.
 
-    Ours (no paper). Without a hole every token stands where it would had the spans never been read, which a model can
-    notice near the hole. Cost: that of both.
+    Ours (no paper). It leaves no hole: every token after the spans gets the position that it would have had without
+    them. Near a hole, a model can notice that positions are missing. Cost: that of both.
     """
 
     name: ClassVar[str] = "shift+influence"
     needs: ClassVar[frozenset[str]] = frozenset({"edit", "influence", "shift"})
 
     def remove(self, engine: CellEdit, seq: SequenceId, spans: Sequence[Interval]) -> Erasure:
-        """Close the gaps; holes that earlier erasures left stay."""
+        """Remove the spans' cells and close the gaps; holes that earlier erasures left stay."""
         return Shift().erase(engine, seq, spans)

@@ -15,16 +15,17 @@ from kv_memory.positions import Interval, moved
 
 
 class Steer(Eraser):
-    """Replace the spans' K and V by steering states; everything else stays bit-identical, at its position.
+    """The learned eraser: replaces the spans' K and V by steering states; all other cells stay bit-identical, at their
+    positions.
 
     KVEraser (arXiv 2606.17034): the same model with a trained LoRA on runs the spans' tokens once, at their own
-    positions, over what is kept before them; what it writes makes later tokens answer as if the spans had not been
-    there. Later spans see the steering states of earlier ones. A span that no kept token follows is removed. Cost: a
-    forward pass of the spans' tokens. Undone exactly by writing the cells back.
+    positions, over what is kept before them; the rows that it writes are trained to make later tokens answer as if the
+    spans had not been there. Later spans see the steering states of earlier ones. A span that no kept token follows is
+    removed. Cost: a forward pass of the spans' tokens. Writing the cells back undoes it exactly.
 
     Ours: an eraser may be trained for n slots, which keeps n cells of a span and removes the others, with or without
-    closing the gap (where that is closed, later cells move, and there is no exact undoing); for slots that see what
-    follows too; or for slots that read one token in place of the span's (steering.py).
+    closing the gap (where it is closed, later cells move, and there is no exact undo); for slots that see what follows
+    the spans too; or for slots that read one token in place of the span's (steering.py).
 
     The token ids of the cells become STEERED, but the first layer's rows still depend on the tokens, unless the slots
     read another: where the text itself must leave the memory, use `drop` or `recompute`.
@@ -50,7 +51,8 @@ class Steer(Eraser):
 
 
 def steer_all(engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> Erasure:
-    """Steer the spans with the eraser that is loaded; `recomputed` counts the steering states."""
+    """Replace the spans' cells by steering states, with the eraser that is loaded; `recomputed` counts the steering
+    states."""
     steering = steering_of(engine)
     assert isinstance(engine, AdapterPass) and steering is not None, "an eraser checks what the engine lacks first"
     last = max(kept_after(engine, seq, spans), default=-1) if spans else -1
@@ -63,7 +65,7 @@ def steer_all(engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> Era
         steered += cells
         if steering.closes:
             gaps.append((end, end - (cells[-1][1] if cells else start)))
-    # From the last span on, so that the positions of the spans to come are still theirs.
+    # From the last span to the first: a shift changes the positions of all cells after the span.
     for end, gap in reversed(gaps):
         engine.shift(seq, end, -gap)
     moves = [(end, -total) for (end, _), total in zip(gaps, accumulate(gap for _, gap in gaps), strict=True) if total]

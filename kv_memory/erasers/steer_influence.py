@@ -1,4 +1,4 @@
-"""Erasing by steering states, and reading again the tokens that attended to the span most."""
+"""Erasing by steering states, then recomputing the tokens that attended to the spans most."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from kv_memory.positions import Interval
 
 
 class SteerInfluence(Influence):
-    """`steer`, then re-encode the `k` tokens that `influence` chooses, over the steering states.
+    """An eraser that steers as `steer` does, then recomputes the `k` tokens that `influence` chooses, over the steering
+    states.
 
-    Ours, of `influence` and KVEraser (arXiv 2606.17034): the steering states answer for the tokens that are not read
-    again. Cost: that of both.
+    Ours, of `influence` and KVEraser (arXiv 2606.17034): the steering states are there for the tokens that are not
+    recomputed. Cost: that of both.
     """
 
     name: ClassVar[str] = "steer+influence"
     needs: ClassVar[frozenset[str]] = frozenset({"adapters", "influence", "steering"})
 
     def remove(self, engine: CellEdit, seq: SequenceId, spans: Sequence[Interval]) -> Erasure:
-        """Put steering states in their place."""
+        """Replace the spans' cells by steering states."""
         return steer_all(engine, seq, spans)

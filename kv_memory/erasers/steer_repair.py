@@ -1,4 +1,4 @@
-"""Erasing by steering states, and reading again what comes right after them."""
+"""Erasing by steering states, then recomputing what comes right after them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from kv_memory.positions import Interval
 
 
 class SteerRepair(Repair):
-    """`steer`, then re-encode the first `k` kept tokens after each span, over the steering states.
+    """An eraser that steers as `steer` does, then recomputes the first `k` kept tokens after each span, over the
+    steering states.
 
     Ours, of the two published methods that it joins (KVEraser, arXiv 2606.17034). Cost: that of both.
     """
@@ -23,5 +24,5 @@ class SteerRepair(Repair):
     needs: ClassVar[frozenset[str]] = frozenset({"adapters", "steering"})
 
     def remove(self, engine: CellEdit, seq: SequenceId, spans: Sequence[Interval]) -> Erasure:
-        """Put steering states in their place."""
+        """Replace the spans' cells by steering states."""
         return steer_all(engine, seq, spans)

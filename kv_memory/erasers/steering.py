@@ -1,4 +1,4 @@
-"""Which trained eraser `steer` uses in an engine, and how its adapter is to be used."""
+"""Settings of trained erasers: which one `steer` uses in an engine, and how it uses the adapter."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from kv_memory.positions import Interval
 
 @dataclass(frozen=True)
 class Steering:
-    """A trained eraser that is loaded (KVEraser, arXiv 2606.17034)."""
+    """A trained eraser that is loaded: its adapter and the cells that this writes (KVEraser, arXiv 2606.17034)."""
 
     adapter: str
-    """The name of its LoRA, for `reencode`."""
+    """Name of the loaded LoRA, for `reencode`."""
     slots: int | None = None
-    """Cells of a span that are steered; the others are removed. None: all of them."""
+    """Number of cells of a span that are steered; the others are removed. None: all are steered."""
     spread: bool = False
-    """The slots are spread evenly over the span; else they are its first cells."""
+    """Whether the slots are spread evenly over the span; else they are its first cells."""
     sees_suffix: bool = False
-    """The slots attend to what is kept after the spans too, not only to what is before them."""
+    """Whether the slots attend to what is kept after the spans too, not only to what is before them."""
     token: int | None = None
-    """Id of the token that every slot reads in place of its own, so that it cannot pass on what stood there."""
+    """Id of the token that every slot reads in place of its own, so that it cannot pass on what the span said."""
     closes: bool = False
-    """The cells that are removed leave no gap: what follows a span moves up to its slots, which are its first cells."""
+    """Whether the gap that removed cells leave is closed: what follows a span moves up to its slots, which are its
+    first cells."""
 
     def cells(self, start: int, end: int) -> list[Interval]:
-        """Those of a span's cells that are steered, ascending and disjoint."""
+        """Return the cells of a span that are steered, as intervals of positions, ascending and disjoint."""
         length = end - start
         count = length if self.slots is None else min(self.slots, length)
         if not self.spread or count == length:
@@ -38,12 +39,13 @@ class Steering:
 
 
 def steering_of(engine: Engine) -> Steering | None:
-    """Return the trained eraser that `steer` uses: of those that are loaded, the last. None where none is."""
+    """Return the trained eraser that `steer` uses, the one that `steer_with` was given last; None where there is
+    none."""
     settings = reversed(engine.adapter_settings.values()) if isinstance(engine, AdapterPass) else ()
     return next((known for known in settings if isinstance(known, Steering)), None)
 
 
 def steer_with(engine: AdapterPass, steering: Steering) -> None:
-    """Have `steer` use this eraser from now on; its adapter is loaded already."""
+    """Let `steer` use this eraser from now on. Its adapter must be loaded already."""
     engine.adapter_settings.pop(steering.adapter, None)
     engine.adapter_settings[steering.adapter] = steering

@@ -1,4 +1,4 @@
-"""Tests that an engine of somebody else can run: kv_memory.testing.conformance. Needs the extra `testing`."""
+"""Tests for engines outside this project: kv_memory.testing.conformance. Needs the extra `testing`."""
 
 import pytest
 

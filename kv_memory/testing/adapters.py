@@ -21,7 +21,7 @@ def save_lora(
     with warnings.catch_warnings(action="ignore"):  # PEFT uses an old name of transformers
         adapted = get_peft_model(deepcopy(model), config)
     adapted.save_pretrained(folder)
-    # Written afterwards: PEFT would ask the hub for a model of this name.
+    # NOTE: written afterwards, since PEFT would ask the hub for a model of this name.
     path = folder / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": base}))
     return folder

@@ -23,7 +23,7 @@ from transformers import (
 from kv_memory.testing.chat import tiny_model, tiny_tokenizer
 
 CHAT = "chat"
-"""The model with a chat template, which is none of CONFIGS."""
+"""Name of the model with a chat template, which is none of CONFIGS."""
 VOCABULARY = 416
 CONTEXT = 256
 
@@ -33,7 +33,8 @@ def _rope(kind: str, **parameters: float) -> dict[str, Any]:
 
 
 def _config(kind: Callable[..., PreTrainedConfig], **settings: Any) -> Callable[[], PreTrainedConfig]:
-    """3 layers of width 32; weights large enough for tokens to matter to each other."""
+    """Return a function that makes a config of 3 layers of width 32, with weights large enough for tokens to matter to
+    each other."""
     shape = {
         "vocab_size": VOCABULARY,
         "hidden_size": 32,

@@ -1,4 +1,4 @@
-"""What an engine is compared with: transformers' own forward pass without a cache, and arithmetic written out here."""
+"""References that engines are compared with: transformers' own forward pass without a cache, and arithmetic."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from kv_memory.engines.parts import CellRows, Scoring
 
 
 def plain_logits(model: PreTrainedModel, ids: Sequence[int], positions: Sequence[int] | None = None) -> Tensor:
-    """Compute logits [ids, vocabulary] of a pass without a cache, of each token over all before it, at `positions`."""
+    """Compute logits [ids, vocabulary] in a pass without a cache, of each token over all before it, at `positions`."""
     at = torch.tensor([list(range(len(ids)) if positions is None else positions)])
-    # The mask of ones keeps transformers from reading a jump in the positions as the start of another sequence.
+    # NOTE: the mask of ones keeps transformers from taking a jump in positions for the start of another sequence.
     seen = torch.ones(1, len(ids), dtype=torch.int64)
     with torch.no_grad():
         output = model(torch.tensor([list(ids)]), position_ids=at, attention_mask=seen, use_cache=False)
@@ -24,7 +24,7 @@ def plain_logits(model: PreTrainedModel, ids: Sequence[int], positions: Sequence
 
 
 def assert_close(actual: Tensor, expected: Tensor) -> None:
-    """Compare: equal but for the order of float32 additions: 1e-5 of the largest value."""
+    """Assert that two tensors are equal but for the order of float32 additions: 1e-5 of the largest value."""
     assert actual.shape == expected.shape
     actual, expected = actual.cpu(), expected.cpu()
     error = (actual - expected).abs().max() / expected.abs().max()
@@ -32,12 +32,12 @@ def assert_close(actual: Tensor, expected: Tensor) -> None:
 
 
 def next_log_probs(engine: Scoring, seq: SequenceId) -> Tensor:
-    """Return log-probabilities [vocabulary] after the last cell."""
+    """Return the log-probabilities [vocabulary] after the last cell."""
     return engine.score(seq, [0])[0].cpu()
 
 
 def assert_same_cells(actual: Cells, expected: Cells) -> None:
-    """Compare: bit-identical, and at the same positions."""
+    """Assert that cells are bit-identical and at the same positions."""
     assert (actual.positions, actual.token_ids) == (expected.positions, expected.token_ids)
     assert torch.equal(actual.keys, expected.keys)
     assert torch.equal(actual.values, expected.values)
@@ -47,7 +47,7 @@ def assert_same_cells(actual: Cells, expected: Cells) -> None:
 
 
 def all_cells(engine: CellRows, seq: SequenceId) -> Cells:
-    """Return a copy of the whole sequence."""
+    """Copy the whole sequence."""
     return engine.read_cells(seq, engine.positions(seq))
 
 
@@ -57,7 +57,7 @@ def without(values: Sequence[int], *spans: tuple[int, int]) -> list[int]:
 
 
 def rotated(rows: Tensor, frequencies: Tensor, delta: int) -> Tensor:
-    """Return rows [..., head_dim] turned by `delta` positions, pair (i, i + rotary / 2) by `frequencies[i]` a position.
+    """Rotate rows [..., head_dim] by `delta` positions, pair (i, i + rotary / 2) by `frequencies[i]` a position.
 
     RoFormer (arXiv 2104.09864), equation 34, with the pairs as in GPT-NeoX; dimensions beyond the pairs stay.
     """

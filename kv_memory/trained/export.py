@@ -1,4 +1,4 @@
-"""A trained eraser as a GGUF LoRA adapter."""
+"""Export of a trained eraser as a GGUF LoRA adapter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from kv_memory.trained.files import open_eraser
 
 
 def export_adapter(eraser_dir: str | Path, base: Path, out: Path) -> None:
-    """Write an eraser, a LoRA as PEFT saves it, for llama.cpp; in float32, with its record under ERASER_KEY.
+    """Write an eraser, a LoRA saved by PEFT, as a GGUF adapter for llama.cpp, in float32, with its record under
+    ERASER_KEY.
 
     `eraser_dir`: a directory or hub id, with or without eraser.json, such as the published one. `base`: the model that
     it was trained for, as a directory or as a .gguf file.

@@ -30,28 +30,29 @@ POCKET = "pocket"
 """Name of the pocket model's trained eraser."""
 CONFIG = "adapter_config.json"
 BESIDE = "eraser"
-"""Folder in a model's directory with the trained eraser that comes with it."""
+"""Folder, in a model's directory, of the trained eraser that comes with the model."""
 
 
 @dataclass(frozen=True)
 class TrainedEraser:
-    """An eraser directory, read but not loaded."""
+    """A trained eraser on disk: its description is read, and nothing is loaded into an engine yet."""
 
     folder: Path
-    """Or its .gguf file."""
+    """The eraser's directory or .gguf file."""
     record: EraserRecord | None
-    """None for a plain LoRA."""
+    """The eraser's record, from eraser.json or the GGUF metadata; None for a plain LoRA."""
     base: str | None
-    """The base model's path or hub id, and its commit, as PEFT's config has them."""
+    """Path or hub id of the base model, as PEFT's config or a GGUF file's record has it; `revision` is its commit."""
     revision: str | None
 
     @property
     def calibration(self) -> Calibration | None:
-        """Of its base model with this eraser, if it was calibrated."""
+        """Return the calibration of the base model with this eraser; None where it has none."""
         return self.record.calibration if self.record else None
 
     def check(self, name: str, config: Mapping[str, Any]) -> None:
-        """Raise ModelError where the model of this name and configuration is not the one that it was trained for."""
+        """Raise ModelError where the model of this name and configuration is not the one that the eraser was trained
+        for."""
         if self.record is not None:
             here, there = shape_of(config), self.record.shape
             for key in {**there, **here}:
@@ -64,9 +65,10 @@ class TrainedEraser:
             raise ModelError(f"The eraser {self.folder} is for {self.base}, not for {name}; use one trained for it.")
 
     def load(self, engine: Engine) -> Steering:
-        """Make it the eraser that `steer` uses in this engine.
+        """Load the eraser into this engine and let `steer` use it.
 
-        Raises ModelError, with nothing loaded, as `check`, and UnsupportedOperationError where the engine loads none.
+        Raises ModelError, with nothing loaded, where the eraser is for another model or needs what the engine lacks;
+        UnsupportedOperationError where the engine loads no adapters.
         """
         if not isinstance(engine, AdapterPass):
             raise UnsupportedOperationError(
@@ -101,7 +103,8 @@ class TrainedEraser:
         return steering
 
     def to_gguf(self, base: Path, out: Path) -> None:
-        """Write it as a GGUF adapter for its base model, a directory or .gguf file; errors as of `export_adapter`."""
+        """Write the eraser as a GGUF adapter for its base model, a directory or .gguf file. Raises as `export_adapter`
+        does."""
         from kv_memory.gguf import read_base
         from kv_memory.trained.gguf_adapter import write_adapter
 
@@ -112,15 +115,18 @@ class TrainedEraser:
         write_adapter(self.folder, self.record or plain, model, out)
 
     def calibrated(self, calibration: Calibration) -> EraserRecord:
-        """Its record with this calibration of its base model; a new one for a plain LoRA."""
+        """Return the eraser's record with this calibration of its base model; for a plain LoRA, a new record."""
         plain = EraserRecord(model=self.base or calibration.model, revision=self.revision, shape=calibration.shape)
         return (self.record or plain).model_copy(update={"calibration": calibration})
 
     def check_revision(self, name: str, revision: str | None, weights: str | None) -> None:
-        """Raise ModelError where it was trained for other weights; by digest where both are known, else by commit."""
+        """Raise ModelError where the eraser was trained for other weights.
+
+        Digests are compared where both are known, else commits.
+        """
         digests = (self.record.weights if self.record else None, weights)
         revisions = (self.record.revision if self.record else self.revision, revision)
-        # Equal weights are what counts: a commit may change a text alone.
+        # Weights come first: a commit may change no more than a text file.
         there, here = digests if None not in digests else revisions
         if there is not None and here is not None and there != here:
             raise ModelError(
@@ -138,8 +144,10 @@ def is_trained_eraser(eraser: str | Path) -> bool:
 
 
 def open_eraser(name: str | Path) -> TrainedEraser:
-    """Read what an eraser directory, .gguf file or hub id says; "pocket" is the pocket model's. Raises ModelError
-    where it is none."""
+    """Read the files of an eraser directory, .gguf file or hub id; "pocket" names the pocket model's eraser.
+
+    Raises ModelError where there is no eraser.
+    """
     if is_gguf(name):
         path = Path(name).expanduser()
         record = read_record(path)
@@ -173,7 +181,7 @@ def _folder(name: str) -> Path:
 
 
 def _may_be_same(base: str, name: str) -> bool:
-    """Whether two names may be of one model; only two hub ids tell that they are not."""
+    """Return whether two names may be of one model; only two hub ids can show that they are not."""
     return not (_is_hub_id(base) and _is_hub_id(name)) or base.split("/")[1].lower() == name.split("/")[1].lower()
 
 

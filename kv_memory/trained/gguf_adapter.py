@@ -1,4 +1,4 @@
-"""A LoRA as PEFT saves it, written as a GGUF adapter."""
+"""Writing a LoRA saved by PEFT as a GGUF adapter."""
 
 from __future__ import annotations
 
@@ -39,16 +39,17 @@ _HARMLESS = {
     "task_type",
     "use_rslora",
 }
-"""Settings of PEFT's LoraConfig that say nothing which this file, or the shapes of the weights, do not hold."""
+"""Settings of PEFT's LoraConfig that a GGUF adapter does not need: they do not change what the LoRA computes, or this
+module and the shapes of the weights take account of them."""
 _STARTS = (True, False, "gaussian", "orthogonal", "eva")
-"""Ways to start a LoRA that leave the base model's weights alone."""
+"""Ways to initialise a LoRA that leave the base model's weights unchanged."""
 
 
 def write_adapter(folder: Path, record: EraserRecord, model: BaseModel, out: Path) -> None:
     """Write the LoRA in this folder as a GGUF adapter for a model, in float32, with its record under ERASER_KEY.
 
-    Raises ModelError for a LoRA of another shape, or one that a GGUF adapter cannot hold, UnsupportedModelError for
-    other architectures than Qwen3, Qwen2 and Llama, KVMemoryError where `out` cannot be written.
+    Raises ModelError for a LoRA that does not fit the model or that a GGUF adapter cannot hold, UnsupportedModelError
+    for other architectures than Qwen3, Qwen2 and Llama, KVMemoryError where `out` cannot be written.
     """
     arch = architecture(model.config, "convert_lora_to_gguf.py")
     config, shapes = read_adapter(str(folder))
@@ -59,7 +60,7 @@ def write_adapter(folder: Path, record: EraserRecord, model: BaseModel, out: Pat
     writer = gguf.GGUFWriter(None, arch)
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-    # llama.cpp scales by alpha / rank; rank-stabilised LoRA by alpha / sqrt(rank).
+    # NOTE: llama.cpp scales a LoRA by alpha / rank; a rank-stabilised one needs alpha / sqrt(rank).
     writer.add_float32(
         gguf.Keys.Adapter.LORA_ALPHA, config.lora_alpha * (math.sqrt(config.r) if config.use_rslora else 1)
     )
@@ -106,7 +107,7 @@ def _check_settings(folder: Path, config: Any) -> None:
 
 
 def _modules(folder: Path, shapes: dict[tuple[str, str], tuple[int, int]]) -> list[str]:
-    """The adapted modules, each with A and B and nothing else. Raises ModelError."""
+    """Return the adapted modules, each with A and B and nothing else. Raises ModelError."""
     modules = list(dict.fromkeys(module for module, _ in shapes))
     for module in modules:
         if module.rpartition(".")[2] not in PROJECTIONS:

@@ -1,4 +1,4 @@
-"""What a GGUF adapter says of the eraser that it holds, read without loading it."""
+"""The record in a GGUF adapter of an eraser, read without loading the adapter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kv_memory.trained.record import EraserRecord
 
 
 def read_record(path: Path) -> EraserRecord | None:
-    """The record that `kv-memory export-gguf` wrote into it; None for a LoRA of another converter.
+    """Return the record that `kv-memory export-gguf` wrote into this file; None for a LoRA of another converter.
 
     Raises ModelError where the file is not a whole GGUF LoRA.
     """

@@ -1,4 +1,4 @@
-"""What eraser.json says of a trained eraser."""
+"""The record of a trained eraser: the contents of eraser.json."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FILE = "eraser.json"
 
 
 class EraserRecord(BaseModel):
-    """What eraser.json says."""
+    """The record of a trained eraser, as eraser.json has it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,25 +28,25 @@ class EraserRecord(BaseModel):
     model: str
     """Path or hub id of the base model."""
     revision: str | None = None
-    """Its commit on the hub, where that is known."""
+    """Commit of the base model on the hub, where that is known."""
     weights: str | None = None
-    """As `Engine.weights_digest`: tells models of one shape apart."""
+    """Digest of the base model's weights (`Engine.weights_digest`), which tells models of one shape apart."""
     shape: dict[str, int | str]
-    """As calibration.record.shape_of."""
+    """Shape of the base model (calibration.record.shape_of)."""
     slots: int | None = Field(default=None, ge=1)
-    """This and the next four: as Steering's."""
+    """This and the next four fields are those of Steering."""
     spread: bool = False
     sees_suffix: bool = False
     token: int | None = Field(default=None, ge=0)
     closes: bool = False
     recipe: dict[str, Any] = {}
-    """How it was trained."""
+    """Settings that the eraser was trained with."""
     seed: int | None = None
     lengths: tuple[int, ...] = ()
-    """Tokens of the contexts that it was trained on."""
+    """Lengths, in tokens, of the contexts that the eraser was trained on."""
     calibration: Calibration | None = None
-    """What it and the other erasers leave behind and cost on this model. In the file it may be the path of a
-    calibration file, from the eraser's directory: that of a model which comes with its eraser."""
+    """Calibration of this and the other erasers on this model: what each leaves behind and costs. In the file it may be
+    the path of a calibration file, relative to the eraser's directory: that of a model which comes with its eraser."""
 
     @model_validator(mode="after")
     def _steering_is_possible(self) -> EraserRecord:
@@ -58,7 +58,8 @@ class EraserRecord(BaseModel):
 
     @classmethod
     def of(cls, engine: Engine, steering: Steering | None = None, **more: Any) -> EraserRecord:
-        """For an eraser of this engine's model. `more`: other fields, such as recipe, lengths or calibration."""
+        """Create the record of an eraser of this engine's model. `more`: other fields, such as recipe, lengths or
+        calibration."""
         known = {"model": engine.name, "revision": revision_of(engine.name), "weights": engine.weights_digest()}
         used = (
             {} if steering is None else {name: value for name, value in asdict(steering).items() if name != "adapter"}
@@ -66,7 +67,7 @@ class EraserRecord(BaseModel):
         return cls.model_validate({**known, "shape": shape_of(engine.config), **used, **more})
 
     def steering(self, adapter: str) -> Steering:
-        """How its adapter, loaded under this name, is to be used."""
+        """Return the settings with which `steer` uses the eraser's adapter, loaded under this name."""
         return Steering(adapter, self.slots, self.spread, self.sees_suffix, self.token, self.closes)
 
     @classmethod

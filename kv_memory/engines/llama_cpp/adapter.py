@@ -10,10 +10,10 @@ from kv_memory.errors import ModelError
 
 
 class Adapter:
-    """One adapter. llama.cpp frees it with its model."""
+    """A loaded GGUF adapter. llama.cpp frees it with its model."""
 
     def __init__(self, model: Model, path: Path) -> None:
-        """Raises ModelError where the file is no LoRA, or one for a model of other layers or sizes."""
+        """Load an adapter. Raises ModelError where it is no LoRA, or one for a model of other layers or sizes."""
         check_is_gguf(path)
         forget_errors()
         self._model = model  # which must outlive it

@@ -1,4 +1,4 @@
-"""Rows of cells in and out of a context, in Hugging Face's order of numbers; and moved to other positions."""
+"""Reading, writing and moving the rows of a context's cells, with numbers in Hugging Face's order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kv_memory.positions import Interval
 
 
 class ContextRows:
-    """Reads and writes the cells of a context. A write that fails leaves the cells as they were."""
+    """The rows of a context's cells. A write that fails leaves the cells as they were."""
 
     def __init__(self, context: Context, layout: Layout, heads: Heads) -> None:
         self._context = context
@@ -28,7 +28,7 @@ class ContextRows:
         self.layers = layout.layers
 
     def read(self, home: int, intervals: Sequence[Interval]) -> tuple[Tensor, Tensor]:
-        """K and V, each [layers, kv_heads, cells, head_dim], of the cells at these positions, in their order."""
+        """Copy K and V, each [layers, kv_heads, cells, head_dim], of these intervals, positions ascending."""
         state = self._layout.blank(())
         if intervals:
             state = State.parse(self._context.read_part(home, intervals))
@@ -37,7 +37,7 @@ class ContextRows:
         return self._stacked(keys), self._stacked([v.view(len(v), -1, self._heads.head_dim) for v in values])
 
     def check(self, cells: Cells, queries: tuple[int, ...] | None) -> None:
-        """Raise ValueError for the cells of another model; `queries`: the shape of the kept ones."""
+        """Raise ValueError for the cells of another model. `queries`: the shape that the kept queries must have."""
         count = len(cells.positions)
         shape = (self.layers, self._layout.width // self._heads.head_dim, count, self._heads.head_dim)
         found = None if cells.queries is None else tuple(cells.queries.shape)
@@ -45,7 +45,7 @@ class ContextRows:
             raise ValueError(f"cells of shape {list(cells.keys.shape)} are not this model's {list(shape)}")
 
     def write(self, home: int, cells: Cells, there: Sequence[int]) -> None:
-        """Put cells where they belong, bit-identical; `there`: those of their positions that hold a cell now."""
+        """Put cells at their positions, bit-identical. `there`: those of the positions that hold a cell already."""
         written = self._layout.blank(cells.positions)
         for layer in range(self.layers):
             written.keys[layer][:] = self._heads.pack(cells.keys[layer].transpose(0, 1))
@@ -53,7 +53,7 @@ class ContextRows:
         self._replace(home, [(run.start, run.end) for run in runs_of(there, there)], written.data)
 
     def move(self, home: int, interval: Interval, delta: int, rotation: Rotation) -> None:
-        """Give the cells of an interval positions `delta` further, and turn their keys. Forks keep theirs."""
+        """Move the cells of an interval by `delta` positions, and rotate their keys. Forks keep theirs."""
         before = self._context.read_part(home, [interval])
         moved = State.parse(before.copy())
         for rows in moved.keys:
@@ -62,7 +62,7 @@ class ContextRows:
         self._replace(home, [interval], moved.data, before)
 
     def distance(self, old: NDArray[np.uint8], new: NDArray[np.uint8], layer: int) -> Tensor:
-        """[cells]: how far K and V together of two states are apart in a layer, by position."""
+        """Measure how far K and V together of two states are apart in a layer: [cells], positions ascending."""
         states = State.parse(old), State.parse(new)
         kinds: tuple[Literal["keys"], Literal["values"]] = ("keys", "values")
         before, after = (torch.cat([_in_order(state, kind, layer).float() for kind in kinds], -1) for state in states)
@@ -75,7 +75,7 @@ class ContextRows:
         data: NDArray[np.uint8],
         before: NDArray[np.uint8] | None = None,
     ) -> None:
-        """Take the cells of these intervals out and put those of a state in."""
+        """Remove the cells of these intervals and add those of a state."""
         if before is None and intervals:
             before = self._context.read_part(home, intervals)
         for interval in intervals:
@@ -88,7 +88,7 @@ class ContextRows:
             raise
 
     def _stacked(self, rows: list[Tensor]) -> Tensor:
-        """[layers, heads, cells, head_dim] of a list of [cells, heads, head_dim]."""
+        """Stack rows [cells, heads, head_dim] of each layer to [layers, heads, cells, head_dim]."""
         if not rows:
             empty = self._layout.blank((0,)).keys[0][:0]
             return self._stacked([self._heads.unpack(empty)] * self.layers)
@@ -96,6 +96,6 @@ class ContextRows:
 
 
 def _in_order(state: State, kind: Literal["keys", "values"], layer: int) -> Tensor:
-    """[cells, row] by position: a copy."""
+    """Copy a layer's rows in the order of their positions: [cells, row]."""
     rows: Tensor = (state.keys if kind == "keys" else state.values)[layer]
     return rows[torch.from_numpy(np.argsort(state.positions))]

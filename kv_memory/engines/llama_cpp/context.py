@@ -2,7 +2,7 @@
 
 The context is unified: a cell belongs to any number of sequences, so that a copy of a sequence copies no rows. A
 sequence here is a small number, its *home*; the first three are the context's own, for work in progress. This module
-knows positions and homes, not tokens that stand for something, and holds nothing that outlives a call.
+knows positions and homes, not what tokens mean, and holds nothing that outlives a call.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ from kv_memory.engines.llama_cpp.model import Model
 from kv_memory.errors import ContextLengthError, KVMemoryError, ModelError
 
 WORK, HELD, BRIDGE = range(3)
-"""The context's own homes: what is being made; a cell that must outlive a change; a cell under another position."""
+"""The context's own homes: WORK for cells in the making, HELD for cells that are read or must outlive a change, BRIDGE
+for cells that are written from a state before their sequence shares them."""
 HOMES = 32
-"""Sequences that cells are in the context for at a time. Each costs a row of logits in memory."""
+"""Number of sequences whose cells can be in the context at a time. Each costs a row of logits in memory."""
 CHUNK = 512
-"""Tokens in one call of the library."""
+"""Most tokens in one call of the library."""
 
 
 class CacheFullError(ContextLengthError):
-    """There are not enough free cells, and nothing that can be moved out of the context."""
+    """Raised where free cells do not suffice, and nothing can be moved out of the context."""
 
 
 class Context:
@@ -47,7 +48,10 @@ class Context:
         flash_attention: bool,
         watch: Callable[[int, bool], bool] | None,
     ) -> None:
-        """`watch` is called for each tensor that is computed; see watch.py. Raises ModelError."""
+        """Create a context. Raises ModelError.
+
+        `watch` is called for each tensor that is computed; see watch.py.
+        """
         lib = library()
         self.model = model
         self.chunk = min(CHUNK, cells)
@@ -70,28 +74,28 @@ class Context:
         self.pointer = pointer
         self.memory = lib.llama_get_memory(pointer)
         self._batch = _Batch(self.chunk)
-        # The model is held by this too: it must not be freed before its context.
+        # NOTE: the finalizer holds the model too, which must not be freed before its context.
         self.close = weakref.finalize(self, _free, pointer, self._batch, self._callback, model)
         self.make_room: Callable[[], bool] = lambda: False
-        """Moves something out of the context; False where nothing can be."""
+        """Function that moves something out of the context; returns False where nothing can be moved."""
 
     def copy(self, source: int, target: int, start: int = 0, end: int = -1) -> None:
-        """Have `target` share the cells of `source` at positions [start, end); -1: to the last."""
+        """Let `target` share the cells of `source` at positions [start, end); -1: to the last."""
         if start != end:
             library().llama_memory_seq_cp(self.memory, source, target, start, end)
 
     def remove(self, home: int, start: int = 0, end: int = -1) -> None:
-        """Take positions [start, end) from a sequence; cells that no sequence has any more are free."""
+        """Remove positions [start, end) from a sequence; cells that no sequence has any more are free."""
         if start != end:
             library().llama_memory_seq_rm(self.memory, home, start, end)
 
     def last(self, home: int) -> int:
-        """The last position of a sequence; -1 when empty."""
+        """Return the last position of a sequence; -1 when empty."""
         position: int = library().llama_memory_seq_pos_max(self.memory, home)
         return position
 
     def read(self, home: int) -> NDArray[np.uint8]:
-        """The state of a sequence, as rows.py takes it apart."""
+        """Read the state of a sequence; rows.py parses it."""
         lib = library()
         size = lib.llama_state_seq_get_size_ext(self.pointer, home, 0)
         data = np.empty(size, np.uint8)
@@ -101,14 +105,14 @@ class Context:
         return data
 
     def read_part(self, home: int, intervals: Sequence[tuple[int, int]]) -> NDArray[np.uint8]:
-        """The state of those positions of a sequence."""
+        """Read the state of these positions of a sequence."""
         with self.cleared(HELD):
             for start, end in intervals:
                 self.copy(home, HELD, start, end)
             return self.read(HELD)
 
     def write(self, home: int, data: NDArray[np.uint8]) -> None:
-        """Make a sequence, which is empty now, of a state. Raises CacheFullError, with the sequence still empty."""
+        """Fill a sequence, which is empty now, from a state. Raises CacheFullError, with the sequence still empty."""
         lib = library()
         while not lib.llama_state_seq_set_data_ext(self.pointer, _bytes(data), len(data), home, 0):
             if not self.make_room():
@@ -116,7 +120,7 @@ class Context:
                 raise CacheFullError("The cells do not fit in the context; give it more cells.")
 
     def add(self, home: int, data: NDArray[np.uint8]) -> None:
-        """Give a sequence the cells of a state besides its own, at other positions."""
+        """Add the cells of a state to a sequence that has none at their positions."""
         with self.cleared(BRIDGE):
             self.write(BRIDGE, data)
             self.copy(BRIDGE, home)
@@ -129,10 +133,10 @@ class Context:
         keep: int | None = None,
         progress: Callable[[int], None] = lambda done: None,
     ) -> Tensor:
-        """Append tokens at positions from `start` on, right after the last cell; logits [kept tokens, vocabulary].
+        """Append tokens from position `start` on, right after the last cell; return logits [kept tokens, vocabulary].
 
-        `keep`: how many of the last tokens to give logits of, all with None. `progress` is called with the number of
-        tokens done after each call of the library. Raises CacheFullError; what was appended until then stays, as it
+        `keep`: the number of last tokens whose logits are returned, all with None. `progress` is called with the number
+        of tokens done after each call of the library. Raises CacheFullError; what was appended until then stays, as it
         does when `progress` raises.
         """
         first_kept = 0 if keep is None else len(ids) - keep
@@ -156,7 +160,7 @@ class Context:
 
     @contextmanager
     def adapted(self, adapter: Any) -> Iterator[None]:
-        """This LoRA on, for the time of the block; None: no other than always, none."""
+        """Switch this LoRA on for the block; with None, none is on."""
         lib = library()
         if adapter is None:
             yield
@@ -187,7 +191,7 @@ class Context:
 
 
 class _Batch:
-    """The arguments of llama_decode, made once."""
+    """Arguments of llama_decode, allocated once."""
 
     def __init__(self, size: int) -> None:
         self.raw = library().llama_batch_init(size, 0, 1)
@@ -197,7 +201,7 @@ class _Batch:
         self._size = size
 
     def filled(self, home: int, ids: Sequence[int], start: int, outputs: int) -> Any:
-        """These tokens at positions from `start` on, with logits of the last `outputs`."""
+        """Fill the batch with these tokens from position `start` on, the last `outputs` of them with logits."""
         count = len(ids)
         self.raw.n_tokens = count
         self._tokens[:count] = ids
@@ -210,9 +214,9 @@ class _Batch:
 
 
 def _guarded(watch: Callable[[int, bool], bool], raised: list[BaseException]) -> Callable[[int, bool, Any], bool]:
-    """Keeps what `watch` raises, such as an interruption from the keyboard, for when the library has returned.
+    """Keep what `watch` raises, such as an interruption from the keyboard, for when the library has returned.
 
-    Through the library nothing can be raised: ctypes would print it and go on, with a pass that ended early.
+    NOTE: nothing can be raised through the library: ctypes would print it and go on, with a pass that ended early.
     """
 
     def call(tensor: int, asks: bool, _: Any) -> bool:

@@ -41,7 +41,7 @@ from kv_memory.errors import ModelError
 from kv_memory.positions import Interval
 
 DEFAULT_POSITIONS = 16_384
-"""Of one sequence, where nothing is said: the cells of a context are all in memory from the start."""
+"""Longest sequence by default: the cells of a context are all in memory from the start."""
 SPARE = 32
 """Cells beyond those asked for, so that a full sequence can still be continued from, scored and edited."""
 
@@ -69,9 +69,11 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
         threads: int | None = None,
         probe_layers: tuple[int, ...] | None = None,
     ) -> None:
-        """`positions`: longest sequence, by default what the model was trained for, at most DEFAULT_POSITIONS.
-        `cells`: of all sequences that are in the context at a time, by default as many as `positions`. `dtype`: of K
-        and V, float16 or float32. `flash_attention`: by default with float16, where llama.cpp does not round more.
+        """Create an engine for a loaded model.
+
+        `positions`: longest sequence, by default what the model was trained for, at most DEFAULT_POSITIONS. `cells`: of
+        all sequences that are in the context at a time, by default as many as `positions`. `dtype`: of K and V, float16
+        or float32. `flash_attention`: by default on with float16 alone, where llama.cpp does not round more with it.
         `threads`: by default torch's.
 
         Raises UnsupportedModelError for recurrent and hybrid models, for sliding windows shorter than `positions` and
@@ -125,7 +127,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
         check: ConfigCheck = lambda config: None,
         **settings: Any,
     ) -> LlamaCppEngine:
-        """An engine of a .gguf file, with the settings of the class.
+        """Load a .gguf file, with the settings of the class.
 
         Raises as the class, ModelError for another `device` than the CPU and where the file is not a whole model that
         llama.cpp knows, and what `check` raises, which is given the model's configuration.
@@ -138,7 +140,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
 
     @classmethod
     def over(cls, llama: Any, **settings: Any) -> LlamaCppEngine:
-        """An engine over a loaded `llama_cpp.Llama`: it shares the weights, and leaves that object's context alone.
+        """Create an engine over a loaded `llama_cpp.Llama`: it shares the weights, and no context.
 
         Raises as the class. Positions are those that the object was made for.
         """
@@ -150,39 +152,39 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
         self._adapters[name] = Adapter(self._model, Path(path))
 
     def weights_digest(self) -> str | None:
-        """See Engine.weights_digest: known of models that kv_memory converted, of the weights before."""
+        """See Engine.weights_digest. Known of models that kv_memory converted: of the weights before the conversion."""
         return self._model.known.get("weights")
 
     @exclusive
     def create(self) -> SequenceId:
-        """A new empty sequence."""
+        """Create an empty sequence."""
         return self._sequences.create()
 
     @exclusive
     def free(self, seq: SequenceId) -> None:
-        """Forget a sequence and give its cells back."""
+        """Delete a sequence and release its cells."""
         self._sequences.free(seq)
 
     @exclusive
     def fork(self, seq: SequenceId, end: int | None = None) -> SequenceId:
-        """A copy of the cells at positions below `end` (all without it); it shares them until one side is edited."""
+        """Copy the cells below `end` (default: all) to a new sequence, which shares them until one side is edited."""
         return self._sequences.fork(seq, self.next_position(seq) if end is None else end)
 
     def cells(self, seq: SequenceId) -> list[tuple[int, int]]:
-        """Position and token id of each visible cell, ascending; STEERED for a steering state."""
+        """Return the position and token id of each visible cell, positions ascending; STEERED for a steering state."""
         return list(zip(self.positions(seq), self.tokens(seq), strict=True))
 
     def positions(self, seq: SequenceId) -> list[int]:
-        """The positions of the visible cells, ascending."""
+        """Return the positions of the visible cells, ascending."""
         return integers(self._sequences.get(seq).store.order()[0])
 
     def tokens(self, seq: SequenceId) -> list[int]:
-        """The token ids of the visible cells, in the order of their positions; STEERED for a steering state."""
+        """Return the token ids of the visible cells, in the order of their positions; STEERED for a steering state."""
         store = self._sequences.get(seq).store
         return integers(store.token[store.order()[1]])
 
     def next_position(self, seq: SequenceId) -> int:
-        """One past the last cell; 0 when empty."""
+        """Return the position after the last cell's; 0 when empty."""
         return self._sequences.get(seq).store.next_position
 
     @exclusive
@@ -215,7 +217,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
 
     @exclusive
     def next_logits(self, seq: SequenceId) -> Tensor:
-        """[vocabulary] after the last cell. After an edit the last token is run again, its cell left as it is."""
+        """Return the logits [vocabulary] after the last cell, recomputed after an edit; no cell is changed."""
         state = self._sequences.get(seq)
         if state.logits is None:
             slots = state.store.order()[1][-1:]
@@ -228,7 +230,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
 
     @exclusive
     def score(self, seq: SequenceId, ids: Items[int]) -> Tensor:
-        """Log-probabilities [len(ids), vocabulary] before each of `ids`, float32."""
+        """Compute the log-probabilities [len(ids), vocabulary] before each of `ids`, float32."""
         state = self._sequences.get(seq)
         first, end = self.next_logits(seq), state.store.next_position
         seen = list(ids[:-1])  # nothing is asked about what follows the last
@@ -278,7 +280,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
     def reencode(
         self, seq: SequenceId, positions: Items[int], adapter: str | None = None, *, ahead: bool = False
     ) -> None:
-        """Run the tokens of these cells again and overwrite their rows."""
+        """Recompute the rows of these cells from their tokens; see AdapterPass.reencode."""
         if ahead:
             raise unsupported(self, "ahead")
         state = self._sequences.get(seq)
@@ -307,7 +309,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
         layers: Items[int] | None = None,
         normaliser: Normaliser = "softmax",
     ) -> tuple[list[int], Tensor]:
-        """How much the later cells attended to the spans' cells. Raises ValueError for a layer without queries."""
+        """Measure the later cells' attention to the spans' cells. Raises ValueError for a layer without queries."""
         if not self._probed:
             raise unsupported(self, "influence")
         chosen = self._probed if layers is None else tuple(layers)
@@ -330,7 +332,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
 
     @exclusive
     def deviation(self, seq: SequenceId, positions: Items[int], layer: int = 1) -> Tensor:
-        """How far K and V together, at `layer`, are from what re-encoding would write: float32 [positions]."""
+        """Measure how far K and V together, at `layer`, are from what `reencode` would write: float32 [positions]."""
         if not 0 <= layer < self._cells.layers:
             raise ValueError(f"layer {layer} is not one of the model's {self._cells.layers}")
         if not self._attention:
@@ -351,7 +353,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
 
     @exclusive
     def read_cells(self, seq: SequenceId, positions: Items[int]) -> Cells:
-        """A copy of these cells, in position order."""
+        """Copy these cells, in position order."""
         state = self._sequences.get(seq)
         slots = state.store.find(sorted(set(positions)))
         intervals = [(run.start, run.end) for run in self._runs(state, slots)]
@@ -411,7 +413,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
             self._put(state, slots, keys.transpose(1, 2).to(kept), queries.transpose(1, 2).to(kept))
 
     def _put(self, state: Sequence, slots: Slots, keys: Tensor, queries: Tensor | None) -> None:
-        """Both [probe layers, heads, cells, head_dim]."""
+        """Write keys and queries, both [probe layers, heads, cells, head_dim]."""
         where = slots if isinstance(slots, slice) else compact(slots)
         for index in range(len(self._probed)):
             state.store.put_keys(index, where, keys[index][None])

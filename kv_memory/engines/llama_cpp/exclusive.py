@@ -1,4 +1,4 @@
-"""One call at a time, whatever callers do: a llama.cpp context is not safe for threads and would end the process."""
+"""Mutual exclusion of an engine's calls: a llama.cpp context is not safe for threads and would end the process."""
 
 from __future__ import annotations
 

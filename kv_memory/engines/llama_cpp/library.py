@@ -1,4 +1,4 @@
-"""The llama.cpp library: found, checked for what is needed of it, and its messages caught."""
+"""The llama.cpp library: import, check for the functions that are needed, and logging of its messages."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _ERROR = 4
 _logger = logging.getLogger("kv_memory.llama_cpp")
 _errors: deque[str] = deque(maxlen=8)
 _callbacks: list[Any] = []
-"""Kept as long as the library may call them."""
+"""Callbacks that the library was given, kept as long as it may call them."""
 
 
 @cache
 def library() -> Any:
-    """The module llama_cpp. Raises ModelError where it is not installed, not usable, or too old."""
+    """Return the module llama_cpp. Raises ModelError where it is not installed, not usable, or too old."""
     try:
         import llama_cpp
     except (ImportError, OSError, RuntimeError) as error:
@@ -50,21 +50,24 @@ def library() -> Any:
 
 
 def forget_errors() -> None:
-    """Before a call whose error is to be explained: from now on the library's messages come here, none to stderr."""
+    """Clear the errors kept, before a call whose error is to be explained.
+
+    From then on the library's messages go to `last_error` and the log, none to stderr.
+    """
     _errors.clear()
     library().llama_log_set(_callbacks[0], ctypes.c_void_p(0))
 
 
 def last_error(default: str = "llama.cpp gives no reason") -> str:
-    """The first error that the library reported since `forget_errors`, on one line."""
+    """Return the first error that the library reported since `forget_errors`, on one line."""
     said = " ".join(_errors[0].split()) if _errors else default
-    # "llama_model_load: error loading model: why" and the like: the names of functions say nothing to a user
+    # NOTE: messages are like "llama_model_load: error loading model: why"; function names tell a user nothing.
     return said.split(": error loading model: ")[-1]
 
 
 @cache
 def ggml() -> Any:
-    """The tensor library below llama.cpp, None where its functions cannot be reached; for `watch.py` alone."""
+    """Return the tensor library below llama.cpp, None where its functions cannot be reached; for `watch.py` alone."""
     loaded: Any = getattr(library().llama_cpp, "_lib", None)
     try:
         loaded.ggml_op_name.restype = ctypes.c_char_p
@@ -77,7 +80,7 @@ def ggml() -> Any:
 
 
 def _note(level: int, text: bytes, _: Any) -> None:
-    """Called by the library. Errors are kept for the exceptions that follow; all goes to Python's logging."""
+    """Log a message of the library, which calls this; errors are kept for the exceptions that follow."""
     said = text.decode(errors="replace").rstrip("\n")
     if level == _ERROR and said:
         _errors.append(said)

@@ -1,4 +1,4 @@
-"""A GGUF model file, loaded: what it says of itself, and which models are refused."""
+"""A loaded GGUF model file: its metadata, and which models are refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kv_memory.engines.llama_cpp.library import forget_errors, last_error, libra
 from kv_memory.errors import ModelError, UnsupportedModelError
 
 MODEL_KEY = "kv_memory.model"
-"""Metadata of models that kv_memory wrote: which model it is (kv_memory/gguf/base_model.py)."""
+"""Metadata key in models that kv_memory wrote, for which model it is (kv_memory/gguf/base_model.py)."""
 INSTEAD = "use a model with full attention in every layer, such as Qwen3, Qwen2.5 or Llama 3"
 _MAGIC = b"GGUF"
 
@@ -22,7 +22,7 @@ class Model:
     """A loaded model. Adapters and contexts of it are freed before it is."""
 
     def __init__(self, pointer: Any, path: Path, *, owned: bool) -> None:
-        """`owned`: free it when this object goes."""
+        """Take a pointer to a loaded model. `owned`: free the model with this object."""
         self.pointer = pointer
         self.path = path
         lib = library()
@@ -33,13 +33,13 @@ class Model:
         self.kv_heads: int = lib.llama_model_n_head_kv(pointer)
         self.rope_type: int = lib.llama_model_rope_type(pointer)
         self.window: int = lib.llama_model_n_swa(pointer)
-        """Tokens that a sliding window sees; 0 where no layer has one."""
+        """Number of tokens that a sliding window sees; 0 where no layer has one."""
         self._owner: Any = None
         self.close = weakref.finalize(self, lib.llama_model_free, pointer) if owned else lambda: None
 
     @classmethod
     def load(cls, path: Path, *, gpu_layers: int = 0) -> Model:
-        """Read a file. Raises ModelError where it is not a whole GGUF model that this llama.cpp knows."""
+        """Load a file. Raises ModelError where it is not a whole GGUF model that this llama.cpp knows."""
         check_is_gguf(path)
         lib = library()
         parameters = lib.llama_model_default_params()
@@ -55,28 +55,28 @@ class Model:
 
     @classmethod
     def of(cls, llama: Any) -> Model:
-        """The model of a `llama_cpp.Llama`, which must not be closed before this one is done with."""
+        """Return the model of a `llama_cpp.Llama`, which must not be closed while this one is in use."""
         model = cls(llama.model, Path(llama.model_path), owned=False)
         model._owner = llama
         return model
 
     def metadata(self, key: str) -> str | None:
-        """A scalar of the file's metadata, as text; None where it has none of this key."""
+        """Return a scalar of the file's metadata, as text; None where it has none of this key."""
         return meta_text(library().llama_model_meta_val_str, self.pointer, key)
 
     def number(self, key: str, default: int) -> int:
-        """A whole number of the metadata, the key without the architecture before it."""
+        """Return a whole number of the metadata. The key is given without the architecture before it."""
         said = self.metadata(f"{self.architecture}.{key}")
         return int(said) if said else default
 
     @property
     def architecture(self) -> str:
-        """llama.cpp's name of it."""
+        """Return llama.cpp's name of the architecture."""
         return self.metadata("general.architecture") or "unknown"
 
     @property
     def known(self) -> dict[str, Any]:
-        """What kv_memory wrote of a model that it converted: name, revision, weights and shape; else empty."""
+        """Return what kv_memory wrote of a model that it converted: name, revision, weights and shape; else empty."""
         try:
             said = json.loads(self.metadata(MODEL_KEY) or "{}")
         except ValueError:
@@ -84,7 +84,7 @@ class Model:
         return said if isinstance(said, dict) else {}
 
     def config(self) -> dict[str, Any]:
-        """The sizes in Hugging Face's words."""
+        """Return the sizes, under the names of a Hugging Face configuration."""
         lib = library()
         found = {
             "model_type": self.architecture,
@@ -98,7 +98,7 @@ class Model:
         return found | dict(self.known.get("shape") or {})
 
     def check(self, positions: int) -> None:
-        """Raise UnsupportedModelError where its cache cannot be edited by the cell over so many positions."""
+        """Raise UnsupportedModelError where the cache of up to `positions` cannot be edited by the cell."""
         lib, kind = library(), f"This {self.architecture} model"
         if lib.llama_model_is_recurrent(self.pointer):
             raise UnsupportedModelError(f"{kind} is recurrent: its state cannot be edited by the cell; {INSTEAD}.")
@@ -129,7 +129,7 @@ def check_is_gguf(path: Path) -> None:
 
 
 def meta_text(function: Any, pointer: Any, key: str) -> str | None:
-    """What one of llama.cpp's `..._meta_val_str` functions says of a key."""
+    """Return the text that one of llama.cpp's `..._meta_val_str` functions has for a key; None where it has none."""
     length = function(pointer, key.encode(), None, 0)
     if length < 0:
         return None

@@ -1,4 +1,4 @@
-"""The engine's settings, read."""
+"""Settings of the engine, checked and translated."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _KV_TYPES = {"f32": 0, "float32": 0, "f16": 1, "float16": 1}
 
 
 def kv_type(dtype: str) -> int:
-    """ggml's number of a type of K and V. Raises ModelError for others than float16 and float32."""
+    """Return ggml's number of a type of K and V. Raises ModelError for others than float16 and float32."""
     name = dtype.removeprefix("torch.").lower()
     if name not in _KV_TYPES:
         raise ModelError(
@@ -20,7 +20,10 @@ def kv_type(dtype: str) -> int:
 
 
 def chosen_layers(layers: tuple[int, ...] | None, depth: int) -> tuple[int, ...]:
-    """The probe layers, by default that of `default_probe_layer`. Raises ValueError for one that does not exist."""
+    """Return the probe layers, by default that of `default_probe_layer`.
+
+    Raises ValueError for a layer that does not exist.
+    """
     chosen = (default_probe_layer(depth),) if layers is None else tuple(sorted(set(layers)))
     for layer in chosen:
         if not 0 <= layer < depth:

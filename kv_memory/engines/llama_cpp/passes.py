@@ -1,4 +1,4 @@
-"""Passes over the cells of a sequence that llama.cpp alone does not offer: after a hole, and of cells in its middle."""
+"""Passes that llama.cpp alone does not offer: tokens appended after a hole, and cells recomputed in mid-sequence."""
 
 from __future__ import annotations
 
@@ -25,19 +25,22 @@ class Run:
 
     @property
     def end(self) -> int:
-        """One past the last position."""
+        """Return the position after the last one."""
         return self.start + len(self.ids)
 
 
 def runs_of(ids: Sequence[int], positions: Sequence[int]) -> list[Run]:
-    """Tokens at ascending positions, cut where the positions jump."""
+    """Split tokens at ascending positions where the positions jump."""
     cuts = [i for i, (a, b) in enumerate(pairwise(positions), start=1) if b != a + 1]
     bounds = [0, *cuts, len(ids)]
     return [Run(positions[a], tuple(ids[a:b])) for a, b in pairwise(bounds) if b > a]
 
 
 def append(context: Context, home: int, runs: Sequence[Run], progress: Callable[[int], None]) -> Tensor:
-    """Write tokens after a sequence's last cell; logits [vocabulary] of the last. On an exception none of them stay."""
+    """Append tokens after a sequence's last cell; return the logits [vocabulary] of the last.
+
+    On an exception the new cells are removed.
+    """
     done = 0
     try:
         for run in runs:
@@ -58,7 +61,7 @@ def append(context: Context, home: int, runs: Sequence[Run], progress: Callable[
 
 
 def after_last(context: Context, home: int, token: int) -> Tensor:
-    """Logits [vocabulary] of a sequence's last token run again. Changes nothing."""
+    """Recompute the logits [vocabulary] of a sequence's last token. Changes nothing."""
     last = context.last(home)
     with context.cleared(WORK):
         context.copy(home, WORK, 0, last)
@@ -70,11 +73,11 @@ def after_last(context: Context, home: int, token: int) -> Tensor:
 def rerun(
     context: Context, home: int, runs: Sequence[Run], adapter: object = None, *, keep: int = 0
 ) -> Iterator[Rerun]:
-    """Run cells again over what is visible before each of them, an earlier run as it is now written.
+    """Recompute cells over what is visible before each of them; later runs see the new cells of earlier ones.
 
-    In the block the new cells are beside the old ones: `commit` puts them in their place; else nothing changes. Where
-    there is not room for both, the old ones are kept outside the context for as long. `keep`: 1 for the logits of the
-    last token.
+    In the block the new cells are beside the old ones: `commit` puts them in their place; without it nothing changes.
+    Where there is not room for both, the old ones are kept outside the context during the block. `keep`: 1 for the
+    logits of the last token.
     """
     result = Rerun(context, home, runs, keep)
     try:
@@ -90,7 +93,7 @@ def rerun(
 
 
 class Rerun:
-    """The cells of a pass in progress."""
+    """Cells that are being recomputed: the old ones and the new ones."""
 
     def __init__(self, context: Context, home: int, runs: Sequence[Run], keep: int) -> None:
         self._context = context
@@ -102,7 +105,7 @@ class Rerun:
         """[keep, vocabulary]"""
 
     def run(self) -> None:
-        """Write the new cells into WORK, over those of the sequence that stay."""
+        """Write the new cells into WORK, behind shared copies of the cells that stay."""
         covered = 0
         for run in self._runs:
             self._context.copy(self._home, WORK, covered, run.start)
@@ -112,29 +115,29 @@ class Rerun:
             covered = run.end
 
     def make_way(self) -> None:
-        """Keep the old cells outside the context."""
+        """Remove the old cells and keep their state outside the context."""
         self._context.remove(WORK)
         self._saved = self.old()
         for run in self._runs:
             self._context.remove(self._home, run.start, run.end)
 
     def old(self) -> NDArray[np.uint8]:
-        """The state of the cells before."""
+        """Return the state of the old cells."""
         return self._part(self._home) if self._saved is None else self._saved
 
     def new(self) -> NDArray[np.uint8]:
-        """The state of the cells now."""
+        """Return the state of the new cells."""
         return self._part(WORK)
 
     def commit(self) -> None:
-        """Put the new cells in the place of the old ones."""
+        """Replace the old cells by the new ones."""
         self._saved = None
         for run in self._runs:
             self._context.remove(self._home, run.start, run.end)
             self._context.copy(WORK, self._home, run.start, run.end)
 
     def close(self) -> None:
-        """Leave the sequence as it was, or as `commit` made it."""
+        """Restore the sequence as it was, or leave it as `commit` made it."""
         self._context.remove(WORK)
         if self._saved is not None:
             self._context.add(self._home, self._saved)
@@ -147,9 +150,9 @@ class Rerun:
 def _bridged(context: Context, home: int, start: int) -> Iterator[None]:
     """Let `home`, which may end with a hole before `start`, be continued there.
 
-    llama.cpp continues a sequence only right after its last position. So the last cell stands, as a copy with the
-    same rows, at the position before `start` for as long: keys keep the rotation of where they were written, and
-    what a token sees is the same.
+    NOTE: llama.cpp continues a sequence only right after its last position. So, for the block, the last cell is at the
+    position before `start`, as a copy with the same rows: keys keep the rotation of where they were written, and what a
+    token sees is the same.
     """
     last = context.last(home)
     if last in (-1, start - 1):

@@ -1,4 +1,4 @@
-"""What a model's cells look like in a context, found by running one token, or why it is refused."""
+"""Detection of how a model's cells look in a context, by running one token, or why the model is refused."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from kv_memory.errors import UnsupportedModelError
 
 _TOKEN = 0
 _FARTHEST = 4096
-"""Positions that frequencies are measured over; more would not make them better."""
+"""Most positions that frequencies are measured over; more would not make them better."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What was found."""
+    """Results of probing a model in its context."""
 
     layout: Layout
     heads: Heads
     rotation: Rotation | None
-    """None where keys do not turn with the position, or do more than that."""
+    """Rotation of the keys; None where keys do not turn with the position, or do more than that."""
     attention: dict[int, Attention]
-    """By layer; empty where what the model computes is not understood."""
+    """Attention of each layer; empty where what the model computes is not understood."""
 
     def ruled_out(self, probed: tuple[int, ...]) -> dict[str, str]:
-        """What an engine of this model that keeps the queries of these layers cannot do, and why."""
+        """Return the capabilities that an engine with these probe layers lacks, each with the reason."""
         reasons = {"ahead": "llama.cpp shows a token nothing that comes after it"}
         if self.rotation is None:
             reasons["shift"] = "its keys cannot be moved, since they do not turn with the position alone"
@@ -69,14 +69,14 @@ def probe(context: Context, watch: Watch, positions: int) -> Probe:
 
 
 def _alone(context: Context, position: int) -> State:
-    """The cell of a token that sees itself alone, at a position."""
+    """Return the cell of a token that sees itself alone, at a position."""
     with context.cleared(WORK):
         context.decode(WORK, [_TOKEN], position, 0)
         return State.parse(context.read(WORK))
 
 
 def _attention(context: Context, watch: Watch, heads: Heads) -> dict[int, Attention]:
-    """How the layers attend, where watching a pass shows it and what is then seen are the rows that were written."""
+    """Find how the layers attend; empty unless watching shows it and sees the rows that were written."""
     with context.cleared(WORK):
         notes: list[tuple[bytes, int, int]] = []
         watch.notes = notes

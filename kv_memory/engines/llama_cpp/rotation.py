@@ -1,9 +1,11 @@
-"""How keys turn with the position, measured on the model itself, and rows moved by that.
+"""Rotation of keys to other positions, with frequencies measured on the model itself.
 
 Which kind of rotary embedding a model has (base, linear or YaRN scaling, Llama 3's frequencies) is not read from its
 file: keys of a lone token at several positions show each pair's frequency, and whether turning by it is all that the
-position does. llama.cpp's own shift (`seq_add`) is not used: it moves the cells of forks too, multiplies the keys of
-YaRN models by their attention factor once more, and ends the process for some quantised types.
+position does.
+
+NOTE: llama.cpp's own shift (`seq_add`) is not used: it moves the cells of forks too, multiplies the keys of YaRN models
+by their attention factor once more, and ends the process for some quantised types.
 """
 
 from __future__ import annotations
@@ -15,21 +17,22 @@ import torch
 from torch import Tensor
 
 FARTHER = 16
-"""How much farther each measurement is than the last one, whose error it multiplies: it stays far below half a turn."""
+"""Factor between the distances of two measurements. It multiplies the error of the earlier one, which stays far below
+half a turn."""
 
 
 @dataclass(frozen=True)
 class Heads:
-    """The order of numbers in a row of llama.cpp and in Hugging Face's, [..., heads * head_dim]."""
+    """Orders of the numbers in a row [..., heads * head_dim]: llama.cpp's and Hugging Face's."""
 
     head_dim: int
     rotary: int
-    """The first dimensions of a head, that turn with the position."""
+    """Number of dimensions of a head, the first ones, that turn with the position."""
     neighbours: bool
-    """llama.cpp pairs neighbours (Llama); else, as Hugging Face does, dimensions half of `rotary` apart."""
+    """Whether llama.cpp pairs neighbours (Llama); else, as Hugging Face does, dimensions half of `rotary` apart."""
 
     def unpack(self, rows: Tensor) -> Tensor:
-        """[..., heads * head_dim] in llama.cpp's order to [..., heads, head_dim] in Hugging Face's."""
+        """Convert [..., heads * head_dim] in llama.cpp's order to [..., heads, head_dim] in Hugging Face's."""
         rows = rows.reshape(*rows.shape[:-1], -1, self.head_dim)
         if not self.neighbours:
             return rows
@@ -37,27 +40,27 @@ class Heads:
         return torch.cat([turned, rows[..., self.rotary :]], -1)
 
     def pack(self, rows: Tensor) -> Tensor:
-        """The other way."""
+        """Convert [..., heads, head_dim] in Hugging Face's order to [..., heads * head_dim] in llama.cpp's."""
         if self.neighbours:
             turned = self._swapped(rows, (2, -1))
             rows = torch.cat([turned, rows[..., self.rotary :]], -1)
         return rows.flatten(-2)
 
     def _swapped(self, rows: Tensor, shape: tuple[int, int]) -> Tensor:
-        """The rotary dimensions as a table of this shape, read by columns."""
+        """Transpose the rotary dimensions, as a table of this shape."""
         table = rows[..., : self.rotary].reshape(*rows.shape[:-1], *shape)
         return table.transpose(-1, -2).flatten(-2)
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """Turns rows in Hugging Face's order."""
+    """Rotation of rows in Hugging Face's order."""
 
     frequencies: Tensor
-    """Radians a position of each pair, float64 [rotary / 2]."""
+    """Angle of each pair in radians a position, float64 [rotary / 2]."""
 
     def turn(self, rows: Tensor, delta: int) -> Tensor:
-        """Rows [..., head_dim] as if they stood `delta` positions further; computed in float32."""
+        """Rotate rows [..., head_dim] by `delta` positions; computed in float32."""
         half = len(self.frequencies)
         angles = (self.frequencies * delta).remainder(2 * torch.pi)
         cos, sin = angles.cos().float(), angles.sin().float()
@@ -67,9 +70,9 @@ class Rotation:
 
 
 def measured(keys_at: Callable[[int], Tensor], heads: Heads, farthest: int, tolerance: float) -> Rotation | None:
-    """The rotation of a model, or None where the position does something else to the keys.
+    """Measure the rotation of a model; None where the position does something else to the keys.
 
-    `keys_at`: keys [layers, kv_heads, head_dim] of one and the same lone token at a position.
+    `keys_at`: returns the keys [layers, kv_heads, head_dim] of one and the same lone token at a position.
     """
     if not heads.rotary or farthest < 3:
         return None
@@ -79,7 +82,7 @@ def measured(keys_at: Callable[[int], Tensor], heads: Heads, farthest: int, tole
         turn = (_pairs(keys_at(distance), half) * _pairs(start, half).conj()).sum((0, 1)).angle()
         expected = frequencies * distance
         away = (turn - expected + torch.pi).remainder(2 * torch.pi) - torch.pi
-        # The first measurement has nothing to go by: a frequency is between none and half a turn a position.
+        # The first angle is taken as it is: a frequency is between none and half a turn a position.
         frequencies = (turn if distance == 1 else expected + away) / distance
         distance *= FARTHER
     rotation = Rotation(frequencies)

@@ -20,24 +20,24 @@ from torch import Tensor
 
 MAGIC = 0xAF143CD8
 FIRST_POSITION = slice(16, 20)
-"""Where the position of the first cell stands."""
+"""Bytes of the first cell's position."""
 TYPES: dict[int, torch.dtype] = {0: torch.float32, 1: torch.float16, 30: torch.bfloat16}
-"""ggml's numbers of the types whose rows can be read and written."""
+"""Types whose rows can be read and written, by ggml's numbers."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What the states of a model have in common."""
+    """Properties that all states of a model have in common."""
 
     transposed: bool
     kind: int
-    """ggml's number of the type of all rows."""
+    """Type of all rows, as ggml's number."""
     layers: int
     width: int
     """Numbers in a row, of K as of V."""
 
     def blank(self, positions: Sequence[int]) -> State:
-        """A state of cells at these positions, with rows to be written."""
+        """Create a state of cells at these positions, with rows to be written."""
         cells, size = len(positions), TYPES[self.kind].itemsize * self.width
         rows = bytes(cells * size)
         said = [struct.pack("<IiII", MAGIC, 0, 1, cells), *(struct.pack("<iIi", p, 1, 0) for p in positions)]
@@ -52,12 +52,12 @@ class Layout:
 
 
 class UnknownStateError(Exception):
-    """The state is not written in the known way, or its rows are quantised."""
+    """Raised for a state that is not in the known format, or whose rows are quantised."""
 
 
 @dataclass
 class State:
-    """One sequence's cells. `keys` and `values` are views of `data`: what is written to them is in it."""
+    """Cells of one sequence. `keys` and `values` are views of `data`: what is written to them is in it."""
 
     data: NDArray[np.uint8]
     keys: list[Tensor] = field(default_factory=list)
@@ -65,12 +65,15 @@ class State:
     values: list[Tensor] = field(default_factory=list)
     """[cells, row] of each layer."""
     positions: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
-    """[cells], a view as well."""
+    """[cells], a view of `data` too."""
     kind: int = 0
     transposed: bool = False
 
     def layout(self) -> Layout:
-        """Of a state with cells. Raises UnknownStateError where rows are not all of one type and size."""
+        """Return the layout of a state with cells.
+
+        Raises UnknownStateError where rows are not all of one type and size.
+        """
         sizes = {(rows.shape[1], rows.dtype) for rows in (*self.keys, *self.values)}
         if len(sizes) != 1:
             raise UnknownStateError(f"rows of several sizes, {sorted(width for width, _ in sizes)}")
@@ -78,7 +81,7 @@ class State:
 
     @classmethod
     def parse(cls, data: NDArray[np.uint8]) -> State:
-        """Read a state. Raises UnknownStateError."""
+        """Parse a state. Raises UnknownStateError."""
         state = cls(data)
         reader = _Reader(data)
         magic, _, streams = reader.numbers("IiI")
@@ -101,7 +104,7 @@ class _Reader:
         self._data = data
         self.at = 0
         self.kind = 0
-        """ggml's number of the type of the last rows."""
+        """Type of the rows read last, as ggml's number."""
 
     def numbers(self, format: str) -> tuple[int, ...]:
         size = struct.calcsize(f"<{format}")
@@ -120,18 +123,18 @@ class _Reader:
         return found
 
     def rows(self, cells: int) -> Tensor:
-        """[cells, row]"""
+        """Read rows: [cells, row]."""
         self.kind, row_bytes = self.numbers("iQ")
         dtype = _dtype(self.kind)
         return self._tensor(dtype, cells * row_bytes // dtype.itemsize).view(cells, -1)
 
     def columns(self, cells: int) -> Tensor:
-        """[cells, row], of transposed data."""
+        """Read transposed rows: [cells, row]."""
         self.kind, _, width = self.numbers("iII")
         return self._tensor(_dtype(self.kind), cells * width).view(width, cells).T
 
     def _tensor(self, dtype: torch.dtype, count: int) -> Tensor:
-        # by way of int16 and int32, since numpy has no bfloat16
+        # NOTE: through int16 or int32, since numpy has no bfloat16.
         plain = np.dtype("<i4") if dtype.itemsize == 4 else np.dtype("<i2")
         return torch.from_numpy(self.array(plain, count)).view(dtype)
 

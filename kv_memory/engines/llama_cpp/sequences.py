@@ -1,7 +1,8 @@
-"""The sequences of an engine: which of them are in the context, and the cells of the others, kept outside of it.
+"""Sequences of an engine: which of them are in the context, and the cells of the others, kept outside of it.
 
 A context has few homes and a fixed number of cells. When either runs out, the sequence that was used least recently is
-read out and put back when it is used again, bit-identical: several conversations share a context that holds one.
+moved out of the context ("parked") and put back when it is used again, bit-identical: several conversations share a
+context that holds one.
 """
 
 from __future__ import annotations
@@ -19,25 +20,25 @@ from kv_memory.engines.llama_cpp.context import BRIDGE, HOMES, CacheFullError, C
 
 @dataclass(eq=False)
 class Sequence:
-    """One sequence."""
+    """One sequence of cells, in the context or parked outside of it."""
 
     store: CellStore
-    """Positions and tokens of its cells, and the probe layers' keys and queries."""
+    """Positions and tokens of the sequence's cells, and the probe layers' keys and queries."""
     logits: Tensor | None = None
-    """[vocabulary] after the last cell; None where an edit made them stale."""
+    """[vocabulary] after the last cell; None where they are not computed yet."""
     home: int | None = None
-    """Where it is in the context; None while it is not."""
+    """The sequence's number in the context; None while it is not there."""
     parked: NDArray[np.uint8] | None = None
-    """Its state while it is not in the context; None where it has no cells."""
+    """State of the sequence while it is not in the context; None where it has no cells."""
     used: int = 0
-    """When it was last used, counted."""
+    """Time of the last use, as a count of uses."""
 
 
 class Sequences:
-    """All sequences over one context. Ids are never used again."""
+    """All sequences over one context. Ids are never given twice."""
 
     def __init__(self, context: Context, layout: CellLayout, limit: int) -> None:
-        """`limit`: cells of one sequence."""
+        """Let the context park a sequence where it needs room. `limit`: most cells of one sequence."""
         self._context = context
         self._layout = layout
         self._limit = limit
@@ -49,17 +50,17 @@ class Sequences:
         context.make_room = self._park_one
 
     def get(self, seq: SequenceId) -> Sequence:
-        """The sequence of this id. Raises ValueError where there is none."""
+        """Return the sequence of this id. Raises ValueError where there is none."""
         if seq not in self._known:
             raise ValueError(f"there is no sequence {seq}")
         return self._known[seq]
 
     def create(self) -> SequenceId:
-        """A new empty one."""
+        """Create an empty sequence."""
         return self._add(Sequence(CellStore(self._layout, self._limit)))
 
     def fork(self, seq: SequenceId, end: int) -> SequenceId:
-        """A new one that shares the cells at positions below `end`."""
+        """Create a sequence that shares the cells at positions below `end`."""
         source = self.get(seq)
         other = Sequence(source.store.copy(end), source.logits if end >= source.store.next_position else None)
         if len(other.store.order()[0]):
@@ -69,7 +70,7 @@ class Sequences:
         return self._add(other)
 
     def free(self, seq: SequenceId) -> None:
-        """Forget one."""
+        """Delete a sequence and release its cells and its home."""
         gone = self.get(seq)
         del self._known[seq]
         if gone.home is not None:
@@ -77,7 +78,7 @@ class Sequences:
             self._free_homes.append(gone.home)
 
     def home(self, sequence: Sequence) -> int:
-        """Where it is in the context, brought there if need be, for the call in progress."""
+        """Return the sequence's home for the call in progress; a parked sequence is put back into the context."""
         self._clock += 1
         sequence.used = self._clock
         self._busy = set() if sequence.home is None else {sequence.home}
@@ -104,7 +105,7 @@ class Sequences:
         return self._free_homes.pop()
 
     def _park_one(self) -> bool:
-        """Read the one that was used least recently out of the context; False where there is no other."""
+        """Move the sequence that was used least recently out of the context; False where there is no other."""
         inside = [s for s in self._known.values() if s.home is not None and s.home not in self._busy]
         if not inside:
             return False

@@ -1,4 +1,4 @@
-"""Text to ids and back, by what a GGUF file says: its Hugging Face tokenizer where it holds one, else llama.cpp's."""
+"""Tokenizer of a GGUF file: its Hugging Face tokenizer where the file holds one, else llama.cpp's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TEMPLATE = "tokenizer.chat_template"
 
 
 def tokenizer_of(model: Model) -> Tokenizer:
-    """The tokenizer of a model. Raises ModelError where it has none, or one that cannot be read."""
+    """Return the tokenizer of a model. Raises ModelError where it has none, or one that cannot be read."""
     ends = _ends(model)
     described = model.metadata(HUGGING_FACE)
     if not described:
@@ -44,8 +44,8 @@ def tokenizer_of(model: Model) -> Tokenizer:
 class Vocabulary:
     """llama.cpp's own tokenizer.
 
-    Even without special tokens it takes what models define beside them, such as <tool_call>, for one token. For text
-    that is not trusted such a token is taken apart: its first character and the rest are tokenized by themselves.
+    NOTE: even without special tokens it takes what models define beside them, such as <tool_call>, for one token. For
+    text that is not trusted such a token is taken apart: its first character and the rest are tokenized by themselves.
     """
 
     def __init__(self, model: Model, ends: frozenset[int]) -> None:
@@ -57,7 +57,7 @@ class Vocabulary:
         self._template = model.metadata(_TEMPLATE)
 
     def encode(self, text: str, *, special: bool) -> tuple[list[int], list[tuple[int, int]]]:
-        """Ids and the character interval of each; without `special`, text that looks like a special token is text."""
+        """Return ids and the character interval of each. With `special` false, none of the ids carries structure."""
         sound = text.encode("utf-8", "replace").decode()
         ids = self._tokenize(sound, special)
         if not special:
@@ -65,11 +65,14 @@ class Vocabulary:
         return ids, self._intervals(sound, ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of these ids without special tokens."""
+        """Return the text of these ids without special tokens."""
         return self._bytes(ids).decode("utf-8", "replace")
 
     def render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, generate: bool) -> str:
-        """The file's own chat template over these messages; ConversationError where the template refuses them."""
+        """Format messages with the file's own chat template.
+
+        Raises ConversationError where the template refuses them, ModelError where there is no template.
+        """
         if not self._template:
             raise ModelError(f"{self._model.path} has no chat template; use an instruction-tuned model.")
         try:
@@ -86,7 +89,7 @@ class Vocabulary:
 
     @cached_property
     def _special(self) -> dict[str, str]:
-        """The texts of the first and last token of a text, which templates write."""
+        """Return the texts of the beginning-of-text and end-of-text tokens, which templates write."""
         lib, vocabulary = library(), self._model.vocabulary
         found = {"bos_token": lib.llama_vocab_bos(vocabulary), "eos_token": lib.llama_vocab_eos(vocabulary)}
         texts = {name: lib.llama_vocab_get_text(vocabulary, id_) for name, id_ in found.items() if id_ >= 0}
@@ -102,7 +105,7 @@ class Vocabulary:
         return list(ids[:count])
 
     def _apart(self, text: str, ids: list[int]) -> Iterator[int]:
-        """The same text without tokens that carry structure."""
+        """Tokenize the same text without tokens that carry structure."""
         intervals = self._intervals(text, ids)
         for id_, (start, end) in zip(ids, intervals, strict=True):
             part = text[start:end]
@@ -135,7 +138,7 @@ class Vocabulary:
         return text.raw[: max(count, 0)]
 
     def _intervals(self, text: str, ids: Sequence[int]) -> list[tuple[int, int]]:
-        """The characters of `text` that each id stands for: by the bytes that it writes."""
+        """Return the interval of characters in `text` of each id, found by the bytes that it writes."""
         starts = [0]  # the byte at which each character starts
         for character in text:
             starts.append(starts[-1] + len(character.encode()))
@@ -143,7 +146,7 @@ class Vocabulary:
         pieces = [self._piece(id_) for id_ in ids]
         at, found = 0, []
         if pieces and not text.startswith(" ") and pieces[0].startswith(b" "):
-            at = -1  # SentencePiece writes a space before a text
+            at = -1  # NOTE: SentencePiece writes a space before a text
         for piece in pieces:
             before, at = at, min(at + len(piece), starts[-1])
             found.append((_floor(character_at, max(before, 0)), _ceil(character_at, max(at, 0))))
@@ -163,6 +166,6 @@ def _ceil(character_at: dict[int, int], byte: int) -> int:
 
 
 def _ends(model: Model) -> frozenset[int]:
-    """All ids that end a turn."""
+    """Return all ids that end a turn."""
     ends = library().llama_vocab_is_eog
     return frozenset(id_ for id_ in range(model.vocabulary_size) if ends(model.vocabulary, id_))

@@ -1,4 +1,4 @@
-"""Seeing what llama.cpp computes: the probe layers' queries and keys, and a pass that ends early.
+"""Callback into llama.cpp's passes: it sees the probe layers' queries and keys, and can end a pass early.
 
 llama.cpp asks a callback for each tensor of a pass whether it wants to see it, and computes up to there. Which tensors
 hold a layer's queries is not taken from a list of models but followed in the graph of one pass: from the attention
@@ -26,7 +26,7 @@ _SOURCES = 10
 
 
 class _Tensor(ctypes.Structure):
-    """ggml.h's struct ggml_tensor."""
+    """Copy of ggml.h's struct ggml_tensor."""
 
     _fields_ = (
         ("type", ctypes.c_int),
@@ -49,26 +49,26 @@ _NAME, _OP = _Tensor.name.offset, _Tensor.op.offset
 
 @dataclass(frozen=True)
 class Attention:
-    """How a layer attends, as one pass showed it."""
+    """Tensors and scaling of one layer's attention, as one pass showed them."""
 
     queries: tuple[bytes, int]
     """Name and operation of the tensor that holds the post-RoPE queries."""
     keys: tuple[bytes, int]
     stored: tuple[bytes, int]
-    """Those of the tensor with which both K and V are in the cache."""
+    """Name and operation of the tensor whose computation completes K and V in the cache."""
     scaling: float
 
 
 @dataclass
 class Watch:
-    """The callback. Sees nothing until it is told what."""
+    """Callback that sees the tensors it was told to; none at first."""
 
     wanted: dict[tuple[bytes, int], tuple[str, int]] = field(default_factory=dict)
-    """By name and operation of a tensor: queries or keys, and of which layer."""
+    """Tensors to keep, by name and operation: whether each holds queries or keys, and of which layer."""
     seen: dict[tuple[str, int], list[Tensor]] = field(default_factory=dict)
-    """[tokens, heads, head_dim] of each pass."""
+    """Tensors kept, [tokens, heads, head_dim] of each pass, by kind and layer."""
     notes: list[tuple[bytes, int, int]] | None = None
-    """While a list: name, operation and address of each tensor are noted here."""
+    """Notes of each tensor's name, operation and address; None unless they are wanted."""
     names: frozenset[bytes] = frozenset()
     _stop_at: tuple[bytes, int] | None = None
 
@@ -80,7 +80,7 @@ class Watch:
 
     @contextmanager
     def stopping(self, attention: Attention) -> Iterator[None]:
-        """End passes once K and V of this layer are written, and see nothing of them."""
+        """End passes once K and V of this layer are written, and keep nothing of them."""
         names, self.names = self.names, frozenset((attention.stored[0],))
         self._stop_at = attention.stored
         try:
@@ -89,12 +89,13 @@ class Watch:
             self.names, self._stop_at = names, None
 
     def take(self) -> dict[tuple[str, int], Tensor]:
-        """What was seen since the last call: [tokens, heads, head_dim] by kind and layer."""
+        """Return what was seen since the last call: [tokens, heads, head_dim] by kind and layer."""
         seen, self.seen = self.seen, {}
         return {key: torch.cat(parts) for key, parts in seen.items()}
 
     def __call__(self, tensor: int, asks: bool) -> bool:
-        """Called by llama.cpp: whether to show this tensor (asks), or what to do with it; false ends the pass."""
+        """Decide whether to see this tensor (`asks`), or keep it; llama.cpp calls this, and False then ends the
+        pass."""
         name = string_at(tensor + _NAME)
         if name not in self.names and self.notes is None:
             return False  # the usual case, some hundred times a pass
@@ -111,7 +112,8 @@ class Watch:
 
 
 def attention_of(notes: list[tuple[bytes, int, int]]) -> dict[int, Attention]:
-    """How each layer attends, from the tensors of a pass that is not over; empty where it is not understood."""
+    """Find how each layer attends, from the tensors of a pass, while they are in memory; empty where that is not
+    understood."""
     nodes = {address: _Tensor.from_address(address) for _, _, address in notes}
     found: dict[int, Attention] = {}
     stores: list[_Tensor] = []
@@ -138,11 +140,11 @@ class _Scores:
     keys: int | None
     scaling: float
     changed: bool
-    """Something other than scaling is done to them: a bias, a cap, sinks."""
+    """Whether something other than scaling is done to the scores: a bias, a cap, sinks."""
 
 
 def _scores(node: _Tensor, nodes: dict[int, _Tensor]) -> _Scores | None:
-    """The attention scores that this node takes the softmax of; None where it takes none."""
+    """Return the attention scores that this node takes the softmax of; None where it takes none."""
     scale, bias, cap = struct.unpack("3f", bytes(node.parameters)[:12])
     kind, source = _op_name(node.op), node.source
     if kind == "FLASH_ATTN_EXT":
@@ -154,7 +156,7 @@ def _scores(node: _Tensor, nodes: dict[int, _Tensor]) -> _Scores | None:
 
 
 def _origin(address: int | None) -> _Tensor:
-    """The tensor that this one is a view of, or is."""
+    """Return the tensor that this one is a view of, or this one."""
     tensor = _Tensor.from_address(address or 0)
     return _Tensor.from_address(tensor.view_of) if tensor.view_of else tensor
 
@@ -174,7 +176,7 @@ def _op_name(op: int) -> str:
 
 
 def _read(address: int) -> Tensor:
-    """[tokens, heads, head_dim] of a float32 tensor."""
+    """Copy a float32 tensor: [tokens, heads, head_dim]."""
     tensor, library = _Tensor.from_address(address), ggml()
     assert library is not None and tensor.type == _FLOAT32, "checked by the probe"
     head_dim, heads, tokens, _ = tensor.size

@@ -12,21 +12,21 @@ from kv_memory.errors import ModelError
 
 
 class Adapters:
-    """The PEFT layers of a model. Adapters that it came with are switched off."""
+    """The PEFT layers of a model. All adapters are off outside of `on`, those that the model came with included."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
         self.base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        """The model itself, where a PeftModel holds it inside."""
+        """The model itself; where a PeftModel wraps it, the one inside."""
         self._layers: list[Any] = []
         if hasattr(model, "peft_config"):
             self._find_layers()
 
     def load(self, path: str, name: str) -> None:
-        """Load an adapter saved by PEFT. Raises ModelError for a path that is none, or one for another model."""
+        """Load an adapter saved by PEFT. Raises ModelError for a path that holds none, or one for another model."""
         check_adapter(self.base, path)
         try:
-            # PEFT and transformers warn of each other's old names, and of a second adapter, which is no mistake here.
+            # NOTE: PEFT and transformers warn of each other's old names, and of a second adapter, no mistake here.
             with warnings.catch_warnings(action="ignore"):
                 self._model.load_adapter(path, adapter_name=name)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -38,7 +38,7 @@ class Adapters:
 
     @contextmanager
     def on(self, name: str) -> Iterator[None]:
-        """This adapter alone, for the time of the block. Raises ValueError for a name that is not loaded."""
+        """Switch this adapter on, alone, for the block. Raises ValueError for a name that is not loaded."""
         loaded = sorted({known for layer in self._layers for known in getattr(layer, "lora_A", ())})
         if name not in loaded:
             raise ValueError(f"no adapter {name!r} is loaded; loaded: {', '.join(loaded) or 'none'}")

@@ -19,10 +19,13 @@ NAME = "kv_memory"
 
 
 class Recorder(Protocol):
-    """Sees each layer's attention call of one forward pass."""
+    """Object that is shown each layer's attention call of one forward pass."""
 
     def record(self, module: nn.Module, query: Tensor, options: dict[str, Any]) -> None:
-        """`query` is post-RoPE, [1, heads, tokens, head_dim]; `options` are the attention's other arguments."""
+        """Note one attention call.
+
+        `query` is post-RoPE, [1, heads, tokens, head_dim]; `options` are the attention's other arguments.
+        """
         ...
 
 
@@ -43,7 +46,7 @@ AttentionInterface.register(NAME, _recording_attention)
 
 @contextmanager
 def recorded(config: Any, recorder: Recorder) -> Iterator[None]:
-    """Have the model of this (text) config attend through `recorder`, and as it did before afterwards."""
+    """Let the model of this (text) config attend through `recorder` in the block, and as before afterwards."""
     previous = config._attn_implementation
     token = _recorder.set(recorder)
     config._attn_implementation = NAME

@@ -12,11 +12,11 @@ from typing import Any
 
 
 def cache_argument(model: Any) -> str:
-    """Return the name for calls of this model, which may be wrapped by PEFT."""
+    """Return the name of the cache's argument in calls of this model, which may be wrapped by PEFT."""
     called = model.get_base_model() if hasattr(model, "get_base_model") else model
     return cache_name(inspect.signature(called.forward).parameters)
 
 
 def cache_name(names: Container[str]) -> str:
-    """Return the one of the two names that is among these: a function's parameters, or the keywords it was given."""
+    """Return which of the two names is among these: a function's parameters, or the keywords it was given."""
     return "cache" if "cache" in names else "past_key_values"

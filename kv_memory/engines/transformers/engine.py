@@ -39,14 +39,14 @@ from kv_memory.engines.transformers.tokenizer import HFTokenizer
 from kv_memory.positions import Interval
 
 _PROBE_POSITIONS = 3, 29
-"""Where construction runs a lone token to see how keys depend on the position."""
+"""Positions at which construction runs a lone token, to see how keys depend on the position."""
 
 
 @dataclass
 class _Sequence:
     store: CellStore
     logits: Tensor | None = None
-    """[vocabulary] after the last cell; None where an edit made them stale."""
+    """[vocabulary] after the last cell; None where they are not computed yet."""
 
 
 class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring):
@@ -106,7 +106,7 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
         check: ConfigCheck = lambda config: None,
         **settings: Any,
     ) -> TransformersEngine:
-        """An engine for a model directory or hub id, with the settings of the class; device and dtype: see loading.py.
+        """Load a model directory or hub id, with the settings of the class; device and dtype: see loading.py.
 
         Raises ModelError where it is not a model or cannot be reached, UnsupportedModelError as the class says, and
         what `check` raises, which is given the model's configuration before the weights are read.
@@ -123,36 +123,36 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
         return weights_digest(self._forward.model)
 
     def create(self) -> SequenceId:
-        """A new empty sequence."""
+        """Create an empty sequence."""
         return self._add(_Sequence(CellStore(self._layout, self.max_positions)))
 
     def free(self, seq: SequenceId) -> None:
-        """Forget a sequence and give its memory back."""
+        """Delete a sequence and release its memory."""
         self._get(seq)
         del self._sequences[seq]
 
     def fork(self, seq: SequenceId, end: int | None = None) -> SequenceId:
-        """A copy of the cells at positions below `end` (all without it)."""
+        """Copy the cells at positions below `end` (default: all) to a new sequence."""
         source = self._get(seq)
         last = source.store.next_position
         whole = end is None or end >= last
         return self._add(_Sequence(source.store.copy(last if end is None else end), source.logits if whole else None))
 
     def cells(self, seq: SequenceId) -> list[tuple[int, int]]:
-        """Position and token id of each visible cell, ascending; STEERED for a steering state."""
+        """Return the position and token id of each visible cell, positions ascending; STEERED for a steering state."""
         return list(zip(self.positions(seq), self.tokens(seq), strict=True))
 
     def positions(self, seq: SequenceId) -> list[int]:
-        """The positions of the visible cells, ascending."""
+        """Return the positions of the visible cells, ascending."""
         return integers(self._get(seq).store.order()[0])
 
     def tokens(self, seq: SequenceId) -> list[int]:
-        """The token ids of the visible cells, in the order of their positions; STEERED for a steering state."""
+        """Return the token ids of the visible cells, in the order of their positions; STEERED for a steering state."""
         store = self._get(seq).store
         return integers(store.token[store.order()[1]])
 
     def next_position(self, seq: SequenceId) -> int:
-        """One past the last cell; 0 when empty."""
+        """Return the position after the last cell's; 0 when empty."""
         return self._get(seq).store.next_position
 
     def prefill(
@@ -179,7 +179,7 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
         return generate(self, seq, self.next_logits, sampling, cancelled)
 
     def next_logits(self, seq: SequenceId) -> Tensor:
-        """[vocabulary] after the last cell. After an edit the last token is run again, its cell left as it is."""
+        """Return the logits [vocabulary] after the last cell, recomputed after an edit; no cell is changed."""
         state = self._get(seq)
         if state.logits is None:
             slots = state.store.order()[1][-1:]
@@ -191,7 +191,7 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
         return state.logits
 
     def score(self, seq: SequenceId, ids: Sequence[int]) -> Tensor:
-        """Log-probabilities [len(ids), vocabulary] before each of `ids`, float32."""
+        """Compute the log-probabilities [len(ids), vocabulary] before each of `ids`, float32."""
         store = self._get(seq).store
         first, end = self.next_logits(seq), store.next_position
         seen = ids[:-1]  # nothing is asked about what follows the last
@@ -232,7 +232,7 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
     def reencode(
         self, seq: SequenceId, positions: Sequence[int], adapter: str | None = None, *, ahead: bool = False
     ) -> None:
-        """Run the tokens of these cells again and overwrite their rows."""
+        """Recompute the rows of these cells from their tokens; see AdapterPass.reencode."""
         state = self._get(seq)
         slots = state.store.find(sorted(set(positions)))
         if not len(slots):
@@ -253,7 +253,7 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
         layers: Sequence[int] | None = None,
         normaliser: Normaliser = "softmax",
     ) -> tuple[list[int], Tensor]:
-        """How much the later cells attended to the spans' cells. Raises ValueError for a layer without queries."""
+        """Measure the later cells' attention to the spans' cells. Raises ValueError for a layer without queries."""
         kept = self._layout.probe_layers
         if not kept:
             raise unsupported(self, "influence")
@@ -268,7 +268,7 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
         return integers(store.position[later]), torch.stack([score.to(self._layout.devices[0]) for score in scores])
 
     def deviation(self, seq: SequenceId, positions: Sequence[int], layer: int = 1) -> Tensor:
-        """How far K and V together, at `layer`, are from what re-encoding would write: float32 [positions]."""
+        """Measure how far K and V together, at `layer`, are from what `reencode` would write: float32 [positions]."""
         if not 0 <= layer < self._layout.layers:
             raise ValueError(f"layer {layer} is not one of the model's {self._layout.layers}")
         store = self._get(seq).store
@@ -281,7 +281,7 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
         return norms[inverse.to(norms.device)]
 
     def read_cells(self, seq: SequenceId, positions: Sequence[int]) -> Cells:
-        """A copy of these cells, in position order."""
+        """Copy these cells, in position order."""
         return read_cells(self._get(seq).store, positions)
 
     def write_cells(self, seq: SequenceId, cells: Cells) -> None:

@@ -16,27 +16,28 @@ from kv_memory.engines.transformers.cache_argument import cache_argument
 
 
 class PassCache(Cache):  # type: ignore[misc]  # transformers is untyped
-    """What the model takes for its cache during one pass: new rows go to given slots, all slots in use come back."""
+    """A model's cache during one pass: new rows go to given slots, and the model gets the rows of all slots in use."""
 
     def __init__(self, store: CellStore, slots: Slots, stop_at: int | None = None) -> None:
         super().__init__(layers=[])
         self.store = store
         self.slots = slots
         self.stop_at = stop_at
-        """Layer at which the pass ends, its rows kept in `stopped_with` and not written; no queries are kept then."""
+        """Layer at which the pass ends: its rows are kept in `stopped_with` and not written, and no queries are
+        kept."""
         self.stopped_with: tuple[Tensor, Tensor] | None = None
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Called by the model's attention with K and V [1, kv_heads, tokens, head_dim]."""
+        """Write K and V [1, kv_heads, tokens, head_dim] of a layer; the model's attention calls this."""
         if layer_idx == self.stop_at:
             self.stopped_with = key_states, value_states
             raise PassStopped
         return self.store.put(layer_idx, self.slots, key_states, value_states)
 
     def distance(self) -> Tensor:
-        """[tokens]: how far the rows of the layer where the pass stopped are from those in the store."""
+        """Measure how far the rows of the layer where the pass stopped are from those in the store: [tokens]."""
         assert self.stop_at is not None and self.stopped_with is not None
         where = on_device(self.slots, self.stopped_with[0].device)
         pairs = zip(self.stopped_with, (self.store.keys, self.store.values), strict=True)
@@ -44,7 +45,7 @@ class PassCache(Cache):  # type: ignore[misc]  # transformers is untyped
         return torch.cat(parts, dim=-1).square().sum((0, 1, 3)).sqrt()
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Slots in use."""
+        """Return the number of slots in use."""
         return self.store.used
 
     def record(self, module: nn.Module, query: Tensor, options: dict[str, Any]) -> None:
@@ -55,17 +56,18 @@ class PassCache(Cache):  # type: ignore[misc]  # transformers is untyped
 
 
 def layer_of(attention: nn.Module) -> int:
-    """The index of the layer that this attention module is in."""
+    """Return the index of the layer that this attention module is in."""
     layer: Any = attention.layer_idx
     return int(layer)
 
 
 class PassStopped(Exception):  # noqa: N818  # not an error: it ends a pass early, on purpose
-    """The pass reached the layer at which it was to stop."""
+    """Raised to end a pass at the layer where it is to stop."""
 
 
 class Forward:
-    """Runs a model. Between passes the model attends as its owner set it; no gradients, eval mode."""
+    """Forward passes of a model, in eval mode and without gradients. Between passes the model attends as its owner set
+    it."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model.eval()
@@ -74,11 +76,11 @@ class Forward:
         self.device: torch.device = model.get_input_embeddings().weight.device
         self.vocabulary: int = model.get_input_embeddings().num_embeddings
         self.chunk = 2048 if self.device.type == "cuda" else 512
-        """Tokens in one pass. The mask has a row for each: short passes keep it small."""
+        """Tokens in one pass. The mask has a row for each, so that short passes keep it small."""
 
     @torch.inference_mode()
     def __call__(self, cache: Any, tokens: Tensor, positions: Tensor, mask: Tensor | None, keep: int) -> Tensor:
-        """Logits [keep or all with 0, vocabulary] of these tokens (int64 [tokens])."""
+        """Compute the logits [keep, or all with 0, vocabulary] of these tokens (int64 [tokens])."""
         with recorded(self.config, cache):
             output = self.model(
                 input_ids=tokens[None].to(self.device),
@@ -94,7 +96,7 @@ class Forward:
     def over(self, cache: PassCache, keep: int = 1, ahead_of: Tensor | None = None) -> Tensor:
         """Run the tokens of the cache's slots at their positions, ascending, over the cells visible to each.
 
-        `ahead_of`: slots; cells in other ones are visible to all tokens.
+        `ahead_of`: slots; the cells of all other slots are visible to every token.
         """
         store, slots = cache.store, cache.slots
         positions = store.position[slots]
@@ -109,7 +111,10 @@ class Forward:
         keep: int = 1,
         progress: Callable[[int], None] | None = None,
     ) -> list[Tensor]:
-        """Write new cells after the last one, in passes; the logits of each. On an exception none of them stay."""
+        """Append cells after the last one, in passes, and return the logits of each pass.
+
+        On an exception the new cells are removed.
+        """
         end = store.next_position
         new_positions, new_ids = torch.tensor(positions), torch.tensor(ids)
         logits = []
@@ -127,10 +132,10 @@ class Forward:
         return logits
 
     def rerun(self, store: CellStore, slots: Tensor, *, ahead: bool = False) -> Tensor:
-        """Overwrite the rows of cells (slots in position order) by new ones; logits [vocabulary] after the last.
+        """Recompute the rows of cells (slots in position order) and return the logits [vocabulary] after the last.
 
-        In passes, which is the same as one: a token sees only earlier ones of them. With `ahead` it sees all other
-        cells. On an exception all rows are as before.
+        Long inputs take several passes, with the result of one: a token sees only the earlier ones among these cells.
+        With `ahead` it sees all other cells too. On an exception all rows are as before.
         """
         with restored_on_error(store, slots):
             for part in torch.split(slots, self.chunk):
@@ -138,7 +143,7 @@ class Forward:
         return logits[-1]
 
     def deviation(self, store: CellStore, slots: Tensor, layer: int) -> Tensor:
-        """[cells]: the Euclidean norm of what `rerun` would change in K and V at `layer`. Changes nothing."""
+        """Measure what `rerun` would change in K and V at `layer`, as a Euclidean norm: [cells]. Changes nothing."""
         norms = []
         with restored(store, slots, below=layer):
             for part in torch.split(slots, self.chunk):
@@ -175,11 +180,11 @@ def restored_on_error(store: CellStore, slots: Tensor) -> Iterator[None]:
 def _mask(
     store: CellStore, slots: Slots, positions: Tensor, device: torch.device, ahead_of: Tensor | None = None
 ) -> Tensor | None:
-    """Additive [1, 1, tokens, slots in use]: a token sees the cells at positions up to its own; with `ahead_of`, those
-    in all other slots as well.
+    """Return an additive mask [1, 1, tokens, slots in use]: a token sees the cells at positions up to its own; with
+    `ahead_of`, those in all other slots as well.
 
-    None where SDPA's own choice is the same and quicker: nothing to hide from a single token, or all cells in this
-    pass, in order, so that its causal kernel applies.
+    NOTE: None where SDPA's own choice is the same and quicker: nothing to hide from a single token, or all cells in
+    this pass, in order, so that its causal kernel applies.
     """
     held = store.position[: store.used]
     if isinstance(slots, slice) and len(positions) == len(held):

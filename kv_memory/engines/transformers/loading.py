@@ -15,7 +15,8 @@ from kv_memory.engines.transformers.probe import check_layer_types
 from kv_memory.errors import ModelError
 
 SMALL = 1_000_000_000
-"""Parameters below which float32 on a CPU is worth its memory: most CPUs compute bfloat16 several times slower."""
+"""Number of parameters below which float32 on a CPU is worth its memory: most CPUs compute bfloat16 several times
+slower."""
 
 # What transformers and torch raise for a model that they cannot read, or not in this way: no such file or repository,
 # unknown architecture, broken JSON or weights, a device that is not there, a dtype that is none.
@@ -38,12 +39,12 @@ def load_model(
     dtype: str | torch.dtype | None,
     check: Callable[[dict[str, Any]], object] = lambda config: None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model on its device, and its tokenizer.
+    """Load a model onto its device, and its tokenizer.
 
-    `device`: CUDA where there is one, else the CPU. `dtype`: on CUDA the checkpoint's if that has 16 bits, else
-    bfloat16; on the CPU float32 for a model of less than a thousand million parameters, else the checkpoint's.
-    Raises ModelError, UnsupportedModelError for layers that cannot be edited, and what `check` raises, which is given
-    the text model's configuration, before the weights are read.
+    `device`: by default CUDA where there is one, else the CPU. `dtype`: by default, on CUDA the checkpoint's if that
+    has 16 bits, else bfloat16; on the CPU float32 for a model of less than a thousand million parameters, else the
+    checkpoint's. Raises ModelError, UnsupportedModelError for layers that cannot be edited, and what `check` raises,
+    which is given the text model's configuration, before the weights are read.
     """
     name = _checked(name)
     with reading(name):
@@ -57,9 +58,12 @@ def load_model(
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a directory or hub id. Raises ModelError where it has none, and what transformers raises."""
+    """Load the tokenizer of a directory or hub id.
+
+    Raises ModelError where it has none, and what transformers raises.
+    """
     tokenizer = AutoTokenizer.from_pretrained(name)
-    # Where its files are missing, transformers makes some models a tokenizer that knows its special tokens only.
+    # NOTE: where its files are missing, transformers makes some models a tokenizer of special tokens only.
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise ModelError(f"{name} has no tokenizer; save the model's tokenizer into it with save_pretrained.")
     return tokenizer
@@ -67,7 +71,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 @contextmanager
 def reading(name: str) -> Iterator[None]:
-    """What transformers and torch raise in the block for a model that they cannot read, as a ModelError."""
+    """Raise a ModelError for what transformers and torch raise in the block about a model that they cannot read."""
     try:
         yield
     except _READ_ERRORS as error:
@@ -79,7 +83,8 @@ def reading(name: str) -> Iterator[None]:
 
 
 def _checked(name: str) -> str:
-    """The directory, or the hub id; tells a missing or empty directory from an id before the hub is asked for it."""
+    """Return the directory or the hub id; tells a missing or empty directory from an id before the hub is asked for
+    it."""
     path = Path(name).expanduser()
     if path.exists():
         if not (path / "config.json").is_file():

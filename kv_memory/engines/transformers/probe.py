@@ -1,8 +1,8 @@
-"""What a model's cache looks like, found by running one token: its layout, or a refusal that names what is in the way.
+"""Detection of a model's cache layout by running one token: the layout, or a refusal that names what is in the way.
 
-The model's own code is the only complete description of its cache, so two passes of a single token decide, rather
-than a list of known architectures. A lone token attends only to itself, so that its keys at two positions differ by
-position alone: they show whether keys can be moved (see rotary.py).
+The model's own code is the only complete description of its cache, so two passes of a single token decide, rather than
+a list of known architectures. A lone token attends only to itself, so that its keys at two positions differ by position
+alone: they show whether keys can be moved (see rotary.py).
 """
 
 from __future__ import annotations
@@ -35,16 +35,19 @@ class LayoutProbe(Cache):  # type: ignore[misc]  # transformers is untyped
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Called by the model's attention."""
+        """Note K and V of a layer; the model's attention calls this."""
         self.rows[layer_idx] = key_states, value_states
         return key_states, value_states
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Nothing is cached."""
+        """Return 0: nothing is cached."""
         return 0
 
     def record(self, module: nn.Module, query: Tensor, options: dict[str, Any]) -> None:
-        """Called by the attention function."""
+        """Note how a layer attends; the attention function calls this.
+
+        Raises UnsupportedModelError where scores are changed by more than scaling, or tokens see later ones.
+        """
         layer = layer_of(module)
         for name in _SOFTMAX_CHANGES:
             if options.get(name) is not None:
@@ -78,7 +81,7 @@ def _chunked(config: Any) -> bool:
 
 
 def run_probe(forward: Forward, position: int) -> LayoutProbe:
-    """One token at this position. Raises UnsupportedModelError where a layer keeps no K and V row of its own."""
+    """Run one token at this position. Raises UnsupportedModelError where a layer keeps no K and V row of its own."""
     probe = LayoutProbe()
     kind = forward.config.model_type
     try:
@@ -99,7 +102,7 @@ def run_probe(forward: Forward, position: int) -> LayoutProbe:
 
 
 def layout_of(probe: LayoutProbe, probe_layers: tuple[int, ...]) -> CellLayout:
-    """The layout that the probe saw.
+    """Return the layout that the probe saw.
 
     Raises UnsupportedModelError where layers differ or K and V do, ValueError for probe layers that do not exist.
     """
@@ -124,9 +127,9 @@ def layout_of(probe: LayoutProbe, probe_layers: tuple[int, ...]) -> CellLayout:
 
 
 def context_limit(config: Any) -> int:
-    """Positions that the model can take.
+    """Return the number of positions that the model can take.
 
-    LongRoPE ends at its original length: beyond it all frequencies change, and keys cached before would be wrong.
+    NOTE: LongRoPE ends at its original length: beyond it all frequencies change, and keys cached before would be wrong.
     """
     text = config.get_text_config(decoder=True)
     rope = getattr(text, "rope_parameters", None) or {}

@@ -1,4 +1,4 @@
-"""Moving cached keys and queries to other positions, with the model's own rotary embedding.
+"""Rotation of cached keys and queries to other positions, with the model's own rotary embedding.
 
 RoPE is a rotation whose angle is linear in the position, so a row moves by one further rotation by the difference
 (RoFormer, arXiv 2104.09864, section 3.2). Whether a model's variant is of that kind is not read off its configuration
@@ -19,7 +19,7 @@ from kv_memory.engines.transformers.probe import LayoutProbe
 
 
 class Rotation:
-    """Rotates rows of the layers that have a rotary embedding; layers without one (NoPE) keep theirs."""
+    """Rotation of rows in the layers that have a rotary embedding; layers without one (NoPE) keep theirs."""
 
     def __init__(self, embedding: nn.Module, apply: Callable[..., tuple[Tensor, Tensor]], rotary: tuple[bool, ...]):
         self._embedding = embedding
@@ -27,23 +27,23 @@ class Rotation:
         self._rotary = rotary
 
     def turn(self, rows: Tensor, delta: int | Tensor) -> Tensor:
-        """Rows [batch, heads, cells, head_dim] as if they stood `delta` positions further, or `delta` [batch] each;
-        computed in float32."""
+        """Rotate rows [batch, heads, cells, head_dim] by `delta` positions, or by `delta` [batch] each; computed in
+        float32."""
         by = torch.as_tensor(delta, device=rows.device).reshape(-1, 1)
         cos, sin = self._embedding(rows.new_zeros(1, dtype=torch.float32), by)
-        # YaRN and LongRoPE fold a factor on the attention scores into cos and sin; the row has it already.
+        # NOTE: YaRN and LongRoPE fold a factor on the attention scores into cos and sin; the row has it already.
         factor = getattr(self._embedding, "attention_scaling", 1.0)
         width = cos.shape[-1]
         turned, _ = self._apply(rows[..., :width].float(), rows[..., :width].float(), cos / factor, sin / factor)
         return torch.cat([turned.to(rows.dtype), rows[..., width:]], dim=-1)
 
     def turn_keys(self, layer: int, keys: Tensor, delta: int | Tensor) -> Tensor:
-        """As `turn`, the keys of this layer."""
+        """Rotate the keys of this layer as `turn` does; those of a layer without rotary embedding stay."""
         return self.turn(keys, delta) if self._rotary[layer] else keys
 
     @torch.inference_mode()
     def move(self, store: CellStore, slots: Tensor, delta: int) -> None:
-        """Rotate the keys and kept queries of these slots."""
+        """Rotate the keys and kept queries of these slots by `delta` positions."""
         probes = dict(zip(store.layout.probe_layers, store.queries, strict=True))
         for layer, keys in enumerate(store.keys):
             if self._rotary[layer]:
@@ -54,7 +54,7 @@ class Rotation:
 
 @torch.inference_mode()
 def rotation_of(model: nn.Module, near: LayoutProbe, far: LayoutProbe, delta: int) -> Rotation | None:
-    """How this model's keys move, or None where they cannot.
+    """Find how this model's keys move; None where they cannot.
 
     `near` and `far` saw the same lone token, `far` `delta` positions after `near`. The keys of a layer must differ by
     exactly one rotation, or not at all; anything else (learned positions, another kind of embedding) cannot be moved.
@@ -79,6 +79,6 @@ def rotation_of(model: nn.Module, near: LayoutProbe, far: LayoutProbe, delta: in
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    """Equal but for the rounding of their dtype."""
+    """Return whether two tensors are equal but for the rounding of their dtype."""
     tolerance = 1e-4 if one.dtype == torch.float32 else 2e-2
     return bool((one - other).float().norm() <= tolerance * other.float().norm())

@@ -12,7 +12,7 @@ from kv_memory.engines.cells import CellStore, Rows, compact
 
 
 def read_cells(store: CellStore, positions: Sequence[int]) -> Cells:
-    """A copy of these cells, in position order. Raises ValueError for a position that holds no cell."""
+    """Copy these cells, in position order. Raises ValueError for a position that holds no cell."""
     slots = store.find(sorted(set(positions)))
     rows = store.read(compact(slots))
     return Cells(

@@ -1,4 +1,4 @@
-"""The Tokenizer of engines whose model comes with a Hugging Face tokenizer."""
+"""Tokenizer of engines whose model comes with a Hugging Face tokenizer."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from kv_memory.errors import ConversationError, ModelError
 
 
 class HFTokenizer:
-    """Wraps a `PreTrainedTokenizerFast`; keeps a second copy without added tokens for text that is not trusted."""
+    """A `PreTrainedTokenizerFast`, with a second copy that knows no added tokens, for text that is not trusted."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, eos_ids: Sequence[int] = ()) -> None:
-        """`eos_ids`: further ids that end a turn (a generation config's), beside the tokenizer's own."""
+        """Take a fast tokenizer. Raises ModelError for another.
+
+        `eos_ids`: further ids that end a turn (a generation config's), beside the tokenizer's own.
+        """
         if not getattr(tokenizer, "is_fast", False):
             raise ModelError(
                 f"The tokenizer {type(tokenizer).__name__} has no character offsets; load the model with its fast "
@@ -30,17 +33,20 @@ class HFTokenizer:
         self.eos_ids: frozenset[int] = frozenset([*own, *eos_ids])
 
     def encode(self, text: str, *, special: bool) -> tuple[list[int], list[tuple[int, int]]]:
-        """Ids and the character interval of each; without `special`, text that looks like a special token is text."""
+        """Return ids and the character interval of each. With `special` false, none of the ids carries structure."""
         sound = text.encode("utf-8", "replace").decode()  # json.loads makes lone surrogates of broken escapes
         encoding = (self._trusted if special else self._plain).encode(sound, add_special_tokens=False)
         return list(encoding.ids), list(encoding.offsets)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of these ids without special tokens."""
+        """Return the text of these ids without special tokens."""
         return str(self.hf.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, generate: bool) -> str:
-        """The model's own chat template over these messages; ConversationError where the template refuses them."""
+        """Format messages with the model's own chat template.
+
+        Raises ConversationError where the template refuses them, ModelError where there is no template.
+        """
         if not self.hf.chat_template:
             raise ModelError("The model's tokenizer has no chat template; use an instruction-tuned model.")
         try:
@@ -53,7 +59,7 @@ class HFTokenizer:
 
 
 def without_structure(tokenizer: FastTokenizer) -> FastTokenizer:
-    """A copy that knows no added tokens, but for runs of white space, which carry no structure."""
+    """Copy a tokenizer without its added tokens, but for runs of white space, which carry no structure."""
     state = json.loads(tokenizer.to_str())
     state["added_tokens"] = [t for t in state["added_tokens"] if not t["special"] and not t["content"].strip()]
     state["post_processor"] = None

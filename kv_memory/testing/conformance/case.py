@@ -21,7 +21,7 @@ from kv_memory.trained.files import open_eraser
 
 
 class AllParts(AdapterPass, CellRows, AttentionScores, Deviation, Scoring):
-    """An engine with every part: how tests see the engine, since those that need what it lacks are skipped."""
+    """An engine with every part. Tests see the engine as one, since those that need what it lacks are skipped."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Case:
     path: Path
     """The model's directory; the eraser's is `eraser` in it."""
     open: Callable[[Path], Engine]
-    """Makes another engine of the same kind."""
+    """Function that makes another engine of the same kind."""
     repeats: bool
-    """The same pass in two sequences gives the same bits."""
+    """Whether the same pass in two sequences gives the same bits."""
 
     def sequence(self, ids: list[int]) -> SequenceId:
         """Create a sequence of these tokens."""
@@ -53,7 +53,7 @@ class Case:
         assert_close(actual.values, expected.values)
 
     def need(self, *capabilities: str) -> None:
-        """Leave the test out, with the reason, where the engine lacks one of these capabilities."""
+        """Skip the test, with the reason, where the engine lacks one of these capabilities."""
         for capability in capabilities:
             if reason := lacks(self.engine, capability):
                 pytest.skip(f"the engine lacks {capability}: {reason}")
@@ -63,7 +63,7 @@ Test = TypeVar("Test", bound=Callable[..., object])
 
 
 def needs(*capabilities: str) -> Callable[[Test], Test]:
-    """Return a decorator: the test is skipped where the engine lacks one of these capabilities."""
+    """Return a decorator that skips the test where the engine lacks one of these capabilities."""
 
     def marked(test: Test) -> Test:
         cast(Any, test).needs = capabilities
@@ -73,7 +73,8 @@ def needs(*capabilities: str) -> Callable[[Test], Test]:
 
 
 class Cases:
-    """Fixtures: `case`, the engine on each model; `one_case`, on one model, for what is the same for all; `ids`."""
+    """Fixtures of the tests: `case`, the engine on each model; `one_case`, on one model, for what is the same for all;
+    `ids`."""
 
     models: ClassVar[tuple[str, ...]] = tuple(CONFIGS)
     """Names of kv_memory.testing.models.CONFIGS."""

@@ -1,4 +1,4 @@
-"""What erasers choose tokens by: attention mass and deviation."""
+"""Tests of the scores by which erasers choose tokens: attention mass and deviation."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def brute_force_deviation(engine: AllParts, seq: SequenceId, positions: list[int
 
 
 class Choice(Cases):
-    """Scores that erasers choose tokens by: attention mass and deviation."""
+    """Tests of the scores by which erasers choose tokens: attention mass and deviation."""
 
     @needs("influence")
     @pytest.mark.parametrize("spans", SPANS.values(), ids=SPANS)

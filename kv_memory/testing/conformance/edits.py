@@ -1,4 +1,4 @@
-"""Edits of cells in place: drop, shift, read and write."""
+"""Tests of edits of cells in place: drop, shift, read and write."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MISSING: dict[str, Callable[[AllParts, SequenceId], object]] = {
 
 
 class Edits(Cases):
-    """Edits of cells in place: drop, shift, read and write."""
+    """Tests of edits of cells in place: drop, shift, read and write."""
 
     @needs("edit", "rows")
     @pytest.mark.parametrize("span", SPANS, ids=["start", "middle", "end"])

@@ -1,4 +1,4 @@
-"""The erasers on every engine: what is exact is exact, and the rest is what it says."""
+"""Tests of the erasers: exact ones are exact, and each other one does what it says."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def chosen_by(engine: AllParts, seq: SequenceId, eraser: Eraser, spans: list[Int
 
 
 class Erasing(Cases):
-    """The erasers on every engine: what is exact is exact, and the rest is what it says."""
+    """Tests of the erasers: exact ones are exact, and each other one does what it says."""
 
     @needs("score")
     @every_span

@@ -1,4 +1,4 @@
-"""Generation: what comes out, when it ends, and which cells it leaves."""
+"""Tests of generation: which text comes out, when it ends, and which cells it leaves."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def pairs_in(engine: AllParts, tokens: list[Token]) -> list[int]:
 
 
 class Generation(Cases):
-    """Generation: what comes out, when it ends, and which cells it leaves."""
+    """Tests of generation: which text comes out, when it ends, and which cells it leaves."""
 
     def test_greedy_output_is_that_of_transformers_generate(self, case: Case, ids: list[int]) -> None:
         expected = case.model.generate(

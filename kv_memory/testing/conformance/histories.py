@@ -1,4 +1,4 @@
-"""Random histories of primitive operations against a model of positions and tokens."""
+"""Tests of random histories of primitive operations, against a model of positions and tokens."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ OPERATIONS: dict[Operation, str] = {
     undo: "rows",
     score: "rows",
 }
-"""Each with the capability that it takes beyond the core."""
+"""Operations of a history, each with the capability that it takes beyond the core."""
 SHARED = [HealthCheck.function_scoped_fixture, HealthCheck.differing_executors]
 """Warnings of hypothesis about a fixture where one engine serves all examples, which is meant here."""
 numbers = st.tuples(*[st.integers(0, 1000)] * 3)
@@ -111,7 +111,7 @@ step = st.tuples(st.sampled_from(list(OPERATIONS)), st.booleans(), numbers)
 
 
 class Histories(Cases):
-    """Random histories of primitive operations against a model of positions and tokens."""
+    """Tests of random histories of primitive operations, against a model of positions and tokens."""
 
     @needs("edit", "score")
     @settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=SHARED)

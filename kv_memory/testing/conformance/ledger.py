@@ -1,4 +1,4 @@
-"""Whatever happens to a session, its ledger and its cells agree, and exact erasure equals never having seen."""
+"""Tests of sessions: whatever happens, ledger and cells agree, and exact erasure equals never having seen."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ class SessionHistory(RuleBasedStateMachine):
 
 
 class LedgerHistories(Cases):
-    """Sessions over the engine."""
+    """Tests of random histories of sessions over the engine."""
 
     def test_any_history_of_a_session_keeps_ledger_and_cells_in_step(self, chat_case: Case) -> None:
         class HistoryOnEngine(SessionHistory):

@@ -1,4 +1,4 @@
-"""Running cells again in place: what erasers are made of."""
+"""Tests of recomputing cells in place, which erasers are made of."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HOLES = {
 
 
 class Reencoding(Cases):
-    """Running cells again in place: what erasers are made of."""
+    """Tests of recomputing cells in place, which erasers are made of."""
 
     @needs("edit", "score")
     @pytest.mark.parametrize("spans", HOLES.values(), ids=HOLES)

@@ -1,4 +1,4 @@
-"""Sequences: appended, scored, forked, cut off."""
+"""Tests of sequences: prefilled, scored, forked, truncated."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EDITS: dict[str, Callable[[AllParts, int], None]] = {
 
 
 class Sequences(Cases):
-    """Sequences: appended, scored, forked, cut off."""
+    """Tests of sequences: prefilled, scored, forked, truncated."""
 
     @needs("score")
     def test_score_equals_the_plain_forward_pass(self, case: Case, ids: list[int]) -> None:

@@ -1,4 +1,4 @@
-"""Steering states: the rows that the adapted model writes, in place of a span's, and nothing else."""
+"""Tests of steering states: the rows that the adapted model writes, in place of a span's, and nothing else."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ WAYS: dict[str, dict[str, Any]] = {
     "all slots see the suffix": {"sees_suffix": True},
 }
 CLOSED: dict[str, Any] = {"slots": 3, "closes": True}
-"""Ways in which an eraser may use its adapter, as Steering has it."""
+"""Settings of Steering that close the gap behind the slots; WAYS are those that leave it."""
 every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 
 
 @contextmanager
 def used(case: Case, way: dict[str, Any]) -> Iterator[None]:
-    """Have the loaded eraser used this way, in the block."""
+    """Let the engine use the loaded eraser this way, in the block."""
     if way.get("sees_suffix"):
         case.need("ahead")
     engine = case.engine
@@ -91,7 +91,7 @@ RERUNS: dict[str, Callable[[AllParts, SequenceId], object]] = {
 
 
 class SteeringStates(Cases):
-    """Steering states: the rows that the adapted model writes, in place of a span's, and nothing else."""
+    """Tests of steering states: the rows that the adapted model writes, in place of a span's, and nothing else."""
 
     @needs("adapters", "rows")
     @pytest.mark.parametrize("span", [(20, 33), (0, 12)], ids=["middle", "start"])
