@@ -65,12 +65,12 @@ def main() -> None:
     report = RetractionReport.model_validate(state["retractions"][0])
     after = report.tokens_reused + report.tokens_recomputed - report.spans[0].start
     started = time.perf_counter()
-    anew = model.invoke(state["messages"][:-1], {"configurable": {"thread_id": "anew"}}, max_tokens=1)
-    assert anew.usage_metadata is not None
-    seconds, tokens = time.perf_counter() - started, anew.usage_metadata["input_tokens"]
+    fresh = model.invoke(state["messages"][:-1], {"configurable": {"thread_id": "fresh"}}, max_tokens=1)
+    assert fresh.usage_metadata is not None
+    seconds, tokens = time.perf_counter() - started, fresh.usage_metadata["input_tokens"]
     print(f"\n\n{report.reason}: {report.tokens_erased} tokens erased ({report.status}).")
-    print(f"Computed anew: {report.tokens_recomputed} of the {after} tokens after it, {1000 * report.seconds:.0f} ms.")
-    print(f"Reading the corrected conversation anew, all {tokens} tokens: {1000 * seconds:.0f} ms.")
+    print(f"Recomputed: {report.tokens_recomputed} of the {after} tokens after it, {1000 * report.seconds:.0f} ms.")
+    print(f"Prefilling the corrected conversation, all {tokens} tokens: {1000 * seconds:.0f} ms.")
 
 
 if __name__ == "__main__":

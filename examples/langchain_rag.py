@@ -3,7 +3,6 @@
 import re
 import time
 import zlib
-from typing import Any
 
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
@@ -32,7 +31,7 @@ class HashedWords(Embeddings):
 
 def tell(report: RetractionReport) -> None:
     """Print what a retraction did."""
-    done = f"{report.tokens_erased} tokens erased, {report.tokens_recomputed} computed anew"
+    done = f"{report.tokens_erased} tokens erased, {report.tokens_recomputed} recomputed"
     print(f"       ({report.reason}: {done}, {1000 * report.seconds:.0f} ms, {report.status})")
 
 
@@ -54,9 +53,8 @@ def main() -> None:
         started = time.perf_counter()
         said = model.invoke(messages, {"configurable": {"thread_id": thread}})
         seconds = time.perf_counter() - started
-        assert said.usage_metadata is not None
-        used: dict[str, Any] = {**said.usage_metadata["input_token_details"]}
-        cost = f"{used['cache_creation']} tokens read, {used['cache_read']} in the cache, {used['kv_erased']} left out"
+        used = said.response_metadata["kv_memory"]
+        cost = f"{used['prefilled']} tokens prefilled, {used['reused']} in the cache, {used['left_out']} left out"
         print(f"model: {said.text}    [{cost}; {1000 * seconds:.0f} ms]")
         return said
 
@@ -73,8 +71,8 @@ def main() -> None:
     write("The fee of Z-3 is 32.00.")
     ask("What is the fee of Z-3?", retrieve=False)
     ask("What is the fee of Z-3?")
-    print("\nThe same read anew from the start, with the old page:")
-    answer("anew", history[:-1])
+    print("\nThe same in a new thread, with the old page:")
+    answer("new", history[:-1])
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class DocumentChanges:
         changed = {id: text for id, text in new.items() if old is None or old.get(id, text) != text}
         with self._lock:
             self._now.update({id: text for id, text in new.items() if id in changed or id in self._now})
-        self._tell(changed, "written anew")
+        self._tell(changed, "replaced in the index")
 
     def restored(self, ids: Iterable[str]) -> None:
         """Note that these documents are back with the text that they had: `index()` makes ids of the text."""
