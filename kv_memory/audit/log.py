@@ -18,7 +18,7 @@ from kv_memory.audit.key import Key, Value, beside, make_key, read_key
 from kv_memory.audit.records import AuditRow, Kind, SealedRedaction, SpanRecord, TargetRecord, as_json
 from kv_memory.audit.store import Store
 from kv_memory.audit.verify import Problem, problems
-from kv_memory.conversation.messages import Message, parse_messages
+from kv_memory.conversation.messages import parse_messages
 from kv_memory.conversation.redactions import Redaction
 from kv_memory.conversation.spans import Target, target_name
 
@@ -190,11 +190,11 @@ class AuditLog:
             e if isinstance(e, SealedRedaction) else SealedRedaction.of(e, key.seal(e.digest)) for e in redactions
         )
 
-    def unseal(self, sealed: Iterable[SealedRedaction], messages: Iterable[Message]) -> list[Redaction]:
+    def unseal(self, sealed: Iterable[SealedRedaction], digests: Iterable[str]) -> list[Redaction]:
         """Return the redactions whose messages are in this conversation, with their digests; the others stay sealed."""
         key = self._secret()
-        digests = {key.seal(digest): digest for digest in {message.digest() for message in messages}}
-        return [redaction.opened(digests[redaction.seal]) for redaction in sealed if redaction.seal in digests]
+        known = {key.seal(digest): digest for digest in set(digests)}
+        return [redaction.opened(known[redaction.seal]) for redaction in sealed if redaction.seal in known]
 
     def retracted(self, session: str) -> list[SealedRedaction]:
         """Return all redactions that were requested in a session and not undone, whether or not the work was finished.

@@ -84,20 +84,41 @@ def _redaction(ledger: Ledger, entry: Entry, cuts: Cuts, digest: Callable[[Entry
 
 def selections(ledger: Ledger, redactions: Sequence[Redaction]) -> list[Selection]:
     """Return what these redactions concern in a ledger."""
+    return [chosen for _, chosen in concerned(ledger, redactions)]
+
+
+def concerned(ledger: Ledger, redactions: Sequence[Redaction]) -> list[tuple[Redaction, Selection]]:
+    """Return the redactions that concern a message of a ledger, each with what it selects there."""
     read = [(entry.message, entry.digest) for entry in ledger.entries]
-    found = [(redaction, redaction.concerns(read)) for redaction in redactions]
-    return [selection(ledger.entries[i], redaction.cuts) for redaction, i in found if i is not None]
+    return [(redaction, selection(ledger.entries[i], redaction.cuts)) for redaction, i in _matches(read, redactions)]
 
 
 def cuts_for(messages: Sequence[Message], redactions: Sequence[Redaction]) -> dict[int, Cuts]:
     """Return what these redactions leave out of an incoming conversation, by message index."""
     said = [(message, message.digest()) for message in messages]
     result: dict[int, Cuts] = {}
-    for redaction in redactions:
-        i = redaction.concerns(said)
-        if i is not None:
-            result[i] = result.get(i, Cuts()) | redaction.cuts
+    for redaction, i in _matches(said, redactions):
+        result[i] = result.get(i, Cuts()) | redaction.cuts
     return result
+
+
+def _matches(said: Sequence[tuple[Message, str]], redactions: Sequence[Redaction]) -> list[tuple[Redaction, int]]:
+    """Return the redactions that concern one of these messages, each with the number of that message.
+
+    Messages are looked up by digest, so that many redactions of a long conversation cost little more than one.
+    """
+    wanted = {redaction.digest for redaction in redactions}
+    numbers: dict[str, list[int]] = {}
+    for number, (_, digest) in enumerate(said):
+        if digest in wanted:
+            numbers.setdefault(digest, []).append(number)
+    found = []
+    for redaction in redactions:
+        alike = numbers.get(redaction.digest, [])
+        place = redaction.concerns([said[number] for number in alike])
+        if place is not None:
+            found.append((redaction, alike[place]))
+    return found
 
 
 def cuts_of(messages: Sequence[Mapping[str, Any]], redactions: Sequence[Redaction]) -> dict[int, Cuts]:

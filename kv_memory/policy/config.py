@@ -44,6 +44,9 @@ class CategoryRule(_Targets):
 
     exact: Annotated[bool, Field(strict=True)] | None = None
     """Whether only an exact eraser may be used; by default for security alone."""
+    interrupt: Annotated[bool, Field(strict=True)] | None = None
+    """Whether an answer that can still see the text is interrupted; by default for security alone. Otherwise the text
+    is erased once the answer has ended."""
     heal: Heal | None = None
     cascade: Cascade | None = None
 
@@ -54,6 +57,7 @@ class Handling:
 
     category: Category
     exact: bool
+    interrupt: bool
     latency_ms: float | None
     residual: float | None
     agreement: float | None
@@ -125,6 +129,7 @@ class Policy(_Targets):
         return Handling(
             category=category,
             exact=category is Category.SECURITY if rule.exact is None else rule.exact,
+            interrupt=category is Category.SECURITY if rule.interrupt is None else rule.interrupt,
             latency_ms=self.latency_ms if rule.latency_ms is None else rule.latency_ms,
             residual=self.residual if rule.residual is None else rule.residual,
             agreement=self.agreement if rule.agreement is None else rule.agreement,

@@ -31,13 +31,14 @@ class Reason(BaseModel):
 
     @classmethod
     def of(cls, given: Reason | str) -> Reason:
-        """Parse `security`, or `security: free text`; a text that begins with no category is of category `other`."""
+        """Parse `security`, or `Security: free text`, in any case; a text with no category before it is `other`."""
         if isinstance(given, Reason):
             return given
         head, colon, rest = given.partition(":")
-        if head not in set(Category):
+        category = head.strip().lower()
+        if category not in set(Category):
             return cls(text=given)
-        return cls(category=Category(head), text=rest.removeprefix(" ") if colon else "")
+        return cls(category=Category(category), text=rest.removeprefix(" ") if colon else "")
 
     def __str__(self) -> str:
         """Return the text that `of` parses to this reason."""

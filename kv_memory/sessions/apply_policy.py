@@ -25,7 +25,7 @@ def apply_policy(state: SessionState, messages: Sequence[Mapping[str, Any]]) -> 
     rules = state.host.policy.rules()
     if not rules:
         return []
-    state.records.recall(parse_messages(messages))
+    state.records.recall(message.digest() for message in parse_messages(messages))
     left = tombstones(messages, state.records.redactions)
     decided: dict[object, Decision] = {}
     for decision in (decision for rule in rules for decision in rule.decide(left)):

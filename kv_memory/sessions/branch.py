@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from kv_memory.calibration.record import Calibration
@@ -12,12 +13,17 @@ from kv_memory.conversation.ledger import Entry, Ledger, Selection
 from kv_memory.conversation.messages import Cuts, Message
 from kv_memory.engines.base import Cells, Engine, SequenceId
 from kv_memory.erasers.base import Eraser, Erasure
-from kv_memory.errors import ContextLengthError
+from kv_memory.erasers.recompute import Recompute
+from kv_memory.errors import ContextLengthError, ConversationError
 from kv_memory.policy.choice import Choice
 from kv_memory.policy.choose import as_named, choose
 from kv_memory.policy.config import Policy
 from kv_memory.policy.reasons import Reason
 from kv_memory.positions import Interval, merge
+from kv_memory.sessions.reply import FinishReason
+
+CHUNK = 512
+"""Number of tokens that are prefilled before calls that wait take their turn."""
 
 
 class Branch:
@@ -43,7 +49,9 @@ class Branch:
         self.tools_digest = ""
         self.number = 0
         self.busy = False
-        """Whether an answer is being generated at the end of the branch."""
+        """Whether it is being prefilled, or an answer is being generated at its end."""
+        self.interrupt: Callable[[FinishReason], object] | None = None
+        """Stops the answer that is being generated at its end and removes its cells."""
         self.used = 0.0
         """Time, by `time.monotonic`, when the branch last held a conversation; 0 before the first."""
         self.heals = True
@@ -85,7 +93,10 @@ class Branch:
 
     def check_room(self, tokens: int) -> None:
         """Raise ContextLengthError unless this number of tokens can be appended."""
-        needed, limit = self.engine.next_position(self.seq) + tokens, self.engine.max_positions
+        limit = self.engine.max_positions
+        if self.engine.next_position(self.seq) + tokens > limit and self.ledger.approximate_from is not None:
+            self.erase([], Recompute())  # closes the gaps that erasures have left
+        needed = self.engine.next_position(self.seq) + tokens
         if needed > limit:
             raise ContextLengthError(
                 f"The conversation needs {needed:,} tokens and the model reads at most {limit:,}; "
@@ -99,14 +110,35 @@ class Branch:
         cuts: Sequence[Cuts],
         progress: Callable[[int], None] | None = None,
     ) -> int:
-        """Prefill messages and append them, each with what its pieces leave out; return the number of tokens."""
+        """Prefill messages and append them, each with what its pieces leave out; return the number of tokens.
+
+        Calls that wait for the engine take their turn between chunks. On an error the branch is as it was. Raises
+        ConversationError where it was evicted meanwhile.
+        """
         ids = [i for message in pieces for piece in message for i in piece.ids]
         at = self.engine.next_position(self.seq)
-        self.engine.prefill(self.seq, ids, progress=progress)
+        self.busy = True
+        try:
+            self._prefill(ids, progress or (lambda done: None))
+        except BaseException:
+            if self.resident:
+                self.engine.truncate(self.seq, at)
+            raise
+        finally:
+            self.busy = False
         for message, parts, left_out in zip(messages, pieces, cuts, strict=True):
             self.ledger.append(message, parts, at, cuts=left_out)
             at += sum(len(piece.ids) for piece in parts)
         return len(ids)
+
+    def _prefill(self, ids: Sequence[int], progress: Callable[[int], None]) -> None:
+        for start in range(0, len(ids), CHUNK):
+            with self.engine.lock.computing():
+                chunk = ids[start : start + CHUNK]
+                self.engine.prefill(self.seq, chunk, progress=partial(_add, progress, start))
+            self.engine.lock.give_way()
+            if not self.resident:
+                raise ConversationError("The conversation was evicted while it was being prefilled; call again.")
 
     def erase(
         self,
@@ -197,3 +229,7 @@ class Branch:
         if named is not None:
             return as_named(self.engine, named, erased, following, **known)
         return choose(self.engine, erased, following, **known)
+
+
+def _add(progress: Callable[[int], None], before: int, done: int) -> None:
+    progress(before + done)

@@ -13,6 +13,7 @@ from kv_memory.conversation.chat_format import ChatFormat
 from kv_memory.conversation.ledger import Ledger, selection
 from kv_memory.engines.base import Engine
 from kv_memory.erasers.base import Eraser
+from kv_memory.errors import ContextLengthError
 from kv_memory.policy.config import Policy
 from kv_memory.sessions.branch import Branch
 from kv_memory.sessions.plan import ReadingPlan
@@ -66,21 +67,42 @@ class Branches:
             old.evict()
             self._branches.remove(old)
 
-    def read(
+    def open(self, plan: ReadingPlan[Branch], room: int = 0) -> Branch:
+        """Return the branch that a plan, made of these branches, continues: its source, a fork of its beginning, or an
+        empty one.
+
+        `room`: number of tokens that have to fit after the conversation. That all fits is checked before anything is
+        changed; raises ContextLengthError.
+        """
+        source, tokens = plan.source, plan.tokens + room
+        if source is not None and not plan.in_place and not source.busy and not self._fits(source.cells, source):
+            source.cut_off(plan.alignment.end)  # there is no room for a copy of its beginning
+            return self._checked(source, tokens)
+        if source is not None and plan.in_place:
+            return self._checked(source, tokens)
+        if source is not None:
+            self._host.make_room(source.cells, source)
+        branch = self._empty() if source is None else source.fork(plan.alignment.end)
+        try:
+            self._checked(branch, tokens)
+        except BaseException:
+            branch.evict()
+            raise
+        self.add(branch)
+        return branch
+
+    def fill(
         self,
         plan: ReadingPlan[Branch],
-        *,
-        room: int = 0,
+        branch: Branch,
         eraser: Eraser | None = None,
         progress: Callable[[int], None] | None = None,
-    ) -> tuple[Branch, Usage]:
-        """Carry out a plan that was made of these branches; return the branch that now holds the conversation.
+    ) -> Usage:
+        """Have the branch that `open` gave hold the conversation.
 
-        `room`: number of tokens that have to fit after the conversation; whether all fits is checked before anything is
-        changed. `eraser` erases what vanished from the history, by default the host's. `progress` is called with the
-        number of tokens prefilled.
+        `eraser` erases what vanished from the history, by default the host's. `progress` is called with the number of
+        tokens prefilled.
         """
-        branch = self._branch_for(plan, plan.tokens + room)
         branch.tools_digest = plan.tools_digest
         before = branch.ledger.cells_from(0)
         _learn_ids(branch, plan)
@@ -88,7 +110,7 @@ class Branches:
         reused = branch.ledger.cells_from(0)
         prefilled = branch.append(plan.unread, plan.pieces, plan.unread_cuts, progress)
         branch.touch()
-        return branch, Usage(
+        return Usage(
             reused=reused,
             prefilled=prefilled,
             erased=before - reused,
@@ -97,23 +119,17 @@ class Branches:
             branch=branch.number,
         )
 
-    def _branch_for(self, plan: ReadingPlan[Branch], tokens: int) -> Branch:
-        """Return the plan's source, a fork of its beginning, or an empty branch, with room for `tokens` more."""
-        source = plan.source
-        if source is not None and plan.in_place:
-            source.check_room(tokens)
-            self._host.make_room(tokens, source)
-            return source
-        if source is not None:
-            self._host.make_room(source.cells, source)
-        branch = self._empty() if source is None else source.fork(plan.alignment.end)
+    def _fits(self, tokens: int, branch: Branch) -> bool:
+        """Return whether this many cells more have room beside those of a branch, whoever else is evicted."""
         try:
-            branch.check_room(tokens)
             self._host.make_room(tokens, branch)
-        except BaseException:
-            branch.evict()
-            raise
-        self.add(branch)
+        except ContextLengthError:
+            return False
+        return True
+
+    def _checked(self, branch: Branch, tokens: int) -> Branch:
+        branch.check_room(tokens)
+        self._host.make_room(tokens, branch)
         return branch
 
     def _empty(self) -> Branch:

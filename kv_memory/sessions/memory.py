@@ -165,18 +165,19 @@ class Memory:
         Raises ContextLengthError when they cannot fit.
         """
         branches = [branch for session in self._sessions.values() for branch in session.branches if branch.resident]
-        total = sum(branch.cells for branch in {id(b): b for b in [*branches, keep]}.values()) + tokens
-        for branch in sorted(branches, key=lambda b: b.used):
+        held = {id(branch): branch for branch in [*branches, keep]}.values()
+        evictable = sorted((b for b in held if b is not keep and not b.busy), key=lambda b: b.used)
+        total = sum(branch.cells for branch in held) + tokens
+        if total - sum(branch.cells for branch in evictable) > self.cache_tokens:
+            raise ContextLengthError(
+                f"The conversation needs {keep.cells + tokens:,} cells and this memory holds at most "
+                f"{self.cache_tokens:,}; raise cache_tokens or shorten the conversation."
+            )
+        for branch in evictable:
             if total <= self.cache_tokens:
                 return
-            if branch is not keep and not branch.busy:
-                total -= branch.cells
-                branch.evict()
-        if total > self.cache_tokens:
-            raise ContextLengthError(
-                f"The conversation needs {total:,} cells and this memory holds at most {self.cache_tokens:,}; "
-                "raise cache_tokens or shorten the conversation."
-            )
+            total -= branch.cells
+            branch.evict()
 
     def _branches(self) -> Iterator[tuple[Session, Branch]]:
         return ((session, branch) for session in list(self._sessions.values()) for branch in session.branches)

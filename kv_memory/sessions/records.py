@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from kv_memory.audit import Attempt, AuditError, AuditLog, Outcome, SealedRedaction
-from kv_memory.conversation.messages import Message
 from kv_memory.conversation.redactions import Redaction
 from kv_memory.conversation.spans import Span, Target
 from kv_memory.errors import RefusedError
 from kv_memory.policy.authority import OWNER
+from kv_memory.policy.reasons import Category, Reason
 
 _LOG = logging.getLogger(__name__)
+
+STRICT = frozenset({Category.SECURITY, Category.PRIVACY})
+"""Categories whose text may not be left in any form: what is found of it later is erased exactly."""
 
 
 class Records:
@@ -22,27 +25,44 @@ class Records:
     def __init__(self, session: str, audit: AuditLog | None) -> None:
         self._session = session
         self._audit = audit
-        self.redactions: list[Redaction] = []
-        """Redactions in force in conversations that this process has seen."""
+        self._reasons: dict[Redaction, Reason] = {}
         self._sealed = audit.retracted(session) if audit else []
-        """Redactions that the audit log holds, by this process or another, known by a hash alone."""
+        """Redactions in the audit log, by this process or another."""
+
+    @property
+    def redactions(self) -> list[Redaction]:
+        """Return those in force in conversations that this process has seen, in the order in which they came."""
+        return list(self._reasons)
+
+    def reason(self, redaction: Redaction) -> Reason:
+        """Return why a redaction is in force: the strictest of the reasons that were given for it."""
+        return self._reasons[redaction]
 
     def holds_any(self, redactions: Sequence[Redaction]) -> bool:
         """Return whether any of these may be in force; what another process retracted is known by its hash alone."""
-        return bool(self._sealed) or any(redaction in self.redactions for redaction in redactions)
+        return bool(self._sealed) or any(redaction in self._reasons for redaction in redactions)
 
-    def remember(self, redactions: Sequence[Redaction]) -> None:
-        """Put redactions in force."""
-        self.redactions += [redaction for redaction in redactions if redaction not in self.redactions]
+    def remember(self, redactions: Iterable[Redaction], reason: Reason | str) -> None:
+        """Put redactions in force. One that is in force already keeps a stricter reason."""
+        given = Reason.of(reason)
+        for redaction in redactions:
+            known = self._reasons.get(redaction)
+            self._reasons[redaction] = given if known is None or known.category not in STRICT else known
 
-    def recall(self, messages: Sequence[Message]) -> None:
-        """Put in force what another process retracted of these messages."""
-        if self._sealed and self._audit is not None:
-            self.remember(self._audit.unseal(self._sealed, messages))
+    def recall(self, digests: Iterable[str]) -> None:
+        """Put in force what another process retracted of the messages with these digests, with the strictest reason:
+        the log does not tell a session why."""
+        if self._audit is None:
+            return
+        self._sealed = self._audit.retracted(self._session)
+        if self._sealed:
+            known = self._reasons
+            found = self._audit.unseal(self._sealed, digests)
+            self.remember((redaction for redaction in found if redaction not in known), Category.SECURITY)
 
     def inherit(self, other: Records) -> None:
         """Put in force exactly what is in force in another session."""
-        self.redactions, self._sealed = list(other.redactions), list(other._sealed)
+        self._reasons, self._sealed = dict(other._reasons), list(other._sealed)
 
     def stop_logging(self) -> None:
         """Stop logging for good."""
@@ -50,7 +70,7 @@ class Records:
 
     def log_inherited(self, origin: str) -> None:
         """Log that this session begins with what is retracted in the session `origin`."""
-        inherited: list[Redaction | SealedRedaction] = [*self.redactions, *self._sealed]
+        inherited: list[Redaction | SealedRedaction] = [*self._reasons, *self._sealed]
         with self.logged((), inherited, reason=f"forked from {origin}", log=bool(inherited)) as attempt:
             attempt.outcome = Outcome("inherited")
 
@@ -69,7 +89,8 @@ class Records:
             withdrawn = redactions if part else None
             self._audit.undone(self._session, report_id, redactions=withdrawn, by=by, reason=reason, status=status)
             self._sealed = self._audit.retracted(self._session)
-        self.redactions = [redaction for redaction in self.redactions if redaction not in redactions]
+        for redaction in redactions:
+            self._reasons.pop(redaction, None)
 
     def logged(
         self,

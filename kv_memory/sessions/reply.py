@@ -17,6 +17,8 @@ class FinishReason(StrEnum):
     STOP = "stop"
     LENGTH = "length"
     CANCELLED = "cancelled"
+    RETRACTED = "retracted"
+    """Something that it could see was retracted while it was being generated."""
 
 
 _TOOL_CALL = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|$)", re.DOTALL)
@@ -86,7 +88,7 @@ def call_starts(text: str) -> list[int]:
 def _read_call(text: str, name: str) -> dict[str, Any] | None:
     try:
         call = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # brackets nested a thousand deep are no call either
         return None
     if not isinstance(call, dict) or not isinstance(call.get("name"), str):
         return None

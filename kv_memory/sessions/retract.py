@@ -14,6 +14,7 @@ from kv_memory.errors import RefusedError
 from kv_memory.policy.authority import claims
 from kv_memory.policy.reasons import Reason
 from kv_memory.sessions.branch import Branch
+from kv_memory.sessions.reply import FinishReason
 from kv_memory.sessions.report import RetractionReport, RetractionStatus
 from kv_memory.sessions.retraction_plan import RetractionPlan, named_spans, plan_branches
 from kv_memory.sessions.retraction_run import RetractionRun, explain, highest_residual
@@ -80,7 +81,11 @@ def authorise(
 def _execute(state: SessionState, plan: RetractionPlan, retraction: str) -> RetractionRun:
     """Erase what is planned and, with a cascade, what depended on it; queue this for branches that are busy."""
     run = RetractionRun(plan.eraser, plan.reason, score=plan.cascade is not None, keep=plan.keep_undo)
-    state.records.remember(plan.redactions)
+    state.records.remember(plan.redactions, plan.reason)
+    if plan.handling.interrupt:
+        for part in plan.branches:
+            if part.intervals and part.branch.interrupt is not None:
+                part.branch.interrupt(FinishReason.RETRACTED)
     run.carry_out(plan.branches)
     _note_never_read(state, plan.resolved)
     redactions = list(plan.redactions)
@@ -89,7 +94,7 @@ def _execute(state: SessionState, plan: RetractionPlan, retraction: str) -> Retr
         more = [r for target in run.dependents for r in target.redactions if r not in redactions]
         if more:
             state.records.log_more(retraction, more, by=plan.by, reason=f"cascade: {plan.cascade}")
-        state.records.remember(more)
+        state.records.remember(more, plan.reason)
         run.carry_out(plan_branches(state.branches, more, plan.eraser, plan.reason))
         redactions += more
     for branch in dict.fromkeys(run.waiting):

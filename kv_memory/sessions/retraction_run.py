@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from kv_memory.conversation.ledger import Selection
 from kv_memory.conversation.targets import ResolvedTarget
@@ -15,6 +16,7 @@ from kv_memory.sessions.branch import Branch
 from kv_memory.sessions.dependence import Dependence, dependences, log_probabilities, turns_after
 from kv_memory.sessions.kept_rows import KeptRows
 from kv_memory.sessions.retraction_plan import BranchPlan
+from kv_memory.sessions.run_all import run_all
 
 
 @dataclass
@@ -48,11 +50,9 @@ class RetractionRun:
 
     def carry_out(self, plans: Iterable[BranchPlan]) -> None:
         """Erase what was planned for each branch; branches that are generating an answer are put in `waiting`."""
-        for plan in plans:
-            if plan.branch.busy:
-                self.waiting.append(plan.branch)
-            else:
-                self._erase(plan)
+        plans = list(plans)
+        self.waiting += [plan.branch for plan in plans if plan.branch.busy]
+        run_all(partial(self._erase, plan) for plan in plans if not plan.branch.busy)
 
     @property
     def reused(self) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
 from kv_memory.audit import Outcome
@@ -27,13 +28,15 @@ from kv_memory.sessions.apply_policy import apply_policy
 from kv_memory.sessions.attribution import Attribution, attribute
 from kv_memory.sessions.branch import Branch
 from kv_memory.sessions.branches import Branches
+from kv_memory.sessions.enforce import enforce, enforce_free
 from kv_memory.sessions.plan import Tools, plan_reading
-from kv_memory.sessions.reply import Reply, Usage
+from kv_memory.sessions.reply import FinishReason, Reply, Usage
 from kv_memory.sessions.report import RetractionReport, UndoStatus
 from kv_memory.sessions.retract import dry_run as dry_run_of
 from kv_memory.sessions.retract import retract
 from kv_memory.sessions.retraction_plan import named_spans, plan_retraction
 from kv_memory.sessions.retraction_run import explain
+from kv_memory.sessions.run_all import run_all
 from kv_memory.sessions.state import Host as StateHost
 from kv_memory.sessions.state import SessionState
 from kv_memory.sessions.turn import ReplyStream, SamplingOptions, Turn
@@ -101,11 +104,11 @@ class Session:
             if without:
                 unread = state.unread(parsed, tools)
                 state.catch_up()
-                state.records.recall(parsed)
+                state.records.recall(message.digest() for message in parsed)
                 found = [target for name in without for target in resolve(name, [], unread)]
                 redactions = [redaction for target in found for redaction in target.redactions]
                 with state.records.logged(without, redactions) as attempt:
-                    state.records.remember(redactions)
+                    state.records.remember(redactions, "")
                     attempt.outcome = Outcome("never read")
             usage = self._read(parsed, tools, progress=progress)[1]
             state.settle()
@@ -166,8 +169,7 @@ class Session:
                 try:
                     turn.finish()
                 finally:
-                    self._state.catch_up()
-                    self._state.settle()
+                    run_all((self._state.catch_up, partial(enforce_free, self._state), self._state.settle))
         yield turn.reply(usage)
 
     def _read(
@@ -182,9 +184,14 @@ class Session:
         """Make a branch hold this conversation, less what is retracted. Callers hold the engine's lock."""
         state = self._state
         state.catch_up()
-        state.records.recall(messages)
+        state.records.recall(message.digest() for message in messages)
         plan = plan_reading(state.branches, messages, tools, state.records.redactions, self._memory.format)
-        return state.branches.read(plan, room=room, eraser=eraser, progress=progress)
+        branch = state.branches.open(plan, room)
+        enforce(state, branch)
+        usage = state.branches.fill(plan, branch, eraser, progress)
+        state.catch_up()  # other calls had their turn while it was being prefilled
+        enforce(state, branch)
+        return branch, usage
 
     def score(self, messages: Any, answer: str, tools: Tools = None) -> Tensor:
         """Return log-probabilities [tokens + 1, vocabulary] before each token of `answer`, as next turn, and its end.
@@ -391,12 +398,16 @@ class Session:
             return other
 
     def _copy(self, session_id: str) -> Session:
+        self._state.catch_up()
+        latest = self.branches.latest
+        copied = latest if latest is not None and latest.resident else None
+        if copied is not None:
+            self._memory.make_room(copied.cells, copied)
         other = self._memory.new_session(session_id)
         other._state.records.inherit(self._state.records)
-        latest = self.branches.latest
-        if latest and latest.resident:
-            self._memory.make_room(latest.cells, latest)
-            other.branches.add(latest.fork())
+        if copied is not None:
+            other.branches.add(copy := copied.fork())
+            enforce(other._state, copy)
         return other
 
     def attribute(self, answer: str, *targets: Target, eraser: str | Eraser | None = None) -> list[Attribution]:
@@ -425,6 +436,8 @@ class Session:
         with self._engine.lock:
             self._state.kept.clear()
             for branch in self.branches:
+                if branch.interrupt is not None:
+                    branch.interrupt(FinishReason.CANCELLED)
                 branch.evict()
 
     def __enter__(self) -> Session:

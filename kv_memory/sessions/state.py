@@ -25,6 +25,7 @@ from kv_memory.sessions.kept_rows import Shelf
 from kv_memory.sessions.plan import Tools
 from kv_memory.sessions.records import Records
 from kv_memory.sessions.report import RetractionReport, RetractionStatus
+from kv_memory.sessions.run_all import run_all
 
 _LOG = logging.getLogger(__name__)
 
@@ -71,13 +72,13 @@ class SessionState:
         self._waiting.append((branch, action))
 
     def catch_up(self) -> None:
-        """Run the deferred actions, and those that waited for branches that are free now."""
+        """Run the deferred actions, and those that waited for branches that are free now; see `run_all`."""
+        ready: list[Callable[[], object]] = []
         while self._deferred:
-            self._deferred.popleft()()
-        ready = [action for branch, action in self._waiting if not branch.busy]
+            ready.append(self._deferred.popleft())
+        ready += [action for branch, action in self._waiting if not branch.busy]
         self._waiting = [(branch, action) for branch, action in self._waiting if branch.busy]
-        for action in ready:
-            action()
+        run_all(ready)
 
     # Targets
 
@@ -99,7 +100,7 @@ class SessionState:
         if messages is None:
             return None
         parsed = parse_messages(messages)
-        self.records.recall(parsed)
+        self.records.recall(message.digest() for message in parsed)
         return self.unread(parsed, serials=itertools.count(-1, -1))
 
     def unread(

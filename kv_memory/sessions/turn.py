@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Generator, Iterator
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from kv_memory.conversation.chat_format import ChatFormat, Piece
 from kv_memory.conversation.messages import Message, parse_messages
-from kv_memory.engines.base import Engine, LogitsMask, Sampling, Tokenizer
+from kv_memory.engines.base import Engine, LogitsMask, Sampling, Token, Tokenizer
 from kv_memory.sessions.branch import Branch
 from kv_memory.sessions.plan import Tools
 from kv_memory.sessions.reply import FinishReason, Reply, Usage, call_id, call_starts, read_message
@@ -76,6 +76,7 @@ class Turn:
         self._reason = FinishReason.STOP
         self._generated = 0
         self._complete = False
+        self._interrupted = False
 
     @property
     def room(self) -> int:
@@ -85,19 +86,20 @@ class Turn:
     def begin(self, branch: Branch) -> None:
         """Reserve the end of a branch that holds the conversation. Callers hold the engine's lock."""
         self._branch, self._start = branch, self._engine.next_position(branch.seq)
-        branch.busy = True
+        branch.busy, branch.interrupt = True, self.interrupt
 
     def generate(self, cancelled: Callable[[], bool]) -> Generator[str]:
         """Yield the text as it is generated. The engine's lock is held for each token, but not while yielding."""
         assert self._branch is not None, "a turn begins first"
-        tokens: Generator[Any] | None = None
+        tokens: Generator[Token] | None = None
         try:
             with self._engine.lock:
-                self._engine.prefill(self._branch.seq, self.head.ids)
-                tokens = self._engine.generate(self._branch.seq, self._sampling, cancelled)
-            while True:
+                if not self._interrupted:
+                    self._engine.prefill(self._branch.seq, self.head.ids)
+                    tokens = self._engine.generate(self._branch.seq, self._sampling, cancelled)
+            while tokens is not None:
                 with self._engine.lock:
-                    token = next(tokens, None)
+                    token = None if self._interrupted else self._next(tokens)
                 if token is None:
                     break
                 self._reason = FinishReason(token.finish or self._reason)
@@ -105,23 +107,40 @@ class Turn:
                 self._text += token.text
                 if token.text:
                     yield token.text
-            self._complete = self._reason is not FinishReason.CANCELLED
+            self._complete = not self._interrupted and self._reason is not FinishReason.CANCELLED
         finally:
             with self._engine.lock:
                 if tokens is not None:
                     tokens.close()
 
+    def _next(self, tokens: Generator[Token]) -> Token | None:
+        with self._engine.lock.computing():
+            return next(tokens, None)
+
     def finish(self) -> None:
-        """Append the answer to the ledger if it is complete, else remove its cells. Callers hold the engine's lock."""
+        """Enter the answer into the branch if it is complete, else remove its cells. Callers hold the engine's lock."""
         branch = self._branch
         assert branch is not None, "a turn begins first"
+        if self._interrupted:
+            return
         entered = False
         try:
             entered = self._complete and self._enter(branch)
         finally:
-            if not entered:
-                self._engine.truncate(branch.seq, self._start)
-            branch.busy = False
+            self._release(branch, entered)
+
+    def interrupt(self, reason: FinishReason) -> None:
+        """Stop generating and remove the answer's cells; the stream ends for this reason. Callers hold the engine's
+        lock."""
+        assert self._branch is not None, "a turn begins first"
+        self._interrupted, self._reason = True, reason
+        self._release(self._branch, entered=False)
+
+    def _release(self, branch: Branch, entered: bool) -> None:
+        """Give the branch back: first, so that nothing that fails afterwards leaves it busy."""
+        branch.busy, branch.interrupt = False, None
+        if not entered and branch.resident:
+            self._engine.truncate(branch.seq, self._start)
 
     def reply(self, usage: Usage) -> Reply:
         """Return the finished answer; `usage` is that of reading the conversation."""

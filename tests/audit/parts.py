@@ -21,6 +21,11 @@ MESSAGES: list[dict[str, Any]] = [
 ]
 
 
+def digests(messages: list[dict[str, Any]]) -> list[str]:
+    """What tells these messages from others."""
+    return [message.digest() for message in parse_messages(messages)]
+
+
 def redaction(index: int, **change: Any) -> Redaction:
     """Return a redaction of a whole message of the conversation."""
     message = parse_messages(MESSAGES)[index]

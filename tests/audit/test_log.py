@@ -16,7 +16,7 @@ from kv_memory.audit import AuditLog, Outcome, SealedRedaction
 from kv_memory.conversation.messages import parse_messages
 from kv_memory.conversation.redactions import Redaction, cuts_for
 from kv_memory.conversation.spans import Target
-from tests.audit.parts import KEY, MESSAGES, PIN, redaction, retract
+from tests.audit.parts import KEY, MESSAGES, PIN, digests, redaction, retract
 
 
 def test_a_retraction_is_an_intent_and_an_outcome(log: AuditLog) -> None:
@@ -92,11 +92,11 @@ def test_a_new_process_gets_back_what_was_retracted(path: Path) -> None:
     first.close()
     log = AuditLog(path)
     sealed = log.retracted("s")
-    assert log.unseal(sealed, parse_messages(MESSAGES)) == [redaction(1), part]
-    assert log.unseal(sealed, parse_messages(MESSAGES[:2])) == [redaction(1)]
-    assert log.unseal(sealed, parse_messages([{**MESSAGES[1], "content": "4712"}])) == []
+    assert log.unseal(sealed, digests(MESSAGES)) == [redaction(1), part]
+    assert log.unseal(sealed, digests(MESSAGES[:2])) == [redaction(1)]
+    assert log.unseal(sealed, digests([{**MESSAGES[1], "content": "4712"}])) == []
     assert log.retracted("never heard of") == []
-    again = log.unseal(log.retracted("another"), parse_messages(MESSAGES))
+    again = log.unseal(log.retracted("another"), digests(MESSAGES))
     assert cuts_for(parse_messages(MESSAGES), again)[0].chars == ((0, 15),)
 
 

@@ -1,0 +1,308 @@
+"""What was retracted is in no cache that answers, whichever branch, stream, fork or failure came between.
+
+"Visible" means that the decoded cells of a branch hold the text.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kv_memory import (
+    AuditLog,
+    ContextLengthError,
+    ConversationError,
+    FinishReason,
+    Memory,
+    Policy,
+    RetractionStatus,
+    Session,
+)
+from kv_memory.engines.base import STEERED, Token
+from kv_memory.engines.transformers import TransformersEngine
+from kv_memory.erasers.recompute import Recompute
+from kv_memory.sessions.branch import Branch
+from tests.lora import steering_engine
+from tests.tiny import tiny_engine
+
+SECRET = "SECRET42"
+H: list[dict[str, Any]] = [
+    {"role": "user", "id": "u", "content": "q"},
+    {"role": "tool", "tool_call_id": "c1", "content": SECRET},
+    {"role": "user", "content": "z"},
+]
+ENGINE = steering_engine()
+ERASERS = ["recompute", "drop", "shift", "influence", "shift+influence", "steer"]
+
+
+@pytest.fixture(params=ERASERS)
+def eraser(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def memory() -> Iterator[Memory]:
+    memory = Memory(ENGINE, heal="never")
+    yield memory
+    for name in memory.sessions():
+        memory.delete_session(name)
+
+
+@pytest.fixture
+def session(memory: Memory) -> Session:
+    return memory.session("s")
+
+
+def visible(*sessions: Session, text: str = SECRET) -> bool:
+    """Whether a branch of these sessions holds the text."""
+    return any(text in decoded(b) for s in sessions for b in s.branches if b.resident)
+
+
+def decoded(branch: Branch) -> str:
+    return branch.engine.tokenizer.decode([i for i in branch.engine.tokens(branch.seq) if i != STEERED])
+
+
+def begun(session: Session, **options: Any) -> Any:
+    """A stream of which one text was taken, and its iterator."""
+    stream = session.stream(H, max_tokens=20, temperature=1.0, seed=1, **options)
+    items = iter(stream)
+    next(items)
+    return stream, items
+
+
+def test_a_second_answer_while_one_is_generated_cannot_see_it(session: Session, eraser: str) -> None:
+    stream, _ = begun(session)
+    assert session.retract("c1", eraser=eraser).status is RetractionStatus.QUEUED
+    session.chat(H, max_tokens=2)
+    free = [branch for branch in session.branches if not branch.busy]
+    assert free and not any(SECRET in decoded(branch) for branch in free)
+    stream.finish()
+    assert not visible(session)
+    assert session.reports[-1].status is not RetractionStatus.QUEUED
+
+
+def test_a_fork_while_an_answer_is_generated_cannot_see_it(session: Session, eraser: str) -> None:
+    stream, _ = begun(session)
+    session.retract("c1", eraser=eraser)
+    fork = session.fork()
+    assert not visible(fork)
+    stream.close()
+    assert not visible(session, fork)
+
+
+def test_a_retraction_for_security_ends_the_answer_that_can_see_it(session: Session) -> None:
+    stream, items = begun(session)
+    report = session.retract("c1", reason="security: leak")
+    assert report.status is RetractionStatus.EXACT
+    assert not visible(session)
+    assert list(items) == []
+    assert stream.reply.finish_reason is FinishReason.RETRACTED
+    assert not any(branch.busy for branch in session.branches)
+    assert session.chat(H, max_tokens=2).usage.left_out == len(SECRET)
+
+
+def test_a_policy_may_leave_the_answer_to_its_end() -> None:
+    memory = Memory(ENGINE, heal="never", policy=Policy.of({"categories": {"security": {"interrupt": False}}}))
+    session = memory.session("s")
+    stream, _ = begun(session)
+    assert session.retract("c1", reason="security").status is RetractionStatus.QUEUED
+    assert stream.finish().finish_reason is not FinishReason.RETRACTED
+    assert not visible(session)
+    assert session.reports[-1].status is RetractionStatus.EXACT
+
+
+def test_leaving_out_what_was_read_before_erases_it(session: Session) -> None:
+    session.prefill(H)
+    assert session.prefill(H, without=["c1"]).left_out == len(SECRET)
+    assert not visible(session)
+    session.chat(H, max_tokens=2)
+    assert not visible(session)
+
+
+def test_what_another_process_retracted_is_erased_before_the_next_answer(tmp_path: Path) -> None:
+    here, there = (Memory(ENGINE, heal="never", audit=tmp_path / "audit.sqlite") for _ in range(2))
+    session = here.session("s")
+    session.prefill(H)
+    other = there.session("s")
+    other.prefill(H)
+    other.retract("c1", reason="wrong")
+    session.chat(H, max_tokens=2)
+    assert not visible(session)
+    assert not visible(session.fork())
+
+
+class Broken(Recompute):
+    """Fails once."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def erase(self, *given: Any, **more: Any) -> Any:
+        self.calls += 1
+        if self.calls == 1:
+            raise RuntimeError("out of memory")
+        return super().erase(*given, **more)
+
+
+def test_an_eraser_that_fails_on_one_branch_leaves_the_text_in_none(session: Session) -> None:
+    session.prefill(H)
+    session.prefill([*H[:2], {"role": "user", "content": "another"}])
+    assert len(list(session.branches)) == 2
+    with pytest.raises(RuntimeError, match="out of memory"):
+        session.retract("c1", eraser=Broken())
+    assert not visible(session)
+
+
+def test_a_queued_retraction_whose_log_fails_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = Memory(ENGINE, heal="never", audit=tmp_path / "audit.sqlite")
+    session = memory.session("s")
+    stream, _ = begun(session)
+    session.retract("c1")
+    session.retract("u", eraser="drop")
+    failing = iter([True, False])
+
+    def outcome(self: AuditLog, *given: Any) -> None:
+        if next(failing):
+            raise RuntimeError("disk full")
+
+    monkeypatch.setattr(AuditLog, "outcome", outcome)
+    with pytest.raises(RuntimeError, match="disk full"):
+        stream.finish()
+    assert not visible(session)
+    assert not visible(session, text="q<")
+
+
+def test_threads_that_chat_while_one_retracts_leave_nothing(session: Session) -> None:
+    stop = threading.Event()
+
+    def chat(number: int) -> None:
+        while not stop.is_set():
+            session.chat([*H, {"role": "user", "content": f"{number}"}], max_tokens=3, temperature=1.0, seed=number)
+
+    threads = [threading.Thread(target=chat, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.5)
+    session.retract("c1")
+    time.sleep(0.5)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not visible(session)
+
+
+def test_score_and_fork_do_what_was_deferred(session: Session) -> None:
+    session.prefill(H)
+    session.defer(lambda: session.retract("c1"))
+    fork = session.fork()
+    assert not visible(session, fork)
+    session.defer(lambda: session.retract("u"))
+    session.score(H, "yes")
+    assert not visible(session, text="q<")
+
+
+@pytest.mark.parametrize("how", ["session", "memory"])
+def test_evicting_cancels_what_runs(memory: Memory, session: Session, how: str) -> None:
+    stream, items = begun(session)
+    if how == "session":
+        session.evict()
+    else:
+        memory.delete_session(session.id)
+    assert list(items) == []
+    assert stream.reply.finish_reason is FinishReason.CANCELLED
+    assert not any(branch.busy for branch in session.branches)
+
+
+def test_an_answer_of_a_thousand_brackets_is_text(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = '<tool_call>{"name": "f", "arguments": ' + "[" * 1500
+
+    def generate(self: TransformersEngine, seq: int, *_: Any) -> Iterator[Token]:
+        self.prefill(seq, self.tokenizer.encode(text, special=False)[0])
+        yield Token(-1, text, "stop")
+
+    monkeypatch.setattr(TransformersEngine, "generate", generate)
+    assert session.chat(H).message["content"] == text
+    assert not any(branch.busy for branch in session.branches)
+
+
+@pytest.mark.parametrize("where", ["progress", "cancelled", "mask"])
+def test_a_callback_cannot_call_its_session(session: Session, where: str) -> None:
+    callbacks: dict[str, Any] = {
+        "progress": lambda done: session.spans(),
+        "cancelled": lambda: bool(session.retract("c1")),
+        "mask": lambda ids, logits: session.chat(H) and logits,
+    }
+    with pytest.raises(ConversationError, match="cannot call its memory"):
+        session.chat(H, max_tokens=3, **{where: callbacks[where]})
+    assert not any(branch.busy for branch in session.branches)
+    session.chat(H, max_tokens=1)
+
+
+LONG = [{"role": "user", "id": "long", "content": "a long question " * 8}]
+
+
+def test_the_same_question_fits_again() -> None:
+    engine = tiny_engine()
+    size = Memory(engine).count_tokens(LONG)
+    memory = Memory(engine, cache_tokens=size + 60, heal="never")
+    session = memory.session("s")
+    first = session.chat(LONG, max_tokens=8).text
+    assert session.chat(LONG, max_tokens=8).text == first
+    assert len(list(session.branches)) == 1
+
+
+def test_what_can_never_fit_evicts_nobody() -> None:
+    memory = Memory(tiny_engine(), cache_tokens=150, heal="never")
+    memory.session("a").prefill(H)
+    with pytest.raises(ContextLengthError, match="at most 150"):
+        memory.session("b").prefill([{"role": "user", "content": "x" * 400}])
+    assert memory.session("a").spans()
+    assert all(branch.resident for branch in memory.session("a").branches)
+
+
+def test_a_fork_that_does_not_fit_leaves_its_id_free() -> None:
+    memory = Memory(tiny_engine(), cache_tokens=150, heal="never")
+    session = memory.session("a")
+    session.prefill([{"role": "user", "content": "x" * 100}])
+    with pytest.raises(ContextLengthError):
+        session.fork("copy")
+    assert memory.sessions() == ["a"]
+
+
+def test_gaps_are_closed_before_a_context_is_full() -> None:
+    engine = tiny_engine(max_positions=300)
+    session = Memory(engine, heal="never").session("s")
+    talk = [{"role": "user", "id": "x", "content": "x" * 200}, {"role": "user", "content": "and?"}]
+    session.prefill(talk)
+    session.retract("x", eraser="drop")
+    more = [*talk, {"role": "user", "content": "y" * 100}]
+    assert session.prefill(more).prefilled > 100
+
+
+def test_a_retraction_is_made_between_the_chunks_of_another_sessions_prefill(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kv_memory.sessions.branch.CHUNK", 16)
+    memory = Memory(tiny_engine(), heal="never")
+    session = memory.session("s")
+    session.prefill(H)
+    began, done = threading.Event(), threading.Event()
+
+    def slow(tokens: int) -> None:
+        began.set()
+        time.sleep(0.01)
+
+    def read() -> None:
+        memory.session("long").prefill([{"role": "user", "content": "x" * 1500}], progress=slow)
+        done.set()
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    began.wait()
+    assert session.retract("c1", reason="security").status is RetractionStatus.EXACT
+    assert not done.is_set()
+    thread.join()
+    assert done.is_set()
