@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from kv_memory.audit import chain, process, queries
 from kv_memory.audit.attempt import Attempt, Outcome
 from kv_memory.audit.errors import AuditError
-from kv_memory.audit.key import Key, Value, beside, make_key, read_key
+from kv_memory.audit.key import Key, Value, beside, bind, log_of, make_key, read_key
 from kv_memory.audit.records import AuditRow, Kind, SealedRedaction, SpanRecord, TargetRecord, as_json
 from kv_memory.audit.store import Store
 from kv_memory.audit.verify import Problem, problems
@@ -68,10 +68,21 @@ class AuditLog:
         with self._store.transaction() as connection:
             new = chain.is_new(connection)
             if self._key is None:
-                self._key = Key(make_key(beside(self.path)) if new else read_key(beside(self.path)))
-            if new:
+                file = beside(self.path)
+                self._key = Key(make_key(file) if new else read_key(file))
+                bound = log_of(file)
+            else:
+                file, bound = None, None
+            if new and bound is None:
                 chain.begin(connection, self._key)
-            chain.log_id(connection, self._key)
+            found = None if new and bound is not None else chain.log_id(connection, self._key)
+            if bound is not None and found != bound:
+                raise AuditError(
+                    f"The audit log {self.path} was emptied or replaced: its key {file} is that of another log; put "
+                    "the log back, or move the key away to start a new one."
+                )
+        if file is not None and bound is None and found is not None:
+            bind(file, found)
 
     def close(self) -> None:
         """Close the file."""

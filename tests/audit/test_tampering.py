@@ -285,3 +285,20 @@ def test_a_changed_byte_of_the_file_is_found_or_changes_no_row(original: bytes, 
         log.close()
     except AuditError:
         pass
+
+
+def test_an_emptied_log_does_not_begin_again_beside_its_key(path: Path) -> None:
+    with AuditLog(path).retraction(session="s", targets=["c1"], redactions=[]):
+        pass
+    for file in path.parent.glob(f"{path.name}*"):
+        if not file.name.endswith(".key"):
+            file.unlink()
+    with pytest.raises(AuditError, match="emptied or replaced"):
+        AuditLog(path)
+    AuditLog(path.with_name("other.db"))
+    for ending in ("", "-wal", "-shm"):
+        other = path.with_name(f"other.db{ending}")
+        if other.exists():
+            other.replace(path.with_name(f"{path.name}{ending}"))
+    with pytest.raises(AuditError, match="key is not the one"):
+        AuditLog(path)
