@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from langchain_core.documents import Document
@@ -11,6 +11,11 @@ from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from kv_memory import Cuts, Redaction, cuts_of
 from langchain_kv_memory.convert import text_of, to_openai
 from langchain_kv_memory.documents import document_id, documents_of, places
+
+_METADATA = ("finish_reason", "model", "model_name", "model_provider", "stop_reason")
+"""What of a response's metadata never holds a text; log-probabilities do, token by token."""
+_TEXT_BLOCK = ("type", "document_id", "id", "index")
+"""What of a text block is kept beside what is left of its text; citations and annotations may quote it."""
 
 
 def tombstones(
@@ -28,7 +33,7 @@ def _entombed(message: BaseMessage, cuts: Cuts, retraction: str) -> BaseMessage:
     changed: dict[str, Any] = {
         "content": _cut_content(message, cuts),
         "additional_kwargs": {},  # providers keep copies of calls and of what was thought there
-        "response_metadata": {**message.response_metadata, "kv_memory": cache},
+        "response_metadata": {**_known(message.response_metadata, _METADATA), "kv_memory": cache},
     }
     if isinstance(message, AIMessage):
         changed["tool_calls"] = [call for i, call in enumerate(message.tool_calls) if i not in cuts.calls]
@@ -41,17 +46,21 @@ def _entombed(message: BaseMessage, cuts: Cuts, retraction: str) -> BaseMessage:
 def _cut_content(message: BaseMessage, cuts: Cuts) -> str | list[str | dict[str, Any]]:
     if isinstance(message.content, str):
         return cuts.cut(message.content)
-    gone = {call["id"] for i, call in enumerate(getattr(message, "tool_calls", [])) if i in cuts.calls}
+    left_calls = {call["id"] for i, call in enumerate(getattr(message, "tool_calls", [])) if i not in cuts.calls}
     blocks: list[str | dict[str, Any]] = []
     at = 0
     for block in message.content:
         text = block if isinstance(block, str) else block.get("text") if block.get("type") == "text" else None
         if isinstance(text, str):
             left, at = cuts.within(at, at + len(text)).cut(text), at + len(text)
-            blocks.append(left if isinstance(block, str) else {**block, "text": left})
-        elif isinstance(block, dict) and block.get("id") not in gone:
-            blocks.append(block)
+            blocks.append(left if isinstance(block, str) else {**_known(block, _TEXT_BLOCK), "text": left})
+        elif isinstance(block, dict) and block.get("id") in left_calls:
+            blocks.append(block)  # all others, such as reasoning, may repeat what is retracted
     return blocks
+
+
+def _known(given: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if name in names}
 
 
 def _cut_artifact(message: ToolMessage, cuts: Cuts) -> Any:
