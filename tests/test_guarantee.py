@@ -306,3 +306,27 @@ def test_a_retraction_is_made_between_the_chunks_of_another_sessions_prefill(mon
     assert not done.is_set()
     thread.join()
     assert done.is_set()
+
+
+def test_an_abandoned_stream_does_not_keep_others_from_healing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kv_memory.sessions.memory.ABANDONED", 0.1)
+    memory = Memory(ENGINE)
+    stream, _ = begun(memory.session("abandoned"))
+    session = memory.session("s")
+    session.prefill(H)
+    report = session.retract("c1", eraser="drop")
+    assert memory.healer.wait(20)
+    assert session.report(report.id).status is RetractionStatus.EXACT
+    stream.close()
+    memory.healer.stop()
+
+
+def test_a_full_memory_heals() -> None:
+    engine = tiny_engine()
+    memory = Memory(engine, cache_tokens=Memory(engine).count_tokens(H) + 10)
+    session = memory.session("s")
+    session.prefill(H)
+    report = session.retract("u", eraser="drop")
+    assert memory.healer.wait(20)
+    assert session.report(report.id).status is RetractionStatus.EXACT
+    memory.healer.stop()

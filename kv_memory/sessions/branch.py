@@ -50,6 +50,8 @@ class Branch:
         self.number = 0
         self.busy = False
         """Whether it is being prefilled, or an answer is being generated at its end."""
+        self.active = 0.0
+        """Time at which a busy branch last went on, as `time.monotonic` gives it."""
         self.interrupt: Callable[[FinishReason], object] | None = None
         """Stops the answer that is being generated at its end and removes its cells."""
         self.used = 0.0
@@ -133,6 +135,7 @@ class Branch:
 
     def _prefill(self, ids: Sequence[int], progress: Callable[[int], None]) -> None:
         for start in range(0, len(ids), CHUNK):
+            self.active = time.monotonic()
             with self.engine.lock.computing():
                 chunk = ids[start : start + CHUNK]
                 self.engine.prefill(self.seq, chunk, progress=partial(_add, progress, start))

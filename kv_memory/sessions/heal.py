@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from itertools import takewhile
 
 from kv_memory.engines.base import STEERED, SequenceId
+from kv_memory.erasers.recompute import Recompute
 from kv_memory.locks import TurnLock
 from kv_memory.positions import moves_to
 from kv_memory.sessions.branch import Branch
@@ -29,8 +30,10 @@ _LOG = logging.getLogger(__name__)
 class Healing:
     """One branch whose exact cells are being computed. Callers hold the engine's lock."""
 
-    def __init__(self, branch: Branch) -> None:
+    def __init__(self, branch: Branch, *, in_place: bool = False) -> None:
+        """`in_place`: without a second copy of the cells, and in one step."""
         self.branch = branch
+        self._in_place = in_place
         self._seq: SequenceId | None = None
         self._first = 0
         """Position of the first cell that is recomputed; the cells before it are copies of the branch's."""
@@ -41,6 +44,9 @@ class Healing:
         start = branch.ledger.approximate_from
         if start is None or not branch.resident:
             self.close()
+            return True
+        if self._in_place:
+            branch.erase([], Recompute())
             return True
         cells = engine.cells(branch.seq)
         before = [cell for cell in cells if cell[0] < start]
@@ -75,16 +81,19 @@ class Healer:
         lock: TurnLock,
         find: Callable[[], Iterable[Branch]],
         busy: Callable[[], bool],
+        has_room: Callable[[Branch], bool],
         done: Callable[[Branch], None],
     ) -> None:
         """Create a healer; its thread starts with `wake`.
 
-        The three functions are called with the lock held: `find` returns the branches to heal, the most urgent first;
-        `busy` returns whether an answer is being generated; `done` is called with each branch that is exact.
+        The functions are called with the lock held: `find` returns the branches to heal, the most urgent first; `busy`
+        returns whether an answer is being generated; `has_room` whether a copy of a branch fits: without one it is
+        recomputed in place, in one step; `done` is called with each branch that is exact.
         """
         self._lock = lock
         self._find = find
         self._busy = busy
+        self._has_room = has_room
         self._done = done
         self._guard = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -124,7 +133,7 @@ class Healer:
                     if branch is None:
                         self._forget_thread()
                         return
-                    healing = healing or Healing(branch)
+                    healing = healing or Healing(branch, in_place=not self._has_room(branch))
                     self._step(healing)
                     continue
             self._stop.wait(_PAUSE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,14 @@ from kv_memory.erasers.steering import steering_of
 from kv_memory.errors import ContextLengthError, ConversationError, TargetError, UnknownTargetError
 from kv_memory.policy.config import Heal, Policy
 from kv_memory.sessions.branch import Branch
+from kv_memory.sessions.enforce import enforce
 from kv_memory.sessions.heal import Healer
 from kv_memory.sessions.report import RetractionReport
 from kv_memory.sessions.session import Session
 from kv_memory.trained.files import BESIDE, TrainedEraser, is_trained_eraser, open_eraser
+
+ABANDONED = 1.0
+"""Seconds without a new token after which a stream counts as abandoned."""
 
 
 class Memory:
@@ -106,7 +111,7 @@ class Memory:
             self.audit.close_unfinished()
         self.heal = heal
         self.on_heal = on_heal
-        self.healer = Healer(self.engine.lock, self._to_heal, self._answering, self._healed)
+        self.healer = Healer(self.engine.lock, self._to_heal, self._answering, self._has_room, self._healed)
         self._sessions: dict[str, Session] = {}
 
     def load_eraser(self, eraser: str | Eraser) -> Eraser:
@@ -183,19 +188,28 @@ class Memory:
         return ((session, branch) for session in list(self._sessions.values()) for branch in session.branches)
 
     def _answering(self) -> bool:
-        return any(branch.busy for _, branch in self._branches())
+        """Return whether an answer is on its way; a stream from which nobody reads holds back no healing."""
+        return any(branch.busy and time.monotonic() - branch.active < ABANDONED for _, branch in self._branches())
 
     def _to_heal(self) -> list[Branch]:
-        """Return the branches to heal that have room for a copy, the one that was used last first."""
-        resident = [(session, branch) for session, branch in self._branches() if branch.resident]
-        room = self.cache_tokens - sum(branch.cells for _, branch in resident)
-        heal = [
-            branch
-            for session, branch in resident
-            if session.state.heals and branch.heals and branch.cells <= room and not session.state.kept.holds(branch)
+        """Return the branches to heal, the one that was used last first, those that have room for a copy before others.
+
+        Each is checked for what is retracted, since its cells are about to be copied and replaced.
+        """
+        found = [
+            (session, branch)
+            for session, branch in self._branches()
+            if branch.resident and branch.heals and not branch.busy and branch.ledger.approximate_from is not None
+            if session.state.heals and not session.state.kept.holds(branch)
         ]
-        heal = [branch for branch in heal if branch.ledger.approximate_from is not None]
-        return sorted(heal, key=lambda b: -b.used)
+        for session, branch in found:
+            enforce(session.state, branch)
+        return sorted((branch for _, branch in found), key=lambda branch: (not self._has_room(branch), -branch.used))
+
+    def _has_room(self, branch: Branch) -> bool:
+        """Return whether a copy of the branch fits beside all that is held."""
+        held = sum(other.cells for _, other in self._branches() if other.resident)
+        return held + branch.cells <= self.cache_tokens
 
     def _healed(self, healed: Branch) -> None:
         for session, branch in list(self._branches()):

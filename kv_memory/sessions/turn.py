@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable, Generator, Iterator
 from typing import TypedDict
@@ -99,7 +100,7 @@ class Turn:
                     tokens = self._engine.generate(self._branch.seq, self._sampling, cancelled)
             while tokens is not None:
                 with self._engine.lock:
-                    token = None if self._interrupted else self._next(tokens)
+                    token = None if self._interrupted else self._next(self._branch, tokens)
                 if token is None:
                     break
                 self._reason = FinishReason(token.finish or self._reason)
@@ -113,7 +114,8 @@ class Turn:
                 if tokens is not None:
                     tokens.close()
 
-    def _next(self, tokens: Generator[Token]) -> Token | None:
+    def _next(self, branch: Branch, tokens: Generator[Token]) -> Token | None:
+        branch.active = time.monotonic()
         with self._engine.lock.computing():
             return next(tokens, None)
 
