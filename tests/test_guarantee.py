@@ -136,6 +136,19 @@ def test_what_another_process_retracted_is_erased_before_the_next_answer(tmp_pat
     assert not visible(session.fork())
 
 
+@pytest.mark.parametrize("copy", ["fork", "without"])
+def test_a_copy_knows_what_an_earlier_process_retracted(tmp_path: Path, copy: str) -> None:
+    more = [*H, {"role": "user", "id": "more", "content": "more"}]
+    session = Memory(ENGINE, heal="never", audit=tmp_path / "audit.sqlite").session("s")
+    session.prefill(more)
+    session.retract("c1")
+    again = Memory(ENGINE, heal="never", audit=tmp_path / "audit.sqlite").session("s")
+    again.prefill([more[-1]])
+    other = again.fork() if copy == "fork" else again.without("more")
+    assert other.prefill(more).left_out >= len(SECRET)
+    assert not visible(again, other)
+
+
 class Broken(Recompute):
     """Fails once."""
 

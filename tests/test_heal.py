@@ -152,14 +152,12 @@ def test_a_call_waits_for_no_more_than_a_chunk(measured: Any) -> None:
     measured(f"healing: a call waited at most {max(waited):.3f} s, a chunk took at most {max(chunks):.3f} s")
 
 
-def test_without_room_for_a_copy_it_stays_approximate_until_asked() -> None:
+def test_without_room_for_a_copy_it_is_healed_in_place() -> None:
     memory = Memory(ENGINE, heal="idle")
     session = read(memory)
     memory.cache_tokens = session.branches.latest.cells + 10  # type: ignore[union-attr]
     report = session.retract("c1", eraser="drop")
     assert memory.healer.wait(20)
-    assert session.report(report.id).status == "approximate"
-    session.heal()
     assert session.report(report.id).status == "exact"
 
 

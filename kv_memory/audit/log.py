@@ -15,7 +15,7 @@ from kv_memory.audit import chain, process, queries
 from kv_memory.audit.attempt import Attempt, Outcome
 from kv_memory.audit.errors import AuditError
 from kv_memory.audit.key import Key, Value, beside, bind, log_of, make_key, read_key
-from kv_memory.audit.records import AuditRow, Kind, SealedRedaction, SpanRecord, TargetRecord, as_json
+from kv_memory.audit.records import REDACTIONS, AuditRow, Kind, SealedRedaction, SpanRecord, TargetRecord, as_json
 from kv_memory.audit.store import Store
 from kv_memory.audit.verify import Problem, problems
 from kv_memory.conversation.messages import parse_messages
@@ -192,7 +192,7 @@ class AuditLog:
         part = None if redactions is None else self.seal(redactions)
         if part != ():
             held = None if part is None else as_json(part)
-            self._write("undone", session, retraction, by=by, reason=reason, status=status, redactions=held)
+            self._write("undone", session, retraction, by=by, reason=reason, status=status, **{REDACTIONS: held})
 
     def seal(self, redactions: Iterable[Redaction | SealedRedaction]) -> tuple[SealedRedaction, ...]:
         """Return the redactions as the log may hold them; those that are sealed already stay as they are."""
@@ -262,7 +262,7 @@ class AuditLog:
         return {
             "targets": as_json(self._target(target) for target in targets),
             "spans": as_json(SpanRecord.of(span) for span in spans),
-            "redactions": as_json(self.seal(redactions)),
+            REDACTIONS: as_json(self.seal(redactions)),
         }
 
     def _target(self, target: Target) -> TargetRecord:

@@ -101,6 +101,8 @@ class AuditRow(_Record):
 
 
 _JSON = ("targets", "spans", "redactions")
+REDACTIONS = "edits"
+"""The column of the redactions. Hashes of rows cover the names of columns, so it keeps its first one."""
 
 
 def as_json(records: Iterable[BaseModel]) -> str:
@@ -111,6 +113,8 @@ def as_json(records: Iterable[BaseModel]) -> str:
 def from_row(row: sqlite3.Row | Mapping[str, Any]) -> AuditRow:
     """Return a row of the database as a record. Raises AuditError when this library did not write it."""
     columns = {name: row[name] for name in row.keys() if row[name] is not None}  # noqa: SIM118 - a Row iterates values
+    if REDACTIONS in columns:
+        columns["redactions"] = columns.pop(REDACTIONS)
     try:
         columns |= {name: json.loads(columns[name]) for name in _JSON if name in columns}
         return AuditRow.model_validate(columns)

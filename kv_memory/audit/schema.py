@@ -28,7 +28,7 @@ _FIRST = (
         reason TEXT,
         targets TEXT,
         spans TEXT,
-        redactions TEXT,
+        edits TEXT,
         pid INTEGER NOT NULL,
         process TEXT NOT NULL,
         status TEXT,

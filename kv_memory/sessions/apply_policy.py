@@ -37,7 +37,10 @@ def apply_policy(state: SessionState, messages: Sequence[Mapping[str, Any]]) -> 
     reports = []
     for request in requests:
         started = time.perf_counter()
-        targets = [target for target in request.targets if _may(state, request, target, given)]
+        targets: list[Target] = []
+        for target in request.targets:
+            if _may(state, request, target, given):
+                targets.append(target)
         if targets:
             plan = plan_retraction(state, targets, reason=request.reason, by=request.by, messages=left)
             reports.append(retract(state, plan, started))
@@ -48,6 +51,6 @@ def _may(state: SessionState, request: Request[Target], target: Target, given: L
     try:
         authorise(state, request.by, state.resolve([target], given), [target], request.reason)
     except RefusedError as error:
-        warnings.warn(f"A rule's decision was not carried out: {error}", stacklevel=5)
+        warnings.warn(f"A rule's decision was not carried out: {error}", stacklevel=4)
         return False
     return True

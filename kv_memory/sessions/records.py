@@ -25,9 +25,13 @@ class Records:
     def __init__(self, session: str, audit: AuditLog | None) -> None:
         self._session = session
         self._audit = audit
+        self._logs = audit
+        """The log, unless nothing is to be written down."""
         self._reasons: dict[Redaction, Reason] = {}
         self._sealed = audit.retracted(session) if audit else []
         """Redactions in the audit log, by this process or another."""
+        self._inherited: list[SealedRedaction] = []
+        """Redactions in the log of the session that this one is a copy of."""
 
     @property
     def redactions(self) -> list[Redaction]:
@@ -40,7 +44,7 @@ class Records:
 
     def holds_any(self, redactions: Sequence[Redaction]) -> bool:
         """Return whether any of these may be in force; what another process retracted is known by its hash alone."""
-        return bool(self._sealed) or any(redaction in self._reasons for redaction in redactions)
+        return bool(self._sealed or self._inherited) or any(redaction in self._reasons for redaction in redactions)
 
     def remember(self, redactions: Iterable[Redaction], reason: Reason | str) -> None:
         """Put redactions in force. One that is in force already keeps a stricter reason."""
@@ -55,24 +59,27 @@ class Records:
         if self._audit is None:
             return
         self._sealed = self._audit.retracted(self._session)
-        if self._sealed:
+        sealed = list(dict.fromkeys([*self._inherited, *self._sealed]))
+        if sealed:
             known = self._reasons
-            found = self._audit.unseal(self._sealed, digests)
+            found = self._audit.unseal(sealed, digests)
             self.remember((redaction for redaction in found if redaction not in known), Category.SECURITY)
 
     def inherit(self, other: Records) -> None:
         """Put in force exactly what is in force in another session."""
-        self._reasons, self._sealed = dict(other._reasons), list(other._sealed)
+        self._reasons = dict(other._reasons)
+        self._inherited = list(dict.fromkeys([*other._inherited, *other._sealed]))
 
     def stop_logging(self) -> None:
         """Stop logging for good."""
-        self._audit = None
+        self._logs = None
 
     def log_inherited(self, origin: str) -> None:
         """Log that this session begins with what is retracted in the session `origin`."""
-        inherited: list[Redaction | SealedRedaction] = [*self._reasons, *self._sealed]
+        inherited: list[Redaction | SealedRedaction] = [*self._reasons, *self._inherited]
         with self.logged((), inherited, reason=f"forked from {origin}", log=bool(inherited)) as attempt:
             attempt.outcome = Outcome("inherited")
+        self._inherited = []  # they are in this session's own log now
 
     def withdraw(
         self,
@@ -85,10 +92,10 @@ class Records:
         status: str | None = None,
     ) -> None:
         """Take redactions of a retraction out of force; the log is written first. `part`: others of it stay."""
-        if self._audit is not None:
+        if self._logs is not None:
             withdrawn = redactions if part else None
-            self._audit.undone(self._session, report_id, redactions=withdrawn, by=by, reason=reason, status=status)
-            self._sealed = self._audit.retracted(self._session)
+            self._logs.undone(self._session, report_id, redactions=withdrawn, by=by, reason=reason, status=status)
+            self._sealed = self._logs.retracted(self._session)
         for redaction in redactions:
             self._reasons.pop(redaction, None)
 
@@ -103,26 +110,26 @@ class Records:
         log: bool = True,
     ) -> AbstractContextManager[Attempt]:
         """Return a context for the work of a retraction: its intent is logged before and its outcome after."""
-        if self._audit is None or not log:
+        if self._logs is None or not log:
             return nullcontext(Attempt())
-        return self._audit.retraction(
+        return self._logs.retraction(
             session=self._session, targets=targets, redactions=redactions, spans=spans, by=by, reason=reason
         )
 
     def log_more(self, retraction: str, redactions: Sequence[Redaction], *, by: str, reason: str) -> None:
         """Log that a retraction under way covers more redactions."""
-        if self._audit is not None:
-            self._audit.also(self._session, retraction, redactions, by=by, reason=reason)
+        if self._logs is not None:
+            self._logs.also(self._session, retraction, redactions, by=by, reason=reason)
 
     def log_outcome(self, retraction: str, outcome: Outcome) -> None:
         """Log the outcome of a retraction that had to wait."""
-        if self._audit is not None:
-            self._audit.outcome(self._session, retraction, outcome)
+        if self._logs is not None:
+            self._logs.outcome(self._session, retraction, outcome)
 
     def log_refusal(self, error: RefusedError, targets: Sequence[Target], *, by: str, reason: str) -> None:
         """Log that somebody without the authority asked for a retraction."""
-        if self._audit is not None:
-            self._audit.refusal(
+        if self._logs is not None:
+            self._logs.refusal(
                 session=self._session,
                 targets=targets,
                 spans=error.refusals,
@@ -133,9 +140,9 @@ class Records:
 
     def log_healed(self, retraction: str) -> None:
         """Log that a retraction is exact now; a failure to log is reported and changes nothing about that."""
-        if self._audit is None:
+        if self._logs is None:
             return
         try:
-            self._audit.healed(self._session, retraction)
+            self._logs.healed(self._session, retraction)
         except AuditError:
             _LOG.exception("Retraction %s is healed, but that was not written down.", retraction)

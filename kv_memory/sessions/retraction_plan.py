@@ -97,12 +97,14 @@ def plan_retraction(
         raise PolicyError(f"There is no cascade {cascade!r}; give one of {', '.join(get_args(Cascade))}, or None.")
     policy = state.host.policy
     handling = policy.handling(reason)
-    cascade = cascade or handling.cascade
     if cascade is not None:
         require(state.engine, Scoring, f"cascade={cascade!r}")
-    keep_undo = policy.keep_undo if keep_undo is None else keep_undo
+    elif isinstance(state.engine, Scoring):
+        cascade = handling.cascade
     if keep_undo:
         require(state.engine, CellRows, "keep_undo")
+    elif keep_undo is None:
+        keep_undo = policy.keep_undo and isinstance(state.engine, CellRows)
     # The memory's own eraser may be approximate: it is not used where the policy wants an exact one.
     wanted = None if eraser is None and handling.exact else state.eraser(eraser)
     resolved = state.resolve(targets, state.given(messages))

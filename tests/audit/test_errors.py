@@ -173,7 +173,7 @@ def test_reading_changes_nothing(log: AuditLog, path: Path) -> None:
 
 def test_rows_that_are_no_rows(log: AuditLog, path: Path) -> None:
     retract(log)
-    for change in ("redactions = 'x'", "kind = 'x'", "time = 'x'", "tokens_erased = 'x'"):
+    for change in ("edits = 'x'", "kind = 'x'", "time = 'x'", "tokens_erased = 'x'"):
         other = sqlite3.connect(path)
         other.execute("DROP TRIGGER IF EXISTS rows_no_update")
         other.execute(f"UPDATE rows SET {change} WHERE number = 1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import statistics
 import time
 from collections.abc import Callable
@@ -172,3 +173,11 @@ def test_it_is_quick(log: AuditLog, measured: Callable[[str], None]) -> None:
     typical, slow = statistics.median(times), sorted(times)[95]
     measured(f"audit: intent and outcome {typical:.1f} ms typically, {slow:.1f} ms at the 95th percentile")
     assert typical < 50
+
+
+def test_the_columns_are_those_that_the_first_logs_have(path: Path) -> None:
+    """A log of an earlier version stays readable: hashes cover the names of the columns."""
+    AuditLog(path)
+    columns = [row[1] for row in sqlite3.connect(path).execute("PRAGMA table_info(rows)")]
+    assert columns[9] == "edits"
+    assert len(columns) == 20

@@ -17,9 +17,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from kv_memory.audit import AuditError, AuditLog, AuditRow
+from kv_memory.audit.records import REDACTIONS
 from tests.audit.parts import KEY, retract, story, tamper
 
-COLUMNS = list(AuditRow.model_fields)
+COLUMNS = [{"redactions": REDACTIONS}.get(name, name) for name in AuditRow.model_fields]
 ROWS = 13
 
 Copy = Callable[[], Path]
