@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from types import TracebackType
+from typing import ParamSpec, TypeVar
 
 from kv_memory.errors import ConversationError
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _LONGEST = 1.0
 """Seconds that `give_way` waits for the others at most before it queues up again."""
@@ -21,7 +26,7 @@ class TurnLock:
         self._turn_over = threading.Condition(self._lock)
         self._owner = 0
         self._depth = 0
-        self._computing = False
+        self._calling_back = False
         self._counting = threading.Lock()
         self._waiting = 0
         self._none_waits = threading.Event()
@@ -30,10 +35,9 @@ class TurnLock:
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Acquire the lock; see `threading.RLock.acquire`.
 
-        Raises ConversationError in a callback that runs inside an engine's call (`computing`): the engine is in the
-        middle of it.
+        Raises ConversationError in a callback (`callback`): the engine is in the middle of a call.
         """
-        if self._computing and self._owner == threading.get_ident():
+        if self._calling_back and self._owner == threading.get_ident():
             raise ConversationError(
                 "A callback (progress, cancelled or mask) runs in the middle of a call and cannot call its memory; "
                 "note what is to be done and do it when the call has returned."
@@ -62,14 +66,18 @@ class TurnLock:
     ) -> None:
         self.release()
 
-    @contextmanager
-    def computing(self) -> Iterator[None]:
-        """Within the block, which holds the lock, the engine is in the middle of a call."""
-        before, self._computing = self._computing, True
-        try:
-            yield
-        finally:
-            self._computing = before
+    def callback(self, function: Callable[P, T]) -> Callable[P, T]:
+        """Return a function that is called in the middle of a call, with the lock held: it cannot take it again."""
+
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            before, self._calling_back = self._calling_back, True
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self._calling_back = before
+
+        return call
 
     def give_way(self) -> None:
         """Let the calls that wait take their turn now; the lock is held again when this returns.

@@ -136,9 +136,8 @@ class Branch:
     def _prefill(self, ids: Sequence[int], progress: Callable[[int], None]) -> None:
         for start in range(0, len(ids), CHUNK):
             self.active = time.monotonic()
-            with self.engine.lock.computing():
-                chunk = ids[start : start + CHUNK]
-                self.engine.prefill(self.seq, chunk, progress=partial(_add, progress, start))
+            hear = self.engine.lock.callback(partial(_add, progress, start))
+            self.engine.prefill(self.seq, ids[start : start + CHUNK], progress=hear)
             self.engine.lock.give_way()
             if not self.resident:
                 raise ConversationError("The conversation was evicted while it was being prefilled; call again.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from typing import TypedDict
 
 from kv_memory.conversation.chat_format import ChatFormat, Piece
@@ -70,6 +71,8 @@ class Turn:
         self.messages = messages
         self.head: Piece = form.generation_prompt(messages, tools)
         self.id = uuid.uuid4().hex[:12]
+        if sampling.mask is not None:
+            sampling = replace(sampling, mask=engine.lock.callback(sampling.mask))
         self._engine, self._form, self._tools, self._sampling = engine, form, tools, sampling
         self._branch: Branch | None = None
         self._start = 0
@@ -93,11 +96,12 @@ class Turn:
         """Yield the text as it is generated. The engine's lock is held for each token, but not while yielding."""
         assert self._branch is not None, "a turn begins first"
         tokens: Generator[Token] | None = None
+        asked = self._engine.lock.callback(cancelled)
         try:
             with self._engine.lock:
                 if not self._interrupted:
                     self._engine.prefill(self._branch.seq, self.head.ids)
-                    tokens = self._engine.generate(self._branch.seq, self._sampling, cancelled)
+                    tokens = self._engine.generate(self._branch.seq, self._sampling, asked)
             while tokens is not None:
                 with self._engine.lock:
                     token = None if self._interrupted else self._next(self._branch, tokens)
@@ -116,8 +120,7 @@ class Turn:
 
     def _next(self, branch: Branch, tokens: Generator[Token]) -> Token | None:
         branch.active = time.monotonic()
-        with self._engine.lock.computing():
-            return next(tokens, None)
+        return next(tokens, None)
 
     def finish(self) -> None:
         """Enter the answer into the branch if it is complete, else remove its cells. Callers hold the engine's lock."""
