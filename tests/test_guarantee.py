@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ import pytest
 
 from kv_memory import (
     AuditLog,
+    CharRange,
     ContextLengthError,
     ConversationError,
     FinishReason,
@@ -22,6 +25,8 @@ from kv_memory import (
     Policy,
     RetractionStatus,
     Session,
+    SpanKind,
+    TargetError,
 )
 from kv_memory.engines.base import STEERED, Token
 from kv_memory.engines.transformers import TransformersEngine
@@ -343,3 +348,55 @@ def test_a_full_memory_heals() -> None:
     assert memory.healer.wait(20)
     assert session.report(report.id).status is RetractionStatus.EXACT
     memory.healer.stop()
+
+
+def test_a_turn_is_generated_again_at_its_place(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two equal calls: only the one after the retracted result is written again."""
+    monkeypatch.setattr("kv_memory.sessions.dependence.DEPENDS", -1e9)  # all that came later
+    call = {"function": {"name": "f", "arguments": "{}"}}
+    talk: list[dict[str, Any]] = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "", "tool_calls": [{"id": "c0", **call}]},
+        {"role": "tool", "tool_call_id": "c0", "content": "nothing"},
+        {"role": "tool", "tool_call_id": "c1", "content": SECRET},
+        {"role": "assistant", "content": "", "tool_calls": [{"id": "c2", **call}]},
+    ]
+    session.prefill(talk)
+    report = session.retract("c1", cascade="regenerate")
+    again = session.regenerate(report, talk, max_tokens=3)
+    assert again[:3] == talk[:3]
+    assert len(again) == 5
+
+
+def test_a_report_of_another_session_is_refused(memory: Memory, session: Session) -> None:
+    session.prefill(H)
+    report = session.retract("c1")
+    other = memory.session("other")
+    with pytest.raises(TargetError, match="of session 's', not of 'other'"):
+        other.undo(report)
+    with pytest.raises(TargetError, match="use that session"):
+        other.regenerate(report, H)
+
+
+@pytest.mark.parametrize("target", [["c1", "u"], 3, None])
+def test_what_is_no_target_is_said(session: Session, target: Any) -> None:
+    session.prefill(H)
+    with pytest.raises(TargetError, match="A target is the id of"):
+        session.retract(target)
+
+
+def test_characters_that_are_there_are_found(session: Session) -> None:
+    session.prefill(H)
+    (span,) = session.find(CharRange(message="c1", start=0, end=6))
+    assert (span.kind, span.tokens, span.chars) == (SpanKind.RANGE, 6, (0, 6))
+
+
+def test_a_stream_left_open_does_not_abort_the_process() -> None:
+    code = (
+        "from tests.tiny import tiny_engine\nfrom kv_memory import Memory\n"
+        "stream = Memory(tiny_engine()).session('s').stream([{'role': 'user', 'content': 'q'}], max_tokens=50)\n"
+        "for text in stream:\n    break\n"
+    )
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=root)
+    assert done.returncode == 0, done.stderr

@@ -12,7 +12,7 @@ from kv_memory.errors import KVMemoryError
 def run_comparison(
     messages: list[dict[str, Any]],
     tools: list[dict[str, Any]] | None,
-    target: str,
+    targets: Sequence[str],
     *,
     question: str | None,
     erasers: Sequence[str],
@@ -35,7 +35,7 @@ def run_comparison(
         memory.cache_tokens = 16 * memory.engine.max_positions  # room for several copies of the conversation
         if name is not None:
             memory.load_eraser(name)
-        result = compare(memory, messages, [target], tools=tools, question=question, eraser=name, progress=progress)
+        result = compare(memory, messages, targets, tools=tools, question=question, eraser=name, progress=progress)
     if as_json:
         print(result.model_dump_json(indent=2))
     else:

@@ -116,4 +116,4 @@ def demo(eraser: Erasers = None, model: Model = None, as_json: AsJson = False) -
     """Show an agent conversation in which a tool result is retracted after the model has read it."""
     if not as_json:
         typer.echo(f"{STORY}\n")
-    run_comparison(MESSAGES, None, TARGET, question=QUESTION, erasers=eraser or (), model=model, as_json=as_json)
+    run_comparison(MESSAGES, None, [TARGET], question=QUESTION, erasers=eraser or (), model=model, as_json=as_json)

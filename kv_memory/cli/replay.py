@@ -17,7 +17,8 @@ def replay(
     ],
     *,
     retract: Annotated[
-        str | None, typer.Option(help="Id of a message, tool call, document or span. Without it the ids are listed.")
+        list[str] | None,
+        typer.Option(help="Id of a message, tool call, document or span; may be repeated. Without it ids are listed."),
     ] = None,
     ask: Annotated[str | None, typer.Option(help="A question to ask; default: the assistant's next turn.")] = None,
     eraser: Erasers = None,
@@ -29,7 +30,7 @@ def replay(
     from kv_memory.conversation.files import load_conversation
 
     messages, tools = load_conversation(file, index)
-    if retract is None:
+    if not retract:
         _list_ids(messages)
     else:
         run_comparison(messages, tools, retract, question=ask, erasers=eraser or (), model=model, as_json=as_json)

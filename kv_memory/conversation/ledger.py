@@ -260,6 +260,25 @@ class Ledger:
         """Return all spans: for each message its content, then its documents, tool calls and erased ranges."""
         return [span for index, entry in enumerate(self.entries) for span in _entry_spans(entry, index)]
 
+    def span_of(self, chosen: Selection) -> Span:
+        """Return the span of a selection, also of characters that have none of their own while they are there."""
+        known = next((span for span in self.spans() if span.id == chosen.span_id), None)
+        if known is not None:
+            return known
+        entry, live = chosen.entry, chosen.intervals()
+        return Span(
+            id=chosen.span_id,
+            kind=SpanKind.RANGE,
+            start=live[0][0] if live else entry.start,
+            end=live[-1][1] if live else entry.start,
+            tokens=sum(end - start for start, end in live),
+            message=self.entries.index(entry),
+            message_id=entry.message.id,
+            tool_call_id=entry.message.tool_call_id,
+            name=entry.message.name,
+            chars=chosen.cuts.chars[0] if chosen.cuts.chars else None,
+        )
+
     def cells_from(self, start: int) -> int:
         """Return the number of tokens at or after this position."""
         return sum(max(0, run.end - max(run.start, start)) for run in self._runs())

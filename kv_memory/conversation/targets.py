@@ -6,7 +6,7 @@ a Redaction (which characters, remembered), intervals (which cells, now).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kv_memory.conversation.alignment import same
@@ -106,6 +106,11 @@ def find(ledger: Ledger, target: Target) -> list[Selection]:
     """
     if isinstance(target, CharRange):
         return [_range(ledger, target)]
+    if not isinstance(target, (str, Mapping)):
+        raise TargetError(
+            "A target is the id of a span, tool call, message or document, a CharRange, or a message of the history; "
+            f"got {type(target).__name__}. Give several as retract(first, second)."
+        )
     if not isinstance(target, str):
         return [_message(ledger, parse_messages([target])[0], target_name(target))]
     named = {selection.span_id: selection for selection in _named(ledger, target)}

@@ -37,7 +37,7 @@ def enforce(state: SessionState, branch: Branch) -> None:
 
 
 def enforce_free(state: SessionState) -> None:
-    """Enforce on every branch on which no answer is generated; those are checked when it ends.
+    """Check every branch on which no answer is generated; the others are checked when theirs ends.
 
     A branch on which erasing fails does not keep the others from it; the first error is raised at the end.
     """

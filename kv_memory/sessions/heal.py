@@ -31,7 +31,7 @@ class Healing:
     """One branch whose exact cells are being computed. Callers hold the engine's lock."""
 
     def __init__(self, branch: Branch, *, in_place: bool = False) -> None:
-        """`in_place`: without a second copy of the cells, and in one step."""
+        """Create the healing of a branch; `in_place`: in one step, without a second copy of the cells."""
         self.branch = branch
         self._in_place = in_place
         self._seq: SequenceId | None = None

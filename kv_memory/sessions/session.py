@@ -14,13 +14,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
 from kv_memory.audit import Outcome
+from kv_memory.conversation.alignment import align
 from kv_memory.conversation.messages import Message, parse_messages
 from kv_memory.conversation.spans import Span, Target
 from kv_memory.conversation.targets import resolve
 from kv_memory.engines.base import Sampling
 from kv_memory.engines.parts import Scoring, require
 from kv_memory.erasers.base import Eraser
-from kv_memory.errors import UnknownTargetError
+from kv_memory.errors import TargetError, UnknownTargetError
 from kv_memory.policy.authority import OWNER
 from kv_memory.policy.config import Cascade
 from kv_memory.policy.reasons import Reason
@@ -34,7 +35,7 @@ from kv_memory.sessions.reply import FinishReason, Reply, Usage
 from kv_memory.sessions.report import RetractionReport, UndoStatus
 from kv_memory.sessions.retract import dry_run as dry_run_of
 from kv_memory.sessions.retract import retract
-from kv_memory.sessions.retraction_plan import named_spans, plan_retraction
+from kv_memory.sessions.retraction_plan import plan_retraction
 from kv_memory.sessions.retraction_run import explain
 from kv_memory.sessions.run_all import run_all
 from kv_memory.sessions.state import Host as StateHost
@@ -229,10 +230,12 @@ class Session:
         """
         with self._engine.lock:
             given = self._state.given(messages)
-            resolved = self._state.resolve([target], given)
-            unread = {span.id for found in resolved if found.ledger is given for span in named_spans([found])}
-            nowhere = {"start": 0, "end": 0, "tokens": 0}
-            return [s.model_copy(update=nowhere) if s.id in unread else s for s in named_spans(resolved)]
+            found: dict[str, Span] = {}
+            for resolved in self._state.resolve([target], given):
+                for span in map(resolved.ledger.span_of, resolved.selections):
+                    unread = {"start": 0, "end": 0, "tokens": 0} if resolved.ledger is given else {}
+                    found[span.id] = span.model_copy(update=unread)
+            return list(found.values())
 
     # Retracting
 
@@ -304,6 +307,7 @@ class Session:
         The text itself is not kept here: a history that holds tombstones needs the original messages back. What another
         retraction named too stays retracted.
         """
+        self._check_own(report)
         with self._engine.lock:
             return undo(self._state, report)
 
@@ -330,16 +334,14 @@ class Session:
         It ends after the first new turn that calls a tool or replaces a call: what follows belongs to a call that may
         not be made again, so the agent goes on from there. Messages keep their ids.
         """
-        dependent = {found.span_id.split(".")[0] for found in report.dependences if found.depends}
-        with self._engine.lock:
-            entries = [entry for branch in self.branches for entry in branch.ledger.entries]
-            digests = {entry.digest for entry in entries if entry.span_id in dependent}
+        self._check_own(report)
+        dependent = self._places_of_dependent(report, parse_messages(messages))
         result: list[dict[str, Any]] = []
-        for message, left in zip(messages, report.tombstones(messages), strict=True):
-            parsed = parse_messages([message])[0]
-            if parsed.role != "assistant" or parsed.digest() not in digests:
+        for place, (message, left) in enumerate(zip(messages, report.tombstones(messages), strict=True)):
+            if place not in dependent:
                 result.append(left)
                 continue
+            parsed = parse_messages([message])[0]
             reply = self.chat(result, tools, **sampling).message
             if parse_messages([reply])[0].digest() == parsed.digest():
                 self._allow_again(report, parsed.digest())
@@ -348,10 +350,27 @@ class Session:
                 break
         return result
 
+    def _places_of_dependent(self, report: RetractionReport, messages: Sequence[Message]) -> set[int]:
+        """Return which of these messages are the turns that a retraction found dependent, by their place."""
+        dependent = {found.span_id.split(".")[0] for found in report.dependences if found.depends}
+        with self._engine.lock:
+            for branch in self.branches.by_use:
+                kept = align(branch.ledger, messages).kept
+                places = {i for i, n in enumerate(kept) if branch.ledger.entries[n].span_id in dependent}
+                if places:
+                    return places
+        return set()
+
+    def _check_own(self, report: RetractionReport) -> None:
+        if report.session != self.id:
+            raise TargetError(
+                f"The report {report.id} is of session {report.session!r}, not of {self.id!r}; use that session."
+            )
+
     def _allow_again(self, report: RetractionReport, digest: str) -> None:
         """Withdraw the redactions of this message: the model wrote the same without the retracted text."""
         records = self._state.records
-        again = [redaction for redaction in records.redactions if redaction.digest == digest]
+        again = [redaction for redaction in report.redactions if redaction.digest == digest]
         records.withdraw(report.id, again, part=True, reason="written again without it")
 
     def report(self, report_id: str) -> RetractionReport:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import TypedDict
+from weakref import WeakSet
 
 from kv_memory.conversation.chat_format import ChatFormat, Piece
 from kv_memory.conversation.messages import Message, parse_messages
@@ -35,6 +38,7 @@ class ReplyStream:
 
     def __init__(self, items: Generator[str | Reply], answer_id: str) -> None:
         self._items = items
+        _open_streams.add(self)
         self._answer_id = answer_id
         self.reply: Reply | None = None
 
@@ -59,6 +63,17 @@ class ReplyStream:
     def close(self) -> None:
         """Stop generating; the session does not keep the answer."""
         self._items.close()
+
+
+_open_streams: WeakSet[ReplyStream] = WeakSet()
+
+
+@atexit.register
+def _close_streams() -> None:
+    """Close streams that were left open while torch can still free what they hold; later that aborts the process."""
+    for stream in list(_open_streams):
+        with suppress(Exception):  # one that is being read by another thread cannot be closed
+            stream.close()
 
 
 class Turn:

@@ -13,9 +13,9 @@ from langchain_kv_memory.convert import text_of, to_openai
 from langchain_kv_memory.documents import document_id, documents_of, places
 
 _METADATA = ("finish_reason", "model", "model_name", "model_provider", "stop_reason")
-"""What of a response's metadata never holds a text; log-probabilities do, token by token."""
+"""Metadata of a response that never holds a text; log-probabilities do, token by token."""
 _TEXT_BLOCK = ("type", "document_id", "id", "index")
-"""What of a text block is kept beside what is left of its text; citations and annotations may quote it."""
+"""Keys of a text block that are kept beside what is left of its text; citations and annotations may quote it."""
 
 
 def tombstones(
