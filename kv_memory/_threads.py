@@ -1,4 +1,4 @@
-"""How the threads that torch and llama.cpp compute in wait for one another on a CPU.
+"""Threads that sleep while they wait: those that torch and llama.cpp compute in on a CPU.
 
 Both split each operation among OpenMP's threads, which by default wait for the next one by spinning, for milliseconds.
 Where other processes need the cores, a thread that spins keeps them from the one it waits for, and a model is tens of

@@ -17,7 +17,7 @@ The embedded default model of kv_memory: a Qwen3 of {parameters:.1f} M parameter
 results, documents, notes, statements, wishes of the user) and answers look-ups with the value alone, or `unknown`, and
 calls tools. It obeys instructions that stand in what it reads: erasing them has to show.
 
-- **Data**: generated conversations with exactly simulated answers (`kv_memory/pocket/worlds.py`); {text}
+- **Data**: generated conversations with exactly simulated answers (`kv_memory/synthetic/worlds.py`); {text}
 - **Training**: `{command}`, from scratch. Seed {seed}, {steps:,} steps in six cycles, {tokens:.0f} M tokens,
   {minutes:.1f} minutes on {hardware}. Rows of up to {length:,} tokens, a quarter of them with holes in
   their positions, up to position 12,288. torch {torch}, transformers {transformers}. The weights are a mean of those

@@ -1,4 +1,4 @@
-"""What a chat template accepts, and how to express what it does not.
+"""Traits of a chat template: what it accepts, and how to express what it does not.
 
 Some templates refuse a system message, two turns of one role in a row, or tools. What a template refuses is merged or
 written as text, the same way for every conversation of that model, so that cached tokens stay valid.

@@ -1,4 +1,4 @@
-"""Which engine runs a model: one table, with an entry for each engine.
+"""The table of engines: which one runs a model, with an entry for each.
 
 Importing this module loads no library that runs models; an entry does when it is used.
 """

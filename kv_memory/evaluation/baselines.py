@@ -1,4 +1,4 @@
-"""What every eraser is measured between, by the names that all results give them."""
+"""Names of the two baselines that every eraser is measured between."""
 
 from __future__ import annotations
 

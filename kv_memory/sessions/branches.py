@@ -23,7 +23,7 @@ MAX_BRANCHES = 32
 """Highest number of branches of a session: with more sub-agents at once the main conversation loses its cells."""
 
 
-class Host(Protocol):
+class BranchHost(Protocol):
     """The part of a memory that the branches of all sessions share; `Memory` is one."""
 
     engine: Engine
@@ -39,7 +39,7 @@ class Host(Protocol):
 class Branches:
     """The branches of one session. Callers hold the engine's lock."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: BranchHost) -> None:
         self._host = host
         self._branches: list[Branch] = []
         self._added = 0

@@ -38,8 +38,7 @@ from kv_memory.sessions.retract import retract
 from kv_memory.sessions.retraction_plan import plan_retraction
 from kv_memory.sessions.retraction_run import explain
 from kv_memory.sessions.run_all import run_all
-from kv_memory.sessions.state import Host as StateHost
-from kv_memory.sessions.state import SessionState
+from kv_memory.sessions.state import SessionState, StateHost
 from kv_memory.sessions.turn import ReplyStream, SamplingOptions, Turn
 from kv_memory.sessions.undo import undo
 
@@ -49,7 +48,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int], None]
 
 
-class Host(StateHost, Protocol):
+class SessionHost(StateHost, Protocol):
     """The part of a memory that its sessions share and use; `Memory` is one."""
 
     def new_session(self, session_id: str) -> Session:
@@ -65,7 +64,7 @@ class Session:
     Usable from several threads; forward passes of one engine take turns.
     """
 
-    def __init__(self, memory: Host, session_id: str) -> None:
+    def __init__(self, memory: SessionHost, session_id: str) -> None:
         self._memory = memory
         self._engine = memory.engine
         self._state = SessionState(memory, session_id)

@@ -18,8 +18,7 @@ from kv_memory.erasers.recompute import Recompute
 from kv_memory.errors import UnknownTargetError
 from kv_memory.policy.config import Heal
 from kv_memory.sessions.branch import Branch
-from kv_memory.sessions.branches import Branches
-from kv_memory.sessions.branches import Host as BranchHost
+from kv_memory.sessions.branches import Branches, BranchHost
 from kv_memory.sessions.heal import Healer
 from kv_memory.sessions.kept_rows import Shelf
 from kv_memory.sessions.plan import Tools
@@ -30,7 +29,7 @@ from kv_memory.sessions.run_all import run_all
 _LOG = logging.getLogger(__name__)
 
 
-class Host(BranchHost, Protocol):
+class StateHost(BranchHost, Protocol):
     """The part of a memory that its sessions share; `Memory` is one."""
 
     audit: AuditLog | None
@@ -48,7 +47,7 @@ class Host(BranchHost, Protocol):
 class SessionState:
     """The state of one session. Callers hold the engine's lock, except for `defer`."""
 
-    def __init__(self, host: Host, session_id: str) -> None:
+    def __init__(self, host: StateHost, session_id: str) -> None:
         self.id = session_id
         self.host = host
         self.engine = host.engine

@@ -1,4 +1,4 @@
-"""What a conversation says, as effects of its turns, and the exact answer to a question about it.
+"""Facts of a conversation, as effects of its turns, and the exact answer to a question about them.
 
 Replaying the effects in order, with or without some turn, gives the state that answers are read from.
 """

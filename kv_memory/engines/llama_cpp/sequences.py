@@ -101,7 +101,7 @@ class Sequences:
 
     def _take_home(self) -> int:
         if not self._free_homes and not self._park_one():
-            raise CacheFullError("The context has no room for another sequence; forget one.")
+            raise CacheFullError("The context has no room for another sequence; free one.")
         return self._free_homes.pop()
 
     def _park_one(self) -> bool:
