@@ -17,12 +17,14 @@ import pytest
 
 from kv_memory import (
     AuditLog,
+    Category,
     CharRange,
     ContextLengthError,
     ConversationError,
     FinishReason,
     Memory,
     Policy,
+    Reason,
     RetractionStatus,
     Session,
     SpanKind,
@@ -400,3 +402,55 @@ def test_a_stream_left_open_does_not_abort_the_process() -> None:
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=root)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_document_is_erased_from_every_branch_that_holds_it(session: Session) -> None:
+    part = {"type": "text", "text": SECRET, "document_id": "doc-7"}
+    session.prefill([{"role": "user", "content": [part, "main"]}])
+    session.prefill([{"role": "system", "content": "sub-agent"}, {"role": "user", "content": ["See: ", part]}])
+    report = session.retract("doc-7")
+    assert not visible(session)
+    assert len(report.spans) == 2
+    assert session.find("doc-7")
+
+
+def test_of_equal_messages_the_one_with_the_id_goes(session: Session) -> None:
+    talk: list[dict[str, Any]] = [
+        {"role": "user", "content": "yes"},
+        {"role": "assistant", "content": "ok"},
+        {"role": "user", "id": "u2", "content": "yes"},
+        {"role": "user", "content": "z"},
+    ]
+    session.prefill(talk)
+    assert [span.message for span in session.retract("u2").spans] == [2]
+    assert session.prefill(talk).left_out == len("yes")
+
+
+def test_span_ids_are_one_messages_in_a_session_and_its_forks(session: Session) -> None:
+    session.prefill(H)
+    fork = session.fork()
+    fork.prefill([{"role": "user", "content": "something else"}])
+    ids = {span.id for span in session.spans()} | {span.id for span in fork.spans()}
+    assert len(ids) == len(H) + 1
+
+
+def test_undo_by_kept_rows_brings_back_nothing_that_another_retraction_names(session: Session) -> None:
+    part = {"type": "text", "text": SECRET, "document_id": "doc"}
+    session.prefill([{"role": "user", "id": "u", "content": ["first ", part, " last"]}, H[2]])
+    whole = session.retract("u", eraser="drop", keep_undo=True)
+    session.retract("doc", eraser="drop")
+    session.undo(whole)
+    assert not visible(session)
+
+
+def test_rows_do_not_outlive_a_stricter_retraction(session: Session) -> None:
+    session.prefill(H)
+    report = session.retract("c1", eraser="drop", keep_undo=True)
+    assert session.state.kept.of(report.id)
+    session.retract("c1", reason="privacy")
+    assert not session.state.kept.of(report.id)
+
+
+def test_a_category_is_known_in_any_case() -> None:
+    assert Reason.of("Security: leak").category is Category.SECURITY
+    assert str(Reason.of("PRIVACY")) == "privacy"

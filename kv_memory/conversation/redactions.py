@@ -33,9 +33,9 @@ class Redaction(BaseModel):
     def concerns(self, messages: Sequence[tuple[Message, str]]) -> int | None:
         """Return the index of the message that is retracted, or None. Each message comes with the digest to compare.
 
-        That message has the same role and digest, and no id that differs. Where several match, it is number
-        `occurrence` of them. Where fewer match than that, it is the last: leaving out too much is better than bringing
-        retracted text back.
+        That message has the same role and digest, and no id that differs; one with the very same ids goes before one
+        with none. Where several match, it is number `occurrence` of them. Where fewer match than that, it is the last:
+        leaving out too much is better than bringing retracted text back.
         """
         alike = [
             i
@@ -45,6 +45,9 @@ class Redaction(BaseModel):
             and not ids_differ(self.message_id, message.id)
             and not ids_differ(self.tool_call_id, message.tool_call_id)
         ]
+        ids = (self.message_id, self.tool_call_id)
+        same = [i for i in alike if (messages[i][0].id, messages[i][0].tool_call_id) == ids]
+        alike = same or alike
         return alike[min(self.occurrence, len(alike) - 1)] if alike else None
 
 

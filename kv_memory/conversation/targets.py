@@ -40,24 +40,37 @@ class ResolvedTarget:
 
 
 def resolve(target: Target, ledgers: Sequence[Ledger], given: Ledger | None = None) -> list[ResolvedTarget]:
-    """Return what `target` means in the first ledger that knows it, or in the conversation `given`, which decides.
+    """Return what `target` means in each ledger that knows it; the conversation `given` decides where it knows it.
 
-    A message of `given` that a ledger has is resolved there, with the characters of the text as it was prefilled.
-    Raises UnknownTargetError, and the errors of `find`.
+    Documents are meant wherever they are, also beside `given`. A message of `given` that a ledger has is resolved
+    there, with the characters of the text as it was prefilled. What several ledgers hold alike is resolved in the first.
+    Raises UnknownTargetError where none knows it, and the errors of `find` in the first that does.
     """
     unknown: UnknownTargetError | None = None
+    found: list[ResolvedTarget] = []
     if given is not None:
         try:
-            return [_where_read(chosen, given, ledgers) for chosen in find(given, target)]
+            found = [_where_read(chosen, given, ledgers) for chosen in find(given, target)]
         except UnknownTargetError as error:
             unknown = error
+        if any(".doc" not in span_id for resolved in found for span_id in resolved.span_ids):
+            return found
     for ledger in ledgers:
         try:
-            found = find(ledger, target)
-            redactions = tuple(redaction for chosen in found for redaction in redactions_of(ledger, chosen))
-            return [ResolvedTarget.of(ledger, redactions)]
+            chosen = find(ledger, target)
         except UnknownTargetError as error:
             unknown = unknown or error
+            continue
+        except TargetError:
+            if not found:
+                raise
+            continue  # another conversation has something else under this name
+        redactions = tuple(redaction for part in chosen for redaction in redactions_of(ledger, part))
+        known = {redaction for resolved in found for redaction in resolved.redactions}
+        if not known.issuperset(redactions):
+            found.append(ResolvedTarget.of(ledger, redactions))
+    if found:
+        return found
     raise unknown or UnknownTargetError(
         f"Nothing has been read in this session, so nothing is {target_name(target)!r}."
     )

@@ -58,6 +58,10 @@ class Branches:
         """Return the branches, the one that was used last first."""
         return sorted(self._branches, key=lambda b: -b.used)
 
+    def share_serials(self, other: Branches) -> None:
+        """Continue the numbers of another session's messages, so that a span id means one message in both."""
+        self._serials = other._serials
+
     def add(self, branch: Branch) -> None:
         """Add a branch; beyond the limit, the one used least recently is removed with its ledger."""
         branch.number, self._added = self._added, self._added + 1

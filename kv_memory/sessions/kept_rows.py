@@ -6,7 +6,7 @@ import copy
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from kv_memory.conversation.ledger import Entry, Selection
 from kv_memory.engines.base import STEERED, Cells
@@ -63,6 +63,10 @@ class KeptRows:
         """Return the seconds until the rows have been kept for long enough."""
         return self._made + SECONDS - time.monotonic()
 
+    def touches(self, serials: Collection[int]) -> bool:
+        """Return whether the rows are of one of the messages with these numbers."""
+        return not self._entries.keys().isdisjoint(serials)
+
     def put_back(self) -> None:
         """Put the rows back, bit-identical, and the messages into the ledger.
 
@@ -112,6 +116,13 @@ class Shelf:
     def drop(self, report: str) -> None:
         """Drop the rows that are kept under this id."""
         self._kept.pop(report, None)
+        self._tidy()
+
+    def drop_of(self, entries: Collection[Entry]) -> None:
+        """Keep no rows of these messages: a stricter retraction wants their text gone."""
+        serials = {entry.serial for entry in entries}
+        for report, kept in self._kept.items():
+            self._kept[report] = [rows for rows in kept if not rows.touches(serials)]
         self._tidy()
 
     def holds(self, branch: Branch) -> bool:

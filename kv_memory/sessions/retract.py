@@ -14,6 +14,7 @@ from kv_memory.errors import RefusedError
 from kv_memory.policy.authority import claims
 from kv_memory.policy.reasons import Reason
 from kv_memory.sessions.branch import Branch
+from kv_memory.sessions.records import STRICT
 from kv_memory.sessions.reply import FinishReason
 from kv_memory.sessions.report import RetractionReport, RetractionStatus
 from kv_memory.sessions.retraction_plan import RetractionPlan, named_spans, plan_branches
@@ -82,6 +83,8 @@ def _execute(state: SessionState, plan: RetractionPlan, retraction: str) -> Retr
     """Erase what is planned and, with a cascade, what depended on it; queue this for branches that are busy."""
     run = RetractionRun(plan.eraser, plan.reason, score=plan.cascade is not None, keep=plan.keep_undo)
     state.records.remember(plan.redactions, plan.reason)
+    if plan.handling.category in STRICT:
+        state.kept.drop_of([chosen.entry for part in plan.branches for chosen in part.selections])
     if plan.handling.interrupt:
         for part in plan.branches:
             if part.intervals and part.branch.interrupt is not None:

@@ -423,6 +423,7 @@ class Session:
             self._memory.make_room(copied.cells, copied)
         other = self._memory.new_session(session_id)
         other._state.records.inherit(self._state.records)
+        other.branches.share_serials(self.branches)
         if copied is not None:
             other.branches.add(copy := copied.fork())
             enforce(other._state, copy)

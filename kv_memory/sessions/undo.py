@@ -8,7 +8,9 @@ from functools import partial
 from kv_memory.conversation.redactions import Redaction, selections
 from kv_memory.policy.authority import OWNER
 from kv_memory.sessions.branch import Branch
+from kv_memory.sessions.enforce import enforce
 from kv_memory.sessions.report import RetractionReport, UndoStatus
+from kv_memory.sessions.run_all import run_all
 from kv_memory.sessions.state import SessionState
 
 
@@ -29,6 +31,7 @@ def undo(state: SessionState, report: RetractionReport) -> UndoStatus:
     state.reports = others
     for rows in kept:
         rows.put_back()
+    run_all(partial(enforce, state, branch) for branch in restored)  # another retraction may name part of it
     for branch in state.branches:
         if branch.busy:
             state.when_free(branch, partial(_cut_off, branch, undone))

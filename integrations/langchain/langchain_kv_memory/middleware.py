@@ -143,7 +143,8 @@ def _erasable(model: object) -> ErasableChatModel | None:
 
 def _options(request: Request[Target]) -> dict[str, Any]:
     """Return how a retraction is asked for: in the session of this run, and what is missing is a warning."""
-    return {"config": get_config(), "scope": "session", "reason": request.reason, "by": request.by}
+    asked = {"reason": request.reason, "by": request.by}
+    return {"config": get_config(), "scope": "session", "missing": "warn", **asked}
 
 
 @contextmanager

@@ -38,7 +38,7 @@ class RetractingChatModel(AnsweringChatModel):
         by: str = "owner",
         cascade: Cascade | None = None,
         keep_undo: bool | None = None,
-        missing: Missing = "warn",
+        missing: Missing | None = None,
         wait: bool = True,
         dry_run: bool = False,
     ) -> RetractionReport:
@@ -49,8 +49,9 @@ class RetractingChatModel(AnsweringChatModel):
         retracted in it, documents in all sessions; `scope` says otherwise. `mode`: "exact", or the name of an eraser.
 
         `messages`: the conversation that is meant, where the model may not have read all of it yet. `missing`: what to
-        do about a target that is not there. `wait=False` only notes the retraction and never blocks; each session makes
-        it before its next answer. `dry_run` changes nothing and reports what would be erased.
+        do about a target that is not there: by default an error for security and privacy, else a warning.
+        `wait=False` only notes the retraction and never blocks; each session makes it before its next answer.
+        `dry_run` changes nothing and reports what would be erased.
 
         The history is the caller's: `report.tombstones(messages)` gives what to put into it, and `retract_in_graph`
         does both.

@@ -12,6 +12,7 @@ from langchain_core.messages import BaseMessage
 
 from kv_memory import (
     Cascade,
+    Category,
     KVMemoryError,
     Memory,
     Reason,
@@ -45,7 +46,7 @@ class Retraction:
     by: str = "owner"
     cascade: Cascade | None = None
     keep_undo: bool | None = None
-    missing: Missing = "warn"
+    missing: Missing | None = None
     messages: Sequence[BaseMessage] | None = None
     dry_run: bool = False
 
@@ -143,9 +144,11 @@ class Retraction:
         return holders
 
     def _not_there(self, error: UnknownTargetError) -> None:
-        if self.missing == "error":
+        strict = Reason.of(self.reason).category in (Category.SECURITY, Category.PRIVACY)
+        missing = self.missing or ("error" if strict else "warn")
+        if missing == "error":
             raise error
-        if self.missing == "warn":
+        if missing == "warn":
             warn(str(error))
 
 

@@ -414,3 +414,11 @@ def test_recompute_on_history_edit_is_exact(model: ErasableChatModel, pocket: Me
 def test_system_messages_in_a_row_and_other_roles_are_read(model: ErasableChatModel) -> None:
     messages = [SystemMessage("a"), SystemMessage("b"), HumanMessage("c"), HumanMessage("d")]
     assert isinstance(model.invoke(messages, CONFIG), AIMessage)
+
+
+def test_for_security_an_unknown_target_is_an_error(model: ErasableChatModel) -> None:
+    _ask(model, talk(HumanMessage(LONG, id="long")))
+    for reason in ("security: leak", "privacy"):
+        with pytest.raises(UnknownTargetError, match="'nope'"):
+            model.retract("nope", config=CONFIG, reason=reason)
+        assert model.retract("nope", config=CONFIG, reason=reason, missing="ignore").status == "noop"
