@@ -43,8 +43,8 @@ def resolve(target: Target, ledgers: Sequence[Ledger], given: Ledger | None = No
     """Return what `target` means in each ledger that knows it; the conversation `given` decides where it knows it.
 
     Documents are meant wherever they are, also beside `given`. A message of `given` that a ledger has is resolved
-    there, with the characters of the text as it was prefilled. What several ledgers hold alike is resolved in the first.
-    Raises UnknownTargetError where none knows it, and the errors of `find` in the first that does.
+    there, with the characters of the text as it was prefilled. What several ledgers hold alike is resolved in the
+    first. Raises UnknownTargetError where none knows it, and the errors of `find` in the first that does.
     """
     unknown: UnknownTargetError | None = None
     found: list[ResolvedTarget] = []
