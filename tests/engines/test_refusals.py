@@ -36,6 +36,8 @@ SHAPE = {
     "num_key_value_heads": 4,
     "max_position_embeddings": 64,
 }
+MAMBA = MambaConfig(vocab_size=272, hidden_size=32, num_hidden_layers=2)
+"""Its layers are of type "mamba" in older transformers, "linear_attention" in newer."""
 REFUSED: dict[str, tuple[PreTrainedConfig, str]] = {
     "Mistral with a window": (MistralConfig(**SHAPE, sliding_window=16), "Layer 0 .*mistral.* sliding_attention"),
     "Phi-3 with a window": (Phi3Config(**SHAPE, sliding_window=16, pad_token_id=None), "Layer 0 .* sliding_attention"),
@@ -49,7 +51,7 @@ REFUSED: dict[str, tuple[PreTrainedConfig, str]] = {
         Qwen3NextConfig(**SHAPE, layer_types=["full_attention", "linear_attention"], num_experts=2),
         "Layer 1 .*qwen3_next.* linear_attention",
     ),
-    "Mamba": (MambaConfig(vocab_size=272, hidden_size=32, num_hidden_layers=2), "Layer 0 .*mamba.* linear_attention"),
+    "Mamba": (MAMBA, f"Layer 0 .*mamba.* of type {MAMBA.layer_types[0]},"),
     "RWKV": (
         RwkvConfig(vocab_size=272, hidden_size=32, attention_hidden_size=32, num_hidden_layers=2),
         "Layer 0 .*rwkv.* keeps no K and V",
