@@ -30,6 +30,8 @@ Answer = Callable[[str, Messages], str]
 """Answer of the model, given a session's name and the conversation so far."""
 
 QUESTIONS = ("Hello! Who are you?", "What is the price of a ticket to Oslo?", "And of one to Rome?", "Thank you. Bye.")
+COMPUTE = "import os; parent = os.getppid()\nwhile os.getppid() == parent: pass"
+"""Program that keeps a core busy; it ends with this process, also where that is killed."""
 TOKENS = 16
 """Longest answer."""
 
@@ -115,7 +117,7 @@ class Worker:
 @contextmanager
 def busy(count: int) -> Iterator[None]:
     """Keep the machine busy with `count` processes until the block ends."""
-    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    processes = [subprocess.Popen([sys.executable, "-c", COMPUTE]) for _ in range(count)]
     try:
         time.sleep(2.0)
         yield
@@ -125,13 +127,18 @@ def busy(count: int) -> Iterator[None]:
             process.wait()
 
 
-def measure(workers: list[Worker], rounds: int, rng: Random) -> dict[str, Any]:
-    """Return each worker's seconds, round by round."""
+def measure(workers: list[Worker], rounds: int, rng: Random) -> Iterator[dict[str, Any]]:
+    """Yield each worker's seconds, round by round, after each round."""
     seconds: dict[str, list[float]] = {worker.name: [] for worker in workers}
     for number in range(rounds):
         for worker in rng.sample(workers, len(workers)):
             seconds[worker.name].append(round(worker.seconds(), 4))
         print(f"round {number + 1}: " + ", ".join(f"{values[-1]:.2f}" for values in seconds.values()), flush=True)
+        yield summary(seconds)
+
+
+def summary(seconds: dict[str, list[float]]) -> dict[str, Any]:
+    """Return the medians, and how many times as long it took where threads spin."""
     ratios = {}
     for name, values in seconds.items():
         if name.endswith(f", {PASSIVE}"):
@@ -170,8 +177,9 @@ def main() -> None:
     for count in args.busy:
         print(f"beside {count} busy processes:", flush=True)
         with busy(count):
-            result["busy_processes"][str(count)] = measure(workers, args.rounds, rng)
-        save(args.name, result)
+            for found in measure(workers, args.rounds, rng):  # saved after each: at load a round takes minutes
+                result["busy_processes"][str(count)] = found
+                save(args.name, result)
     for worker in workers:
         worker.process.kill()
     medians = [found["seconds_median"] for found in result["busy_processes"].values()]
