@@ -3,11 +3,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kv_memory import Memory
-from kv_memory.errors import ContextLengthError, KVMemoryError, ModelError
+from kv_memory.errors import ContextLengthError, KVMemoryError, ModelError, PolicyError
 from tests.test_session import CONVERSATION, SECRET, latest_ids
 from tests.tiny import tiny_engine
 
@@ -84,3 +85,16 @@ def test_importing_the_package_is_quick() -> None:
         "import sys; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"heal": "later"}, "no heal='later'; give one of idle, now, never"),
+        ({"policy": {"heal": "now"}}, "not a dict; use Policy.of"),
+        ({"cache_tokens": -5}, "at least 1, not -5"),
+    ],
+)
+def test_what_is_no_setting_is_said_at_once(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(PolicyError, match=message):
+        Memory(tiny_engine(), **given)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from kv_memory.audit import AuditLog
 from kv_memory.calibration.record import FILE, Calibration, load
@@ -19,7 +19,7 @@ from kv_memory.erasers import get_eraser
 from kv_memory.erasers.base import Eraser
 from kv_memory.erasers.steer import Steer
 from kv_memory.erasers.steering import steering_of
-from kv_memory.errors import ContextLengthError, ConversationError, TargetError, UnknownTargetError
+from kv_memory.errors import ContextLengthError, ConversationError, PolicyError, TargetError, UnknownTargetError
 from kv_memory.policy.config import Heal, Policy
 from kv_memory.sessions.branch import Branch
 from kv_memory.sessions.enforce import enforce
@@ -87,6 +87,14 @@ class Memory:
         (its cache cannot be edited), UnsupportedOperationError (the engine lacks what the eraser needs), KVMemoryError
         (a calibration that cannot be read, or of a model of another shape), PolicyError, AuditError.
         """
+        if heal is not None and heal not in get_args(Heal):
+            raise PolicyError(f"There is no heal={heal!r}; give one of {', '.join(get_args(Heal))}.")
+        if policy is not None and not isinstance(policy, (str, Path, Policy)):
+            raise PolicyError(
+                f"A policy is a Policy or its file, not a {type(policy).__name__}; use Policy.of(values)."
+            )
+        if cache_tokens is not None and cache_tokens < 1:
+            raise PolicyError(f"cache_tokens is the number of cells that may be held, at least 1, not {cache_tokens}.")
         trained = open_eraser(eraser) if isinstance(eraser, (str, Path)) and is_trained_eraser(eraser) else None
         if calibration is None and trained is not None:
             calibration = trained.calibration
