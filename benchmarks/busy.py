@@ -4,7 +4,7 @@
 
 The pocket model through Memory, LangChain's chat model and, where llama-cpp-python is installed, its GGUF file; each in
 processes of their own that import torch before kv_memory or leave that to it, with threads that wait as kv_memory has
-them (kv_memory/_threads.py) and with KV_MEMORY_PASSIVE_WAIT=0, as torch has them; and in one thread, for comparison.
+them (engines/threads.py) and with KV_MEMORY_PASSIVE_WAIT=0, as torch has them; and in one thread, for comparison.
 They answer in turns, in a new order each round, beside `--busy` processes that do nothing but compute. Figures are
 medians over the rounds; a ratio is of two times of the same round. The load average in the result tells whether others
 used the machine too.

@@ -26,7 +26,7 @@ from typing import Any
 
 from benchmarks.eraser_answers import show
 from benchmarks.record import earlier, environment, save
-from kv_memory._threads import wait_passively
+from kv_memory.engines.threads import wait_passively
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from multiprocessing import get_context
 from statistics import mean
 from typing import Any
 
-from kv_memory._threads import wait_passively
+from kv_memory.engines.threads import wait_passively
 from kv_memory.evaluation.baselines import NEVER_SAW, NO_ERASE
 from kv_memory.synthetic.drafts import KINDS
 

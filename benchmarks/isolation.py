@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from typing import Any
 
 from benchmarks.record import environment, save
-from kv_memory._threads import wait_passively
+from kv_memory.engines.threads import wait_passively
 from tests.security import isolation, spoofing
 
 CHUNK = 100

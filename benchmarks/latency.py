@@ -13,9 +13,9 @@ import argparse
 from statistics import median
 from typing import Any
 
-from kv_memory._threads import wait_passively
 from kv_memory.engines.base import SequenceId
 from kv_memory.engines.parts import AttentionScores
+from kv_memory.engines.threads import wait_passively
 
 SHAPES: dict[str, dict[str, int]] = {
     "qwen3-8b": {

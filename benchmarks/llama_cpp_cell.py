@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from kv_memory._threads import wait_passively
+from kv_memory.engines.threads import wait_passively
 
 if TYPE_CHECKING:
     from kv_memory.engines.llama_cpp import LlamaCppEngine

@@ -21,7 +21,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from kv_memory._threads import wait_passively
+from kv_memory.engines.threads import wait_passively
 from kv_memory.evaluation.baselines import NO_ERASE
 
 SOURCES = {"tau-bench": "tau_bench_airline.jsonl.gz", "AgentDojo": "agentdojo_workspace_travel.jsonl.gz"}

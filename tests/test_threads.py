@@ -10,7 +10,7 @@ import pytest
 
 AS_USER = """
 import os, threading
-from kv_memory._threads import wait_passively
+from kv_memory.engines.threads import wait_passively
 wait_passively()
 print(os.environ.get("OMP_WAIT_POLICY"), threading.active_count())
 """

@@ -9,7 +9,6 @@ import sys
 
 import typer
 
-from kv_memory._threads import wait_passively
 from kv_memory.cli.audit import audit
 from kv_memory.cli.calibrate import calibrate
 from kv_memory.cli.demo import demo
@@ -17,6 +16,7 @@ from kv_memory.cli.export_gguf import export_gguf
 from kv_memory.cli.leakage import leakage
 from kv_memory.cli.replay import replay
 from kv_memory.cli.train_eraser import train_eraser
+from kv_memory.engines.threads import wait_passively
 from kv_memory.errors import KVMemoryError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kv_memory._threads import wait_passively
 from kv_memory.engines.base import ConfigCheck, Engine
+from kv_memory.engines.threads import wait_passively
 from kv_memory.pocket import model_path
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kv_memory._threads import wait_passively
 from kv_memory.engines.attention_mass import attention_score
 from kv_memory.engines.base import STEERED, Cells, ConfigCheck, Sampling, SequenceId, Token
 from kv_memory.engines.cells import CellLayout, Slots, compact
@@ -37,6 +36,7 @@ from kv_memory.engines.parts import (
     Scoring,
     unsupported,
 )
+from kv_memory.engines.threads import wait_passively
 from kv_memory.errors import ModelError
 from kv_memory.positions import Interval
 

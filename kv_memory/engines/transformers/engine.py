@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from kv_memory._threads import wait_passively
 from kv_memory.engines.attention_mass import attention_score
 from kv_memory.engines.base import STEERED, Cells, ConfigCheck, Sampling, SequenceId, Token
 from kv_memory.engines.cells import CellStore
@@ -29,6 +28,7 @@ from kv_memory.engines.parts import (
     default_probe_layer,
     unsupported,
 )
+from kv_memory.engines.threads import wait_passively
 from kv_memory.engines.transformers.adapters import Adapters
 from kv_memory.engines.transformers.forward import Forward, restored, restored_on_error
 from kv_memory.engines.transformers.loading import load_model

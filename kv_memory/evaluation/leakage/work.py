@@ -9,7 +9,7 @@ from functools import partial
 from multiprocessing import get_context
 from typing import Any, Protocol, TypeVar
 
-from kv_memory._threads import wait_passively
+from kv_memory.engines.threads import wait_passively
 from kv_memory.erasers.steer import Steer
 from kv_memory.errors import UnsupportedOperationError
 from kv_memory.sessions.memory import Memory
