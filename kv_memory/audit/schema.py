@@ -70,9 +70,11 @@ def check(connection: sqlite3.Connection, path: Path) -> bool:
 
     Raises AuditError for a database of something else, or an audit log of a newer version of this library.
     """
+    # In this order: another process may commit the first migration, which makes both, between the two statements.
+    tables = connection.execute("SELECT 1 FROM sqlite_master").fetchone()
     ours = connection.execute("PRAGMA application_id").fetchone()[0] == _APPLICATION
     if not ours:
-        if connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+        if tables:
             raise AuditError(f"{path} is an SQLite database, but not an audit log; choose another file.")
         return False
     known = {(number, name) for number, (name, _) in enumerate(MIGRATIONS, 1)}
