@@ -7,12 +7,13 @@ tokens are scored with the span and without it; the fall in log-probability, in 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
+from kv_memory.conversation.alignment import align
 from kv_memory.conversation.ledger import Entry, Selection
-from kv_memory.conversation.messages import Cuts
+from kv_memory.conversation.messages import Cuts, Message
 from kv_memory.conversation.spans import SpanKind
 from kv_memory.engines.parts import Scoring, require
 from kv_memory.positions import Interval
@@ -110,6 +111,22 @@ def dependences(turns: Sequence[Selection], before: Sequence[float], after: Sequ
         for turn, was, now in zip(turns, before, after, strict=True)
     ]
     return sorted(ranked, key=lambda found: -found.drop)
+
+
+def places_of_dependent(
+    branches: Iterable[Branch], found: Sequence[Dependence], messages: Sequence[Message]
+) -> set[int]:
+    """Return which of these messages are the turns that were found dependent, by their place.
+
+    The first of the branches that shares such a turn with the conversation tells. Callers hold the engine's lock.
+    """
+    dependent = {dependence.span_id.split(".")[0] for dependence in found if dependence.depends}
+    for branch in branches:
+        kept = align(branch.ledger, messages).kept
+        places = {i for i, n in enumerate(kept) if branch.ledger.entries[n].span_id in dependent}
+        if places:
+            return places
+    return set()
 
 
 def _parts(entry: Entry) -> Iterator[Selection]:

@@ -14,7 +14,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
 from kv_memory.audit import Outcome
-from kv_memory.conversation.alignment import align
 from kv_memory.conversation.messages import Message, parse_messages
 from kv_memory.conversation.spans import Span, Target
 from kv_memory.conversation.targets import resolve
@@ -29,9 +28,10 @@ from kv_memory.sessions.apply_policy import apply_policy
 from kv_memory.sessions.attribution import Attribution, attribute
 from kv_memory.sessions.branch import Branch
 from kv_memory.sessions.branches import Branches
+from kv_memory.sessions.dependence import places_of_dependent
 from kv_memory.sessions.enforce import enforce, enforce_free
 from kv_memory.sessions.plan import Tools, plan_reading
-from kv_memory.sessions.reply import FinishReason, Reply, Usage
+from kv_memory.sessions.reply import Reply, Usage
 from kv_memory.sessions.report import RetractionReport, UndoStatus
 from kv_memory.sessions.retract import dry_run as dry_run_of
 from kv_memory.sessions.retract import retract
@@ -334,7 +334,8 @@ class Session:
         not be made again, so the agent goes on from there. Messages keep their ids.
         """
         self._check_own(report)
-        dependent = self._places_of_dependent(report, parse_messages(messages))
+        with self._engine.lock:
+            dependent = places_of_dependent(self.branches.by_use, report.dependences, parse_messages(messages))
         result: list[dict[str, Any]] = []
         for place, (message, left) in enumerate(zip(messages, report.tombstones(messages), strict=True)):
             if place not in dependent:
@@ -343,34 +344,19 @@ class Session:
             parsed = parse_messages([message])[0]
             reply = self.chat(result, tools, **sampling).message
             if parse_messages([reply])[0].digest() == parsed.digest():
-                self._allow_again(report, parsed.digest())
+                # The model wrote the same without the retracted text, so the redactions of this message go.
+                again = [redaction for redaction in report.redactions if redaction.digest == parsed.digest()]
+                self._state.records.withdraw(report.id, again, part=True, reason="written again without it")
             result.append({**reply, **({"id": message["id"]} if "id" in message else {})})
             if reply.get("tool_calls") or parsed.tool_calls:
                 break
         return result
-
-    def _places_of_dependent(self, report: RetractionReport, messages: Sequence[Message]) -> set[int]:
-        """Return which of these messages are the turns that a retraction found dependent, by their place."""
-        dependent = {found.span_id.split(".")[0] for found in report.dependences if found.depends}
-        with self._engine.lock:
-            for branch in self.branches.by_use:
-                kept = align(branch.ledger, messages).kept
-                places = {i for i, n in enumerate(kept) if branch.ledger.entries[n].span_id in dependent}
-                if places:
-                    return places
-        return set()
 
     def _check_own(self, report: RetractionReport) -> None:
         if report.session != self.id:
             raise TargetError(
                 f"The report {report.id} is of session {report.session!r}, not of {self.id!r}; use that session."
             )
-
-    def _allow_again(self, report: RetractionReport, digest: str) -> None:
-        """Withdraw the redactions of this message: the model wrote the same without the retracted text."""
-        records = self._state.records
-        again = [redaction for redaction in report.redactions if redaction.digest == digest]
-        records.withdraw(report.id, again, part=True, reason="written again without it")
 
     def report(self, report_id: str) -> RetractionReport:
         """Return the report with its current status: "exact" once healed. Raises KeyError where there is none."""
@@ -453,11 +439,7 @@ class Session:
         What was retracted stays retracted when the conversation is prefilled again.
         """
         with self._engine.lock:
-            self._state.kept.clear()
-            for branch in self.branches:
-                if branch.interrupt is not None:
-                    branch.interrupt(FinishReason.CANCELLED)
-                branch.evict()
+            self._state.evict()
 
     def __enter__(self) -> Session:
         return self

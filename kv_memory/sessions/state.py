@@ -23,6 +23,7 @@ from kv_memory.sessions.heal import Healer
 from kv_memory.sessions.kept_rows import Shelf
 from kv_memory.sessions.plan import Tools
 from kv_memory.sessions.records import Records
+from kv_memory.sessions.reply import FinishReason
 from kv_memory.sessions.report import RetractionReport, RetractionStatus
 from kv_memory.sessions.run_all import run_all
 
@@ -158,6 +159,16 @@ class SessionState:
             self.host.on_heal(report)
         except Exception:  # whatever the caller's function raises, the conversation is healed
             _LOG.exception("Retraction %s is healed, but on_heal failed.", report.id)
+
+    # Room
+
+    def evict(self) -> None:
+        """Free all cells, and the rows kept for undo; answers that are being generated end as cancelled."""
+        self.kept.clear()
+        for branch in self.branches:
+            if branch.interrupt is not None:
+                branch.interrupt(FinishReason.CANCELLED)
+            branch.evict()
 
     # Reports
 
