@@ -19,7 +19,6 @@ from kv_memory import (
     AuditLog,
     Category,
     CharRange,
-    ContextLengthError,
     ConversationError,
     FinishReason,
     Memory,
@@ -263,47 +262,6 @@ def test_a_callback_cannot_call_its_session(session: Session, where: str) -> Non
     session.chat(H, max_tokens=1)
 
 
-LONG = [{"role": "user", "id": "long", "content": "a long question " * 8}]
-
-
-def test_the_same_question_fits_again() -> None:
-    engine = tiny_engine()
-    size = Memory(engine).count_tokens(LONG)
-    memory = Memory(engine, cache_tokens=size + 60, heal="never")
-    session = memory.session("s")
-    first = session.chat(LONG, max_tokens=8).text
-    assert session.chat(LONG, max_tokens=8).text == first
-    assert len(list(session.branches)) == 1
-
-
-def test_what_can_never_fit_evicts_nobody() -> None:
-    memory = Memory(tiny_engine(), cache_tokens=150, heal="never")
-    memory.session("a").prefill(H)
-    with pytest.raises(ContextLengthError, match="at most 150"):
-        memory.session("b").prefill([{"role": "user", "content": "x" * 400}])
-    assert memory.session("a").spans()
-    assert all(branch.resident for branch in memory.session("a").branches)
-
-
-def test_a_fork_that_does_not_fit_leaves_its_id_free() -> None:
-    memory = Memory(tiny_engine(), cache_tokens=150, heal="never")
-    session = memory.session("a")
-    session.prefill([{"role": "user", "content": "x" * 100}])
-    with pytest.raises(ContextLengthError):
-        session.fork("copy")
-    assert memory.sessions() == ["a"]
-
-
-def test_gaps_are_closed_before_a_context_is_full() -> None:
-    engine = tiny_engine(max_positions=300)
-    session = Memory(engine, heal="never").session("s")
-    talk = [{"role": "user", "id": "x", "content": "x" * 200}, {"role": "user", "content": "and?"}]
-    session.prefill(talk)
-    session.retract("x", eraser="drop")
-    more = [*talk, {"role": "user", "content": "y" * 100}]
-    assert session.prefill(more).prefilled > 100
-
-
 def test_a_retraction_is_made_between_the_chunks_of_another_sessions_prefill(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kv_memory.sessions.branch.CHUNK", 16)
     memory = Memory(tiny_engine(), heal="never")
@@ -338,17 +296,6 @@ def test_an_abandoned_stream_does_not_keep_others_from_healing(monkeypatch: pyte
     assert memory.healer.wait(20)
     assert session.report(report.id).status is RetractionStatus.EXACT
     stream.close()
-    memory.healer.stop()
-
-
-def test_a_full_memory_heals() -> None:
-    engine = tiny_engine()
-    memory = Memory(engine, cache_tokens=Memory(engine).count_tokens(H) + 10)
-    session = memory.session("s")
-    session.prefill(H)
-    report = session.retract("u", eraser="drop")
-    assert memory.healer.wait(20)
-    assert session.report(report.id).status is RetractionStatus.EXACT
     memory.healer.stop()
 
 
