@@ -62,6 +62,9 @@ class AuditLog:
         self.path = Path(path).expanduser()
         self._key = None if key is None else Key(key)
         self._store = Store(self.path, timeout=timeout, reading=reading)
+        self._retracted: dict[str, list[SealedRedaction]] = {}
+        """What `retracted` returned for each session since the log last changed."""
+        self._retracted_at: tuple[int, ...] = ()
         if reading:
             with self._store.reading():
                 return
@@ -210,10 +213,16 @@ class AuditLog:
     def retracted(self, session: str) -> list[SealedRedaction]:
         """Return all redactions that were requested in a session and not undone, whether or not the work was finished.
 
-        A process that died in the middle took its cache along, but its requests are still in force.
+        A process that died in the middle took its cache along, but its requests are still in force. The rows are read
+        again only after the log has changed: sessions ask before each answer.
         """
         with self._store.reading() as connection:
-            return queries.wished(connection, str(chain.storable(session)))
+            version = self._store.version()  # before the rows: what is written meanwhile is found the next time
+            if version != self._retracted_at:
+                self._retracted, self._retracted_at = {}, version
+            if session not in self._retracted:
+                self._retracted[session] = queries.wished(connection, str(chain.storable(session)))
+            return list(self._retracted[session])
 
     def entries(
         self, session: str | None = None, retraction: str | None = None, limit: int | None = None

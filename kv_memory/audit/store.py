@@ -28,6 +28,8 @@ class Store:
         self._reading = reading
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
+        self._opened = 0
+        """How often the file was opened: what a connection counts, it counts from its own beginning."""
         _stores.add(self)
 
     @contextmanager
@@ -54,6 +56,16 @@ class Store:
         """Yield a connection for queries. Raises AuditError when the file cannot be read."""
         with self._lock, self._explaining():
             yield self._connected()
+
+    def version(self) -> tuple[int, int, int]:
+        """Return a value that is another one after each committed change, by this process or any other.
+
+        Costs no query: the first number counts for other connections (SQLite, `PRAGMA data_version`), the second for
+        ours.
+        """
+        with self.reading() as connection:
+            (others,) = connection.execute("PRAGMA data_version").fetchone()
+            return others, connection.total_changes, self._opened
 
     @contextmanager
     def snapshot(self) -> Iterator[sqlite3.Connection]:
@@ -86,6 +98,7 @@ class Store:
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:
             self._connection = connect(self.path, timeout=self._timeout, reading=self._reading)
+            self._opened += 1
         return self._connection
 
     @contextmanager

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import threading
 from pathlib import Path
 
 import pytest
 
-from kv_memory.audit import AuditLog, process
+from kv_memory.audit import AuditLog, SealedRedaction, process, queries
 from tests.audit.parts import ended, in_child, redaction, retract
 
 WORKERS, EACH = 4, 12
@@ -81,6 +82,66 @@ def test_a_log_that_is_open_while_its_process_forks(log: AuditLog, path: Path) -
     assert len({row.pid for row in log.entries()}) == 3
     log.close()
     check(path, 1 + 3 * EACH)
+
+
+@pytest.mark.parametrize("writer", ["itself", "another", "child"])
+def test_what_is_retracted_is_known_at_once_whoever_wrote_it(log: AuditLog, path: Path, writer: str) -> None:
+    retract(log)
+    assert log.retracted("s") == list(log.seal([redaction(1)]))
+    if writer == "child":
+        assert ended(in_child(lambda: retract(log, 2))) == 0
+    elif writer == "another":
+        retract(other := AuditLog(path), 2)
+        other.close()
+    else:
+        retract(log, 2)
+    assert log.retracted("s") == list(log.seal([redaction(1), redaction(2)]))
+
+
+def test_what_is_written_while_a_log_is_closed_is_known_when_it_is_opened_again(log: AuditLog, path: Path) -> None:
+    retract(log)
+    reader = AuditLog(path)
+    reader.close()
+    assert len(reader.retracted("s")) == 1
+    reader.close()
+    retract(log, 2)
+    assert len(reader.retracted("s")) == 2
+    reader.close()
+
+
+def test_a_forked_child_knows_what_its_parent_retracts_later(log: AuditLog) -> None:
+    retract(log)
+    log.retracted("s")
+    ready, go = os.pipe()
+
+    def work() -> None:
+        os.close(go)
+        os.read(ready, 1)  # until the parent closes its end
+        assert len(log.retracted("s")) == 2
+
+    child = in_child(work)
+    retract(log, 2)
+    os.close(go)
+    assert ended(child) == 0
+    os.close(ready)
+
+
+def test_the_rows_are_read_again_only_after_a_change(log: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    retract(log)
+    wished, read = queries.wished, []
+
+    def counted(connection: sqlite3.Connection, session: str) -> list[SealedRedaction]:
+        read.append(session)
+        return wished(connection, session)
+
+    monkeypatch.setattr(queries, "wished", counted)
+    for _ in range(3):
+        log.retracted("s")
+        log.retracted("t")
+    assert read == ["s", "t"]
+    retract(log, 2)
+    log.retracted("s")
+    assert read == ["s", "t", "s"]
 
 
 def test_only_the_intents_of_dead_processes_are_closed(log: AuditLog) -> None:
