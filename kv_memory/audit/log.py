@@ -63,7 +63,7 @@ class AuditLog:
         self._key = None if key is None else Key(key)
         self._store = Store(self.path, timeout=timeout, reading=reading)
         self._retracted: dict[str, list[SealedRedaction]] = {}
-        """What `retracted` returned for each session since the log last changed."""
+        """Redactions in force in each session that was asked for since the log last changed."""
         self._retracted_at: tuple[int, ...] = ()
         if reading:
             with self._store.reading():
@@ -213,8 +213,8 @@ class AuditLog:
     def retracted(self, session: str) -> list[SealedRedaction]:
         """Return all redactions that were requested in a session and not undone, whether or not the work was finished.
 
-        A process that died in the middle took its cache along, but its requests are still in force. The rows are read
-        again only after the log has changed: sessions ask before each answer.
+        A process that died in the middle took its cache along, but its requests are still in force. The rows are
+        queried only after the log has changed: sessions ask before each answer.
         """
         with self._store.reading() as connection:
             version = self._store.version()  # before the rows: what is written meanwhile is found the next time

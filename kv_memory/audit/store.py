@@ -29,7 +29,7 @@ class Store:
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._opened = 0
-        """How often the file was opened: what a connection counts, it counts from its own beginning."""
+        """Number of times that the file was opened: each connection counts changes from its own beginning."""
         _stores.add(self)
 
     @contextmanager
