@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from kv_memory.audit import AuditError, AuditLog
     from kv_memory.calibration.record import Calibration
     from kv_memory.conversation.messages import Cuts
-    from kv_memory.conversation.redactions import Redaction, cuts_of
+    from kv_memory.conversation.redactions import Redaction
     from kv_memory.conversation.spans import CharRange, Span, SpanKind, SpanStatus, Target, target_name
+    from kv_memory.conversation.tombstones import cuts_of
     from kv_memory.engines.base import Engine, LogitsMask, Sampling
     from kv_memory.engines.registry import context_length, engine_over
     from kv_memory.erasers import get_eraser
@@ -46,7 +47,8 @@ _HOME = {
     "audit": ("AuditError", "AuditLog"),
     "calibration.record": ("Calibration",),
     "conversation.messages": ("Cuts",),
-    "conversation.redactions": ("Redaction", "cuts_of"),
+    "conversation.redactions": ("Redaction",),
+    "conversation.tombstones": ("cuts_of",),
     "conversation.spans": ("CharRange", "Span", "SpanKind", "SpanStatus", "Target", "target_name"),
     "engines.base": ("Engine", "LogitsMask", "Sampling"),
     "engines.registry": ("context_length", "engine_over"),

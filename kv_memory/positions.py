@@ -19,6 +19,20 @@ def merge(intervals: Iterable[Interval]) -> list[Interval]:
     return merged
 
 
+def subtract(intervals: Iterable[Interval], others: Iterable[Interval]) -> list[Interval]:
+    """Return ascending, disjoint intervals that cover what `intervals` cover and `others` do not."""
+    left: list[Interval] = []
+    removed = merge(others)
+    for start, end in merge(intervals):
+        at = start
+        for first, last in removed:
+            if last > at and first < end:
+                left.append((at, first))
+                at = last
+        left.append((at, end))
+    return [(start, end) for start, end in left if start < end]
+
+
 def moved(position: int, moves: Sequence[tuple[int, int]]) -> int:
     """Return the position after these moves (see `Erasure`) of a kept cell that was at `position`."""
     delta = 0

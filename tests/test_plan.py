@@ -9,7 +9,7 @@ import pytest
 
 from kv_memory.conversation.chat_format import ChatFormat
 from kv_memory.conversation.ledger import Ledger, selection
-from kv_memory.conversation.messages import parse_messages
+from kv_memory.conversation.messages import Cuts, parse_messages
 from kv_memory.conversation.redactions import redactions_of
 from kv_memory.engines.transformers.tokenizer import HFTokenizer
 from kv_memory.sessions.plan import ReadingPlan, plan_reading
@@ -107,7 +107,7 @@ def test_a_message_that_vanished_is_to_be_erased() -> None:
 
 def test_a_message_that_was_emptied_is_to_be_erased() -> None:
     found = plan([known(TALK)], [*TALK[:3], {**TALK[3], "content": ""}, TALK[4]])
-    assert (found.alignment.emptied, found.tokens) == ([3], 0)
+    assert (found.alignment.shortened, found.tokens) == ({3: Cuts(((0, len("the code is 4711")),))}, 0)
 
 
 def test_what_is_retracted_is_left_out_of_what_is_prefilled() -> None:
@@ -116,7 +116,6 @@ def test_what_is_retracted_is_left_out_of_what_is_prefilled() -> None:
     redactions = redactions_of(read.ledger, selection(entry, entry.everything()))
     found = plan([known(TALK[:3])], TALK, redactions=redactions)
     assert found.tokens == tokens(TALK) - tokens(TALK[:3]) - len("the code is 4711")
-    assert found.left_out == len("the code is 4711")
     assert [bool(cuts) for cuts in found.unread_cuts] == [True, False]
 
 

@@ -3,7 +3,7 @@
 from kv_memory.audit.attempt import Attempt, Outcome
 from kv_memory.audit.errors import AuditError
 from kv_memory.audit.log import AuditLog
-from kv_memory.audit.records import AuditRow, Kind, SealedRedaction
+from kv_memory.audit.records import AuditRow, Kind
 from kv_memory.audit.verify import Problem
 
-__all__ = ["Attempt", "AuditError", "AuditLog", "AuditRow", "Kind", "Outcome", "Problem", "SealedRedaction"]
+__all__ = ["Attempt", "AuditError", "AuditLog", "AuditRow", "Kind", "Outcome", "Problem"]

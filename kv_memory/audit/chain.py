@@ -8,7 +8,7 @@ import sqlite3
 from datetime import UTC, datetime
 
 from kv_memory.audit.errors import AuditError
-from kv_memory.audit.key import Key, Value
+from kv_memory.keys import Key, Value
 
 
 def is_new(connection: sqlite3.Connection) -> bool:

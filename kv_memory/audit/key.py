@@ -1,47 +1,24 @@
-"""The key of an audit log. Nobody without it can compute the hashes, so short secrets cannot be guessed from them."""
+"""The key of an audit log, in a file beside it."""
 
 from __future__ import annotations
 
 import contextlib
-import hmac
-import json
 import os
 import secrets
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 from kv_memory.audit.errors import AuditError
+from kv_memory.keys import Key
 
 _BYTES = 32
 _SHORTEST = 16
 
-Value = str | int | float | bytes
-Purpose = Literal["text", "id", "row", "head", "log"]
 
-
-class Key:
-    """HMAC-SHA256 with one secret key. A hash covers its purpose too, so that equal texts have other hashes
-    elsewhere."""
-
-    def __init__(self, key: bytes) -> None:
-        """Raise AuditError when the key is too short."""
-        if len(key) < _SHORTEST:
-            raise AuditError(f"The key of an audit log has at least {_SHORTEST} bytes, this one has {len(key)}.")
-        self._key = key
-
-    def hash(self, purpose: Purpose, *parts: str) -> str:
-        """Return the hash of these texts together: 64 hexadecimal digits."""
-        return hmac.new(self._key, json.dumps([purpose, *parts]).encode(), "sha256").hexdigest()
-
-    def seal(self, digest: str) -> str:
-        """Return the keyed hash that replaces a text's digest in the log."""
-        return self.hash("text", digest)
-
-    def row(self, before: str, row: Mapping[str, Value | None]) -> str:
-        """Return the hash of a row's columns together with `before`, the hash of the previous row."""
-        held = {name: value for name, value in row.items() if value is not None}  # columns may be added later
-        return self.hash("row", before, json.dumps(held, sort_keys=True, default=lambda b: {"bytes": b.hex()}))
+def key_of(key: bytes) -> Key:
+    """Return the key of these bytes. Raises AuditError when it is too short."""
+    if len(key) < _SHORTEST:
+        raise AuditError(f"The key of an audit log has at least {_SHORTEST} bytes, this one has {len(key)}.")
+    return Key(key)
 
 
 def beside(path: Path) -> Path:

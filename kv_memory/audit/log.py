@@ -6,7 +6,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 from kv_memory.audit import chain, process, queries
 from kv_memory.audit.attempt import Attempt, Outcome
 from kv_memory.audit.errors import AuditError
-from kv_memory.audit.key import Key, Value, beside, bind, log_of, make_key, read_key
-from kv_memory.audit.records import REDACTIONS, AuditRow, Kind, SealedRedaction, SpanRecord, TargetRecord, as_json
+from kv_memory.audit.key import beside, bind, key_of, log_of, make_key, read_key
+from kv_memory.audit.records import REDACTIONS, AuditRow, Kind, SpanRecord, TargetRecord, as_json
 from kv_memory.audit.store import Store
 from kv_memory.audit.verify import Problem, problems
 from kv_memory.conversation.messages import parse_messages
-from kv_memory.conversation.redactions import Redaction
+from kv_memory.conversation.redactions import Fingerprints, Redaction
 from kv_memory.conversation.spans import Target, target_name
+from kv_memory.keys import Key, Value
 
 if TYPE_CHECKING:
     from kv_memory.policy.authority import Spanned
@@ -60,11 +61,11 @@ class AuditLog:
         the key is missing, readable by others, or not this log's.
         """
         self.path = Path(path).expanduser()
-        self._key = None if key is None else Key(key)
+        self._key = None if key is None else key_of(key)
         self._store = Store(self.path, timeout=timeout, reading=reading)
-        self._retracted: dict[str, list[SealedRedaction]] = {}
-        """Redactions in force in each session that was asked for since the log last changed."""
-        self._retracted_at: tuple[int, ...] = ()
+        self._logged: dict[str, list[queries.Logged]] = {}
+        """Redactions of each session that was asked for since the log last changed."""
+        self._logged_at: tuple[int, ...] = ()
         if reading:
             with self._store.reading():
                 return
@@ -72,7 +73,7 @@ class AuditLog:
             new = chain.is_new(connection)
             if self._key is None:
                 file = beside(self.path)
-                self._key = Key(make_key(file) if new else read_key(file))
+                self._key = key_of(make_key(file) if new else read_key(file))
                 bound = log_of(file)
             else:
                 file, bound = None, None
@@ -97,7 +98,7 @@ class AuditLog:
         *,
         session: str,
         targets: Sequence[Target],
-        redactions: Iterable[Redaction | SealedRedaction],
+        redactions: Iterable[Redaction],
         spans: Iterable[Spanned] = (),
         by: str = "",
         reason: str = "",
@@ -132,7 +133,7 @@ class AuditLog:
         self,
         session: str,
         retraction: str,
-        redactions: Iterable[Redaction | SealedRedaction],
+        redactions: Iterable[Redaction],
         *,
         spans: Iterable[Spanned] = (),
         by: str = "",
@@ -183,7 +184,7 @@ class AuditLog:
         session: str,
         retraction: str,
         *,
-        redactions: Iterable[Redaction | SealedRedaction] | None = None,
+        redactions: Iterable[Redaction] | None = None,
         by: str = "",
         reason: str = "",
         status: str | None = None,
@@ -197,32 +198,38 @@ class AuditLog:
             held = None if part is None else as_json(part)
             self._write("undone", session, retraction, by=by, reason=reason, status=status, **{REDACTIONS: held})
 
-    def seal(self, redactions: Iterable[Redaction | SealedRedaction]) -> tuple[SealedRedaction, ...]:
-        """Return the redactions as the log may hold them; those that are sealed already stay as they are."""
-        key = self._secret()
-        return tuple(
-            e if isinstance(e, SealedRedaction) else SealedRedaction.of(e, key.seal(e.digest)) for e in redactions
-        )
+    def seal(self, redactions: Iterable[Redaction]) -> tuple[Redaction, ...]:
+        """Return the redactions as the log may hold them: with digests under its own key.
 
-    def unseal(self, sealed: Iterable[SealedRedaction], digests: Iterable[str]) -> list[Redaction]:
-        """Return the redactions whose messages are in this conversation, with their digests; the others stay sealed."""
-        key = self._secret()
-        known = {key.seal(digest): digest for digest in set(digests)}
-        return [redaction.opened(known[redaction.seal]) for redaction in sealed if redaction.seal in known]
+        Of one that was made without that key the digests of parts are dropped: they could be guessed.
+        """
+        return tuple(r if r.key == self.key.id else self._sealed(r) for r in redactions)
 
-    def retracted(self, session: str) -> list[SealedRedaction]:
+    def _sealed(self, redaction: Redaction) -> Redaction:
+        digests = {"digest": self.key.seal(redaction.digest), "key": self.key.id, "fingerprints": Fingerprints()}
+        after = redaction.after and self.key.seal(redaction.after)
+        return redaction.model_copy(update={**digests, "after": after})
+
+    def retracted(self, session: str) -> list[Redaction]:
         """Return all redactions that were requested in a session and not undone, whether or not the work was finished.
 
-        A process that died in the middle took its cache along, but its requests are still in force. The rows are
-        queried only after the log has changed: sessions ask before each answer.
+        A process that died in the middle took its cache along, but its requests are still in force.
+        """
+        return list(dict.fromkeys(known.redaction for known in self.logged(session) if known.in_force))
+
+    def logged(self, session: str) -> list[queries.Logged]:
+        """Return all redactions that were ever requested in a session, each with its retraction.
+
+        The rows are queried only after the log has changed: sessions ask before each answer.
         """
         with self._store.reading() as connection:
             version = self._store.version()  # before the rows: what is written meanwhile is found the next time
-            if version != self._retracted_at:
-                self._retracted, self._retracted_at = {}, version
-            if session not in self._retracted:
-                self._retracted[session] = queries.wished(connection, str(chain.storable(session)))
-            return list(self._retracted[session])
+            if version != self._logged_at:
+                self._logged, self._logged_at = {}, version
+            if session not in self._logged:
+                found = queries.logged(connection, str(chain.storable(session)))
+                self._logged[session] = [self._named_key(known) for known in found]
+            return list(self._logged[session])
 
     def entries(
         self, session: str | None = None, retraction: str | None = None, limit: int | None = None
@@ -251,7 +258,7 @@ class AuditLog:
 
         Reads all rows. Raises AuditError when the file cannot be opened, or the key is not this log's.
         """
-        key = self._secret()
+        key = self.key
         with self._store.snapshot() as connection:
             found: list[Problem] = []
             try:
@@ -260,13 +267,21 @@ class AuditLog:
                 found.append(Problem(row=None, text=f"The database is damaged and cannot be read on: {error}."))
             return found
 
-    def _secret(self) -> Key:
+    def _named_key(self, known: queries.Logged) -> queries.Logged:
+        """Name the log's key in a redaction that was written before redactions named theirs."""
+        if known.redaction.key or self._key is None:
+            return known
+        return replace(known, redaction=known.redaction.model_copy(update={"key": self._key.id}))
+
+    @property
+    def key(self) -> Key:
+        """Return the log's key. Raises AuditError when it cannot be read."""
         if self._key is None:
-            self._key = Key(read_key(beside(self.path)))
+            self._key = key_of(read_key(beside(self.path)))
         return self._key
 
     def _named(
-        self, targets: Sequence[Target], spans: Iterable[Spanned], redactions: Iterable[Redaction | SealedRedaction]
+        self, targets: Sequence[Target], spans: Iterable[Spanned], redactions: Iterable[Redaction]
     ) -> dict[str, Value | None]:
         return {
             "targets": as_json(self._target(target) for target in targets),
@@ -275,7 +290,7 @@ class AuditLog:
         }
 
     def _target(self, target: Target) -> TargetRecord:
-        key, name = self._secret(), target_name(target)
+        key, name = self.key, target_name(target)
         given = key.seal(parse_messages([target])[0].digest()) if isinstance(target, Mapping) else key.hash("id", name)
         return TargetRecord(name=name, hash=given)
 
@@ -301,4 +316,4 @@ class AuditLog:
             "process": token,
             **columns,
         }
-        chain.append(connection, self._secret(), row)
+        chain.append(connection, self.key, row)

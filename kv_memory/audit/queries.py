@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from kv_memory.audit.key import Value
-from kv_memory.audit.records import AuditRow, SealedRedaction, from_row
+from kv_memory.audit.records import AuditRow, from_row
+from kv_memory.conversation.redactions import Redaction
+from kv_memory.keys import Value
 
-_WISHES = "SELECT * FROM rows WHERE session = ? AND kind IN ('intent', 'undone') ORDER BY number"
+_LOGGED = "SELECT * FROM rows WHERE session = ? AND kind IN ('intent', 'undone') ORDER BY number"
 
 _UNFINISHED = """
 SELECT * FROM rows AS intent WHERE kind = 'intent' AND NOT EXISTS (
@@ -28,17 +30,28 @@ def rows(connection: sqlite3.Connection, wanted: Mapping[str, Value | None], lim
     return [from_row(row) for row in found][::-1]
 
 
-def wished(connection: sqlite3.Connection, session: str) -> list[SealedRedaction]:
-    """Return the redactions that the intents of a session asked for, less those that were undone later."""
-    held: dict[str, dict[SealedRedaction, None]] = {}
-    for found in connection.execute(_WISHES, (session,)):
+@dataclass(frozen=True)
+class Logged:
+    """A redaction that a session's retraction asked for, as the log holds it."""
+
+    retraction: str
+    redaction: Redaction
+    in_force: bool
+    """Whether it was not undone later."""
+
+
+def logged(connection: sqlite3.Connection, session: str) -> list[Logged]:
+    """Return the redactions that the intents of a session asked for, each once for each retraction."""
+    held: dict[str, dict[Redaction, bool]] = {}
+    for found in connection.execute(_LOGGED, (session,)):
         row = from_row(found)
+        known = held.setdefault(row.retraction, {})
         if row.kind == "intent":
-            held.setdefault(row.retraction, {}).update(dict.fromkeys(row.redactions))
+            known |= dict.fromkeys(row.redactions, True)
         else:
-            left = held.pop(row.retraction, {}) if row.redactions else {}
-            held[row.retraction] = {redaction: None for redaction in left if redaction not in row.redactions}
-    return list(dict.fromkeys(redaction for redactions in held.values() for redaction in redactions))
+            undone = [redaction for redaction in known if not row.redactions or redaction in row.redactions]
+            known |= dict.fromkeys(undone, False)
+    return [Logged(name, redaction, in_force) for name, known in held.items() for redaction, in_force in known.items()]
 
 
 def unfinished(connection: sqlite3.Connection) -> list[AuditRow]:

@@ -24,27 +24,6 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class SealedRedaction(_Record):
-    """A `Redaction` with a keyed hash in place of the digest; it tells nothing about the message without the key."""
-
-    role: str
-    message_id: str | None
-    tool_call_id: str | None
-    seal: str
-    occurrence: int
-    chars: tuple[tuple[int, int], ...]
-    calls: frozenset[int]
-
-    @classmethod
-    def of(cls, redaction: Redaction, seal: str) -> SealedRedaction:
-        """Return this redaction under this seal."""
-        return cls(seal=seal, **redaction.model_dump(exclude={"digest"}))
-
-    def opened(self, digest: str) -> Redaction:
-        """Return the redaction of the message that has this digest."""
-        return Redaction(digest=digest, **self.model_dump(exclude={"seal"}))
-
-
 class TargetRecord(_Record):
     """A target as it was named: its id, and a keyed hash of that id, or of the message where a message was given."""
 
@@ -83,7 +62,7 @@ class AuditRow(_Record):
     reason: str = ""
     targets: tuple[TargetRecord, ...] = ()
     spans: tuple[SpanRecord, ...] = ()
-    redactions: tuple[SealedRedaction, ...] = ()
+    redactions: tuple[Redaction, ...] = ()
     pid: int
     """Id of the process that wrote the row."""
     process: str

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pydantic import BaseModel, ConfigDict
 
 from kv_memory.audit.chain import head_seal, log_id
-from kv_memory.audit.key import Key
 from kv_memory.audit.schema import intended, objects
+from kv_memory.keys import Key
 
 
 class Problem(BaseModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kv_memory.conversation.ledger import Entry, Ledger
@@ -19,8 +19,9 @@ class Alignment:
     kept: list[int] = field(default_factory=list)
     gone: list[int] = field(default_factory=list)
     """Indices of cached messages that the incoming conversation left out, before others that it kept."""
-    emptied: list[int] = field(default_factory=list)
-    """Indices of cached messages that came back without text, or with a placeholder's, under the same id."""
+    shortened: dict[int, Cuts] = field(default_factory=dict)
+    """Parts that the history no longer holds of cached messages, by their index: all of the text where a message came
+    back without it, or with a placeholder's, under the same id."""
     end: int = 0
     """Number of the cached messages that are kept or gone; later ones do not belong to this conversation."""
 
@@ -30,46 +31,52 @@ class Alignment:
         return len(self.kept)
 
 
-def align(ledger: Ledger, messages: Sequence[Message]) -> Alignment:
-    """Compare by content and identity, from the first message on.
+def align(ledger: Ledger, messages: Sequence[Message], cuts: Mapping[int, Cuts] | None = None) -> Alignment:
+    """Compare by content and identity, from the first message on. `cuts`: what is retracted of the incoming messages.
 
-    An id alone decides nothing: a known id with other text is a new message, and the two conversations diverge there. A
+    An id alone decides nothing: a known id with other text is a new message, and the two conversations diverge there.
+    So they do where the cells lack a part of a message that is not retracted: it is prefilled again from there. A
     conversation with another first message shares nothing, whatever else looks alike: it may be another agent's, and
     cells that were computed after another beginning would not be right anyway.
     """
-    result, entries = Alignment(), ledger.entries
+    result, entries, cuts = Alignment(), ledger.entries, cuts or {}
     while result.known < len(messages) and result.end < len(entries):
         entry, message = entries[result.end], messages[result.known]
-        if same(entry, message):
-            pass
+        left_out = message.missing | cuts.get(result.known, Cuts())
+        if _holds(entry, message, left_out):
+            shorter = message.missing - entry.cuts
         elif _emptied(entry, message):
-            result.emptied.append(result.end)
+            shorter = Cuts(entry.everything().chars) - entry.cuts
         else:
-            later = next((i for i, e in enumerate(entries[result.end :]) if same(e, message)), None)
+            later = next((i for i, e in enumerate(entries[result.end :]) if _holds(e, message, left_out)), None)
             if later is None or not result.known:
                 break
             result.gone += range(result.end, result.end + later)
             result.end += later
+            continue
+        if shorter:
+            result.shortened[result.end] = shorter
         result.kept.append(result.end)
         result.end += 1
     return result
 
 
 def same(entry: Entry, message: Message) -> bool:
-    """Return whether this cached message is the incoming one: as it was prefilled, or as its retraction left it."""
+    """Return whether this cached message is the incoming one, or another version of it."""
     if ids_differ(entry.message.tool_call_id, message.tool_call_id) or entry.message.role != message.role:
         return False
-    if not entry.cuts:
-        return message.digest() == entry.digest  # same text, same cells, whatever the id
-    if ids_differ(entry.message.id, message.id):
-        return False
-    return message.digest() in (entry.digest, entry.message.digest(entry.cuts))
+    return message.digest() == entry.digest  # same text, same cells, whatever the id
+
+
+def _holds(entry: Entry, message: Message, left_out: Cuts) -> bool:
+    """Return whether the cells hold all of the message that is not to be left out."""
+    return same(entry, message) and not entry.cuts - left_out
 
 
 def _emptied(entry: Entry, message: Message) -> bool:
     known = (entry.message.id, entry.message.tool_call_id)
     if not any(a is not None and a == b for a, b in zip(known, (message.id, message.tool_call_id), strict=True)):
         return False
-    everything = Cuts(entry.everything().chars)
-    empty = message.placeholder or message.digest() == entry.message.digest(everything)
+    calls = [[(c.name, c.arguments) for c in said.tool_calls] for said in (entry.message, message)]
+    empty = message.placeholder or (not message.content and calls[0] == calls[1])
     return empty and message.role == entry.message.role

@@ -166,7 +166,7 @@ class Ledger:
             hole = runs[0].end if runs else start  # parts left out never had cells: they are empty intervals here
             for chars, call in [*((c, None) for c in cuts.chars), *((None, c) for c in sorted(cuts.calls))]:
                 entry.erased.append(Erased(hole, hole, chars, call, SpanStatus.EXACT, selection(entry, cuts).span_id))
-            entry.cuts, entry.message = cuts, _overwritten(message, cuts)
+            entry.cuts, entry.message = cuts, message.overwritten(cuts)
         self.entries.append(entry)
         return entry
 
@@ -276,7 +276,7 @@ class Ledger:
             message_id=entry.message.id,
             tool_call_id=entry.message.tool_call_id,
             name=entry.message.name,
-            chars=chosen.cuts.chars[0] if chosen.cuts.chars else None,
+            chars=(chosen.cuts.chars[0][0], chosen.cuts.chars[-1][1]) if chosen.cuts.chars else None,
         )
 
     def cells_from(self, start: int) -> int:
@@ -315,7 +315,7 @@ class Ledger:
                 )
         entry.runs = kept
         entry.cuts |= Cuts(tuple(merge([*chars, *selection.cuts.chars])), selection.cuts.calls)
-        entry.message = _overwritten(entry.message, entry.cuts)
+        entry.message = entry.message.overwritten(entry.cuts)
 
 
 def _overlapping(tokens: Sequence[Interval], cuts: Sequence[Interval]) -> list[int]:
@@ -350,17 +350,6 @@ def _stretches(length: int, gone: set[int]) -> Iterator[tuple[bool, int, int]]:
 def _slice(run: Run, start: int, end: int) -> Run:
     chars = None if run.piece.chars is None else run.piece.chars[start:end]
     return Run(replace(run.piece, ids=run.piece.ids[start:end], chars=chars), run.start + start)
-
-
-def _overwritten(message: Message, cuts: Cuts) -> Message:
-    """Return the message with what was cut replaced by as many NUL characters, so that character offsets stay true."""
-    content = message.content
-    for start, end in cuts.chars:
-        content = content[:start] + "\0" * (end - start) + content[end:]
-    calls = tuple(
-        replace(call, name="", arguments={}) if i in cuts.calls else call for i, call in enumerate(message.tool_calls)
-    )
-    return replace(message, content=content, tool_calls=calls)
 
 
 KINDS = {

@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from kv_memory.errors import ConversationError
+from kv_memory.positions import merge, subtract
 
 ROLES = ("system", "user", "assistant", "tool")
 _ROLE_NAMES = {"developer": "system", "function": "tool"}
@@ -59,6 +60,10 @@ class Cuts:
     def __or__(self, other: Cuts) -> Cuts:
         return Cuts(tuple(sorted({*self.chars, *other.chars})), self.calls | other.calls)
 
+    def __sub__(self, other: Cuts) -> Cuts:
+        """Return the cuts that are in `self` alone."""
+        return Cuts(tuple(subtract(self.chars, other.chars)), self.calls - other.calls)
+
 
 @dataclass(frozen=True)
 class Message:
@@ -74,19 +79,33 @@ class Message:
     placeholder: bool = False
     """Whether the caller put this text in the place of a message with the same id, whose text is to be erased.
     Otherwise it is ordinary text."""
+    identity: str = ""
+    """Name of the message among those of a session: the keyed digest of its original (`Originals.identify`)."""
+    guessed: Cuts = Cuts()
+    """Parts of which it is not sure that this version has them: another part of the same length may be there."""
+    missing: Cuts = Cuts()
+    """Parts of the original that this version of it lacks. Offsets and numbers of calls are those of the original; the
+    content has NUL characters there."""
 
-    def digest(self, cuts: Cuts | None = None) -> str:
-        """Return the SHA-256, in hex, of role, content and tool calls, less `cuts`; ids do not count."""
-        return self._digest(cuts) if cuts else self._whole_digest
+    def digest(self) -> str:
+        """Return what tells the message from others: its identity, or where it has none the SHA-256, in hex, of role,
+        content and tool calls; ids do not count."""
+        return self.identity or self._digest
 
     @cached_property
-    def _whole_digest(self) -> str:
-        return self._digest(Cuts())  # compared with each branch of a session, so hashed only once
-
-    def _digest(self, cuts: Cuts) -> str:
-        calls = [[c.name, c.arguments] for i, c in enumerate(self.tool_calls) if i not in cuts.calls]
-        said = json.dumps([self.role, cut_text(self.content, cuts.chars), calls], sort_keys=True)
+    def _digest(self) -> str:
+        said = json.dumps([self.role, self.content, [[c.name, c.arguments] for c in self.tool_calls]], sort_keys=True)
         return hashlib.sha256(said.encode()).hexdigest()
+
+    def overwritten(self, cuts: Cuts) -> Message:
+        """Return the message with what is cut replaced by NUL characters, so that the offsets of the rest stay true."""
+        content = self.content
+        for start, end in cuts.chars:
+            content = content[:start] + "\0" * (end - start) + content[end:]
+        calls = (
+            replace(call, name="", arguments={}) if i in cuts.calls else call for i, call in enumerate(self.tool_calls)
+        )
+        return replace(self, content=content, tool_calls=tuple(calls))
 
 
 def ids_differ(a: str | None, b: str | None) -> bool:
@@ -114,11 +133,11 @@ def uncut(interval: tuple[int, int], cuts: Iterable[tuple[int, int]]) -> tuple[i
     return start, end
 
 
-def recut(interval: tuple[int, int], cuts: Iterable[tuple[int, int]]) -> tuple[int, int]:
+def recut(interval: tuple[int, int], cuts: Collection[tuple[int, int]]) -> tuple[int, int]:
     """Return an interval of a text as an interval of what `cut_text` leaves of the text."""
 
     def left(end: int) -> int:
-        return len(cut_text(" " * end, ((a, min(b, end)) for a, b in cuts if a < end)))
+        return end - sum(min(b, end) - a for a, b in merge(cuts) if a < end)
 
     return left(interval[0]), left(interval[1])
 

@@ -2,87 +2,114 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from kv_memory.conversation.ledger import Entry, Ledger, Selection, selection
-from kv_memory.conversation.messages import Cuts, Message, ids_differ, parse_messages, recut
+from kv_memory.conversation.messages import Cuts, Message, ids_differ
+
+
+class Fingerprints(BaseModel):
+    """Keyed digests of parts of a message as it was first read, by which a version of it is recognised."""
+
+    model_config = ConfigDict(frozen=True)
+
+    length: int = 0
+    """Number of characters of the content."""
+    calls: int = 0
+    """Number of tool calls."""
+    texts: tuple[tuple[int, int, str], ...] = ()
+    """Digests of the characters [start, end) of the content: (start, end, digest)."""
+    call_texts: tuple[tuple[int, str], ...] = ()
+    """Digests of tool calls: (number, digest)."""
 
 
 class Redaction(BaseModel):
-    """Part of one message that is retracted. It holds a digest of the message, not its text."""
+    """Part of one message that is retracted, in characters of the message as it was first read.
+
+    It holds keyed digests of the message, not its text.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     role: str
     message_id: str | None
     tool_call_id: str | None
-    digest: str
+    digest: str = Field(validation_alias=AliasChoices("digest", "seal"))
+    """Keyed digest of the message as it was first read."""
     occurrence: int
     """Number of earlier messages with the same role, ids and digest; it tells apart messages without ids."""
+    after: str | None = None
+    """Keyed digest of the message before it; "" at the beginning of a conversation."""
     chars: tuple[tuple[int, int], ...]
     calls: frozenset[int]
+    key: str = ""
+    """Id of the key of the digests."""
+    fingerprints: Fingerprints = Fingerprints()
+    """Parts into which this redaction splits the message."""
 
     @property
     def cuts(self) -> Cuts:
         """Return what is to be left out of the message."""
         return Cuts(self.chars, self.calls)
 
-    def concerns(self, messages: Sequence[tuple[Message, str]]) -> int | None:
-        """Return the index of the message that is retracted, or None. Each message comes with the digest to compare.
+    def concerns(self, messages: Sequence[Read]) -> int | None:
+        """Return the index of the message that is retracted, or None.
 
         That message has the same role and digest, and no id that differs; one with the very same ids goes before one
-        with none. Where several match, it is number `occurrence` of them. Where fewer match than that, it is the last:
-        leaving out too much is better than bringing retracted text back.
+        with none. Where several without ids match, those after the same message as then go before others, and whole
+        ones before versions that lack something; of these it is number `occurrence`. Where fewer match than that, it is
+        the last: leaving out too much is better than bringing retracted text back.
         """
         alike = [
             i
-            for i, (message, digest) in enumerate(messages)
-            if digest == self.digest
-            and message.role == self.role
-            and not ids_differ(self.message_id, message.id)
-            and not ids_differ(self.tool_call_id, message.tool_call_id)
+            for i, read in enumerate(messages)
+            if read.digest == self.digest
+            and read.message.role == self.role
+            and not ids_differ(self.message_id, read.message.id)
+            and not ids_differ(self.tool_call_id, read.message.tool_call_id)
         ]
         ids = (self.message_id, self.tool_call_id)
-        same = [i for i in alike if (messages[i][0].id, messages[i][0].tool_call_id) == ids]
-        alike = same or alike
+        alike = [i for i in alike if (messages[i].message.id, messages[i].message.tool_call_id) == ids] or alike
+        placed = [n for n, i in enumerate(alike) if messages[i].before == self.after]
+        if placed and ids == (None, None):
+            return alike[max((n for n in placed if n <= self.occurrence), default=placed[0])]
+        alike = [i for i in alike if not messages[i].message.missing] or alike
         return alike[min(self.occurrence, len(alike) - 1)] if alike else None
 
 
+@dataclass(frozen=True)
+class Read:
+    """A message of a conversation, with what tells it from others and its place among them."""
+
+    message: Message
+    digest: str
+    before: str
+    """Digest of the message before it; "" for the first."""
+
+
 def redactions_of(ledger: Ledger, chosen: Selection) -> tuple[Redaction, ...]:
-    """Return the redactions that stand for a selection in this ledger.
+    """Return the redaction that stands for a selection in this ledger."""
+    entry = chosen.entry
 
-    The first is of the message as it was prefilled. Where some of the message had been retracted before, a second is of
-    what that left, since the caller's history may hold that instead.
-    """
-    entry, cuts = chosen.entry, Cuts(chosen.chars(), chosen.cuts.calls)
-    as_read = _redaction(ledger, entry, cuts, lambda e: e.digest)
-    if not entry.cuts:
-        return (as_read,)
-    kept = [i for i in range(len(entry.message.tool_calls)) if i not in entry.cuts.calls]
-    left = Cuts(
-        tuple(recut(interval, entry.cuts.chars) for interval in cuts.chars),
-        frozenset(number for number, i in enumerate(kept) if i in cuts.calls),
-    )
-    return as_read, _redaction(ledger, entry, left, lambda e: e.message.digest(e.cuts))
-
-
-def _redaction(ledger: Ledger, entry: Entry, cuts: Cuts, digest: Callable[[Entry], str]) -> Redaction:
     def said(e: Entry) -> tuple[str, str | None, str | None, str]:
-        return e.message.role, e.message.id, e.message.tool_call_id, digest(e)
+        return e.message.role, e.message.id, e.message.tool_call_id, e.digest
 
     before = ledger.entries[: ledger.entries.index(entry)]
-    return Redaction(
+    redaction = Redaction(
         role=entry.message.role,
         message_id=entry.message.id,
         tool_call_id=entry.message.tool_call_id,
-        digest=digest(entry),
+        digest=entry.digest,
         occurrence=sum(said(e) == said(entry) for e in before),
-        chars=cuts.chars,
-        calls=cuts.calls,
+        after=before[-1].digest if before else "",
+        chars=chosen.chars(),
+        calls=chosen.cuts.calls,
     )
+    return (redaction,)
 
 
 def selections(ledger: Ledger, redactions: Sequence[Redaction]) -> list[Selection]:
@@ -92,62 +119,44 @@ def selections(ledger: Ledger, redactions: Sequence[Redaction]) -> list[Selectio
 
 def concerned(ledger: Ledger, redactions: Sequence[Redaction]) -> list[tuple[Redaction, Selection]]:
     """Return the redactions that concern a message of a ledger, each with what it selects there."""
-    read = [(entry.message, entry.digest) for entry in ledger.entries]
-    return [(redaction, selection(ledger.entries[i], redaction.cuts)) for redaction, i in _matches(read, redactions)]
+    said = [(entry.message, entry.digest) for entry in ledger.entries]
+    return [(redaction, selection(ledger.entries[i], redaction.cuts)) for redaction, i in _matches(said, redactions)]
 
 
 def cuts_for(messages: Sequence[Message], redactions: Sequence[Redaction]) -> dict[int, Cuts]:
-    """Return what these redactions leave out of an incoming conversation, by message index."""
-    said = [(message, message.digest()) for message in messages]
+    """Return what these redactions leave out of an incoming conversation, by message index.
+
+    The cuts count the characters of the messages as they were first read, as these messages do.
+    """
     result: dict[int, Cuts] = {}
-    for redaction, i in _matches(said, redactions):
-        result[i] = result.get(i, Cuts()) | redaction.cuts
+    for redaction, i in _matches([(message, message.digest()) for message in messages], redactions):
+        result[i] = result.get(i, Cuts()) | redaction.cuts | messages[i].guessed
     return result
 
 
-def _matches(said: Sequence[tuple[Message, str]], redactions: Sequence[Redaction]) -> list[tuple[Redaction, int]]:
-    """Return the redactions that concern one of these messages, each with the number of that message.
+def _matches(said: Sequence[tuple[Message, str]], redactions: Sequence[Redaction]) -> Iterator[tuple[Redaction, int]]:
+    """Yield the redactions that concern one of these messages, each with the number of that message.
 
     Messages are looked up by digest, so that many redactions of a long conversation cost little more than one.
     """
     wanted = {redaction.digest for redaction in redactions}
     numbers: dict[str, list[int]] = {}
-    for number, (_, digest) in enumerate(said):
+    reads: dict[int, Read] = {}
+    before = chain([""], (digest for _, digest in said))
+    for number, ((message, digest), previous) in enumerate(zip(said, before, strict=False)):
         if digest in wanted:
             numbers.setdefault(digest, []).append(number)
-    found = []
+            reads[number] = Read(message, digest, previous)
     for redaction in redactions:
         alike = numbers.get(redaction.digest, [])
-        place = redaction.concerns([said[number] for number in alike])
+        place = redaction.concerns([reads[number] for number in alike])
         if place is not None:
-            found.append((redaction, alike[place]))
+            yield redaction, alike[place]
+
+
+def by_digest(redactions: Sequence[Redaction]) -> Mapping[str, list[Redaction]]:
+    """Return redactions by the digest of the message that they are of."""
+    found: dict[str, list[Redaction]] = {}
+    for redaction in redactions:
+        found.setdefault(redaction.digest, []).append(redaction)
     return found
-
-
-def cuts_of(messages: Sequence[Mapping[str, Any]], redactions: Sequence[Redaction]) -> dict[int, Cuts]:
-    """Return what these redactions leave out of a conversation in OpenAI's format, by message index."""
-    return cuts_for(parse_messages(messages), redactions)
-
-
-def tombstones(messages: Sequence[Mapping[str, Any]], redactions: Sequence[Redaction]) -> list[dict[str, Any]]:
-    """Return the messages without what was retracted; ids and order stay."""
-    cuts = cuts_of(messages, redactions)
-    return [_cut(message, cuts.get(i, Cuts())) for i, message in enumerate(messages)]
-
-
-def _cut(message: Mapping[str, Any], cuts: Cuts) -> dict[str, Any]:
-    result = dict(message)
-    content = message.get("content")
-    if isinstance(content, str):
-        result["content"] = cuts.cut(content)
-    elif isinstance(content, (list, tuple)):
-        parts, at = [], 0
-        for given in content:
-            part = {"type": "text", "text": given} if isinstance(given, str) else dict(given)
-            end = at + len(part["text"])
-            parts.append({**part, "text": cuts.within(at, end).cut(part["text"])})
-            at = end
-        result["content"] = parts
-    if cuts.calls:
-        result["tool_calls"] = [call for i, call in enumerate(message["tool_calls"]) if i not in cuts.calls]
-    return result

@@ -15,6 +15,7 @@ from kv_memory.conversation.messages import Cuts, Message, ids_differ, parse_mes
 from kv_memory.conversation.redactions import Redaction, redactions_of, selections
 from kv_memory.conversation.spans import CharRange, Target, target_name
 from kv_memory.errors import AmbiguousTargetError, TargetError, UnknownTargetError
+from kv_memory.positions import subtract
 
 
 @dataclass(frozen=True)
@@ -39,18 +40,18 @@ class ResolvedTarget:
         return frozenset(chosen.span_id for chosen in self.selections)
 
 
-def resolve(target: Target, ledgers: Sequence[Ledger], given: Ledger | None = None) -> list[ResolvedTarget]:
+def resolve(target: Target | Message, ledgers: Sequence[Ledger], given: Ledger | None = None) -> list[ResolvedTarget]:
     """Return what `target` means in each ledger that knows it; the conversation `given` decides where it knows it.
 
     Documents are meant wherever they are, also beside `given`. A message of `given` that a ledger has is resolved
-    there, with the characters of the text as it was prefilled. What several ledgers hold alike is resolved in the
-    first. Raises UnknownTargetError where none knows it, and the errors of `find` in the first that does.
+    there. What several ledgers hold alike is resolved in the first. Raises UnknownTargetError where none knows it, and
+    the errors of `find` in the first that does.
     """
     unknown: UnknownTargetError | None = None
     found: list[ResolvedTarget] = []
     if given is not None:
         try:
-            found = [_where_read(chosen, given, ledgers) for chosen in find(given, target)]
+            found = [_where_read(chosen, given, ledgers) for chosen in find(given, target, given=True)]
         except UnknownTargetError as error:
             unknown = error
         if any(".doc" not in span_id for resolved in found for span_id in resolved.span_ids):
@@ -71,9 +72,7 @@ def resolve(target: Target, ledgers: Sequence[Ledger], given: Ledger | None = No
             found.append(ResolvedTarget.of(ledger, redactions))
     if found:
         return found
-    raise unknown or UnknownTargetError(
-        f"Nothing has been read in this session, so nothing is {target_name(target)!r}."
-    )
+    raise unknown or UnknownTargetError(f"Nothing has been read in this session, so nothing is {_name(target)!r}.")
 
 
 def learn_ids(ledgers: Sequence[Ledger], given: Ledger) -> None:
@@ -91,7 +90,7 @@ def _where_read(meant: Selection, given: Ledger, ledgers: Sequence[Ledger]) -> R
     for ledger in ledgers:
         read = _alike(ledger, meant.entry.message)
         if read:
-            chosen = _as_read(meant, read[min(number, len(read) - 1)])
+            chosen = selection(read[min(number, len(read) - 1)], meant.cuts)
             return ResolvedTarget.of(ledger, redactions_of(ledger, chosen))
     return ResolvedTarget.of(given, redactions_of(given, meant))
 
@@ -100,32 +99,25 @@ def _alike(ledger: Ledger, message: Message) -> list[Entry]:
     return [e for e in ledger.entries if same(e, message) and not ids_differ(e.message.id, message.id)]
 
 
-def _as_read(meant: Selection, entry: Entry) -> Selection:
-    """Return the selection in a whole message `entry` that `meant` makes in what is left of that message."""
-    whole = meant.cuts == meant.entry.everything()
-    if whole or not entry.cuts or meant.entry.digest == entry.digest:
-        return selection(entry, entry.everything() if whole else meant.cuts)
-    calls = [i for i in range(len(entry.message.tool_calls)) if i not in entry.cuts.calls]
-    chars = tuple(uncut(interval, entry.cuts.chars) for interval in meant.cuts.chars)
-    return selection(entry, Cuts(chars, frozenset(calls[i] for i in meant.cuts.calls)))
-
-
-def find(ledger: Ledger, target: Target) -> list[Selection]:
+def find(ledger: Ledger, target: Target | Message, *, given: bool = False) -> list[Selection]:
     """Find what the target means in this conversation.
 
     A tool call id means the call's result, or the call itself where it has no result yet. A document id means all
-    places where the document is. Raises UnknownTargetError, AmbiguousTargetError, or TargetError for characters outside
-    the message.
+    places where the document is. A range counts the characters of the message as it was first read or, with `given`,
+    of the version that the conversation holds. Raises UnknownTargetError, AmbiguousTargetError, or TargetError for
+    characters outside the message.
     """
     if isinstance(target, CharRange):
-        return [_range(ledger, target)]
-    if not isinstance(target, (str, Mapping)):
+        return [_range(ledger, target, given)]
+    if isinstance(target, Mapping):
+        target = parse_messages([target])[0]
+    if isinstance(target, Message):
+        return [_message(ledger, target)]
+    if not isinstance(target, str):
         raise TargetError(
             "A target is the id of a span, tool call, message or document, a CharRange, or a message of the history; "
             f"got {type(target).__name__}. Give several as retract(first, second)."
         )
-    if not isinstance(target, str):
-        return [_message(ledger, parse_messages([target])[0], target_name(target))]
     named = {selection.span_id: selection for selection in _named(ledger, target)}
     documents = [selection for entry in ledger.entries for selection in _documents(entry, target)]
     if not named and not documents:
@@ -159,27 +151,33 @@ def _documents(entry: Entry, name: str) -> Iterator[Selection]:
             yield Selection(entry, f"{entry.span_id}.doc{i}", Cuts(((document.start, document.end),)))
 
 
-def _message(ledger: Ledger, message: Message, name: str) -> Selection:
+def _message(ledger: Ledger, message: Message) -> Selection:
     """Return the message with this text; where there are several, the one with the same id."""
     found = [e for e in ledger.entries if same(e, message) and not ids_differ(e.message.id, message.id)]
     found = [e for e in found if message.id is not None and e.message.id == message.id] or found
     if not found:
-        raise UnknownTargetError(f"Nothing in this session is {name!r} with that text.")
+        raise UnknownTargetError(f"Nothing in this session is {_name(message)!r} with that text.")
     if len(found) > 1:
-        raise AmbiguousTargetError(
-            f"{name!r} was said {len(found)} times; name one of the spans {', '.join(e.span_id for e in found)}."
-        )
+        spans = ", ".join(entry.span_id for entry in found)
+        raise AmbiguousTargetError(f"{_name(message)!r} was said {len(found)} times; name one of the spans {spans}.")
     return Selection(found[0], found[0].span_id, found[0].everything())
 
 
-def _range(ledger: Ledger, target: CharRange) -> Selection:
+def _name(target: Target | Message) -> str:
+    if isinstance(target, Message):
+        return target.tool_call_id or target.id or f"this {target.role} message"
+    return target_name(target)
+
+
+def _range(ledger: Ledger, target: CharRange, given: bool) -> Selection:
     whole = find(ledger, target.message)
     entry = whole[0].entry
     if len(whole) > 1 or whole[0].span_id != entry.span_id:
         raise TargetError(f"A character range needs the id of a message; {target.message!r} is part of one.")
-    length = len(entry.message.content)
+    missing = entry.message.missing.chars if given else ()
+    length = len(entry.message.content) - sum(end - start for start, end in missing)
     if target.end > length:
         raise TargetError(
             f"Message {target.message!r} has {length} characters; the range [{target.start}, {target.end}) is outside."
         )
-    return selection(entry, Cuts(((target.start, target.end),)))
+    return selection(entry, Cuts(tuple(subtract([uncut((target.start, target.end), missing)], missing))))

@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kv_memory.conversation.ledger import Ledger
-from kv_memory.conversation.messages import parse_messages
-from kv_memory.conversation.redactions import tombstones
 from kv_memory.conversation.spans import Target
+from kv_memory.conversation.tombstones import tombstones
 from kv_memory.errors import RefusedError
 from kv_memory.policy.requests import Request, Requests
 from kv_memory.policy.rules import Decision
@@ -25,7 +24,7 @@ def apply_policy(state: SessionState, messages: Sequence[Mapping[str, Any]]) -> 
     rules = state.host.policy.rules()
     if not rules:
         return []
-    state.records.recall(message.digest() for message in parse_messages(messages))
+    state.records.refresh()
     left = tombstones(messages, state.records.redactions)
     decided: dict[object, Decision] = {}
     for decision in (decision for rule in rules for decision in rule.decide(left)):

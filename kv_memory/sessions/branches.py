@@ -119,7 +119,6 @@ class Branches:
             prefilled=prefilled,
             erased=before - reused,
             generated=0,
-            left_out=plan.left_out,
             branch=branch.number,
         )
 
@@ -149,11 +148,11 @@ def _learn_ids(branch: Branch, plan: ReadingPlan[Branch]) -> None:
 
 
 def _erase_vanished(branch: Branch, alignment: Alignment, eraser: Eraser | None) -> None:
-    """Erase what the history no longer holds: the text of emptied messages, and whole messages that are gone."""
+    """Erase what the history no longer holds: parts of messages, and whole messages that are gone."""
     entries = list(branch.ledger.entries)
-    emptied = [selection(entries[i], entries[i].everything()) for i in alignment.emptied]
-    emptied = [chosen for chosen in emptied if chosen.intervals()]
-    if emptied:
-        branch.erase(emptied, eraser)
+    shortened = [selection(entries[i], cuts) for i, cuts in alignment.shortened.items()]
+    shortened = [chosen for chosen in shortened if chosen.intervals()]
+    if shortened:
+        branch.erase(shortened, eraser)
     if alignment.gone:
         branch.remove([entries[i] for i in alignment.gone], eraser)

@@ -7,7 +7,7 @@ tokens are scored with the span and without it; the fall in log-probability, in 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
@@ -114,15 +114,16 @@ def dependences(turns: Sequence[Selection], before: Sequence[float], after: Sequ
 
 
 def places_of_dependent(
-    branches: Iterable[Branch], found: Sequence[Dependence], messages: Sequence[Message]
+    branches: Iterable[Branch], found: Sequence[Dependence], messages: Sequence[Message], cuts: Mapping[int, Cuts]
 ) -> set[int]:
     """Return which of these messages are the turns that were found dependent, by their place.
 
-    The first of the branches that shares such a turn with the conversation tells. Callers hold the engine's lock.
+    `cuts`: what is retracted of the messages. The first of the branches that shares such a turn with the conversation
+    tells. Callers hold the engine's lock.
     """
     dependent = {dependence.span_id.split(".")[0] for dependence in found if dependence.depends}
     for branch in branches:
-        kept = align(branch.ledger, messages).kept
+        kept = align(branch.ledger, messages, cuts).kept
         places = {i for i, n in enumerate(kept) if branch.ledger.entries[n].span_id in dependent}
         if places:
             return places

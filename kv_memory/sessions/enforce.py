@@ -23,7 +23,7 @@ def enforce(state: SessionState, branch: Branch) -> None:
     Compares the redactions with the cells that the branch has now, not with what is remembered of them. If erasing
     fails, the branch has been cut off before the text. Callers hold the engine's lock.
     """
-    state.records.recall(entry.digest for entry in branch.ledger.entries)
+    state.records.refresh()
     found = concerned(branch.ledger, state.records.redactions)
     live = [(redaction, chosen) for redaction, chosen in found if chosen.intervals()]
     if not live:

@@ -11,6 +11,7 @@ from kv_memory.audit import AuditLog
 from kv_memory.calibration.record import FILE, Calibration, load
 from kv_memory.conversation.chat_format import ChatFormat
 from kv_memory.conversation.messages import parse_messages
+from kv_memory.conversation.originals import Originals
 from kv_memory.conversation.spans import Target, target_name
 from kv_memory.conversation.targets import find
 from kv_memory.engines.base import Engine
@@ -20,6 +21,7 @@ from kv_memory.erasers.base import Eraser
 from kv_memory.erasers.steer import Steer
 from kv_memory.erasers.steering import steering_of
 from kv_memory.errors import ContextLengthError, ConversationError, PolicyError, TargetError, UnknownTargetError
+from kv_memory.keys import Key
 from kv_memory.policy.config import Heal, Policy
 from kv_memory.sessions.branch import Branch
 from kv_memory.sessions.enforce import enforce
@@ -117,6 +119,7 @@ class Memory:
         self.audit = AuditLog(audit) if isinstance(audit, (str, Path)) else audit
         if self.audit is not None:
             self.audit.close_unfinished()
+        self.originals = Originals.of(self.audit.key if self.audit is not None else Key())
         self.heal = heal
         self.on_heal = on_heal
         self.healer = Healer(self.engine.lock, self._to_heal, self._answering, self._has_room, self._healed)
@@ -230,7 +233,7 @@ class Memory:
         for other in self._sessions.values():
             for branch in other.branches if other.id != session_id else ():
                 try:
-                    find(branch.ledger, target)
+                    find(branch.ledger, other.state.identified(target))
                 except TargetError:
                     continue
                 return UnknownTargetError(

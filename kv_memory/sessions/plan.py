@@ -52,9 +52,8 @@ class ReadingPlan(Generic[Source]):
     pieces: tuple[tuple[Piece, ...], ...]
     """Pieces of each message to prefill."""
     cuts: Mapping[int, Cuts]
-    """Parts of the conversation that are left out since they are retracted, by message index."""
-    left_out: int
-    """Number of tokens of the conversation that are left out, about."""
+    """Parts of the conversation that are left out, by message index: those that are retracted, and those that the
+    versions which the history holds lack."""
     tools_digest: str
 
     @property
@@ -72,6 +71,11 @@ class ReadingPlan(Generic[Source]):
         """Return what is left out of each message to prefill."""
         return [self.cuts.get(i, Cuts()) for i in range(self.alignment.known, len(self.messages))]
 
+    def left_out(self, ledger: Ledger, form: ChatFormat) -> int:
+        """Return about how many tokens of the conversation the ledger, which holds it, does not have."""
+        held = zip(self.messages, ledger.entries, strict=True)
+        return sum(form.tokens_in(message, entry.cuts - message.missing) for message, entry in held if entry.cuts)
+
 
 def plan_reading(
     branches: Iterable[Source],
@@ -87,11 +91,12 @@ def plan_reading(
     digest = hashlib.sha256(json.dumps(tools, sort_keys=True, default=str).encode()).hexdigest()
     candidates = [branch for branch in branches if branch.tools_digest == digest and branch.resident]
     cuts = cuts_for(messages, redactions)
-    source, alignment = _longest_match(candidates, messages)
+    cuts |= {i: message.missing | cuts.get(i, Cuts()) for i, message in enumerate(messages) if message.missing}
+    source, alignment = _longest_match(candidates, messages, cuts)
     pieces = form.encode(messages, tools, start=max(alignment.known - 1, 0), cuts=cuts)
     if source and not _closes_alike(source.ledger, alignment, pieces.pop(0)):
         # the template closes the last known message differently now: prefill that message again
-        source, alignment = _longest_match(candidates, messages[: alignment.known - 1])
+        source, alignment = _longest_match(candidates, messages[: alignment.known - 1], cuts)
         pieces = form.encode(messages, tools, start=alignment.known, cuts=cuts)
     return ReadingPlan(
         source=source,
@@ -100,17 +105,18 @@ def plan_reading(
         messages=tuple(messages),
         pieces=tuple(tuple(parts) for parts in pieces),
         cuts=cuts,
-        left_out=sum(form.tokens_in(messages[i], cut) for i, cut in cuts.items()),
         tools_digest=digest,
     )
 
 
-def _longest_match(branches: Sequence[Source], messages: Sequence[Message]) -> tuple[Source | None, Alignment]:
+def _longest_match(
+    branches: Sequence[Source], messages: Sequence[Message], cuts: Mapping[int, Cuts]
+) -> tuple[Source | None, Alignment]:
     """Find the branch that has most of these messages; among equals one that can be continued without a copy."""
     best: tuple[Source | None, Alignment] = (None, Alignment())
     rank = (0, False, 0.0)
     for branch in branches:
-        alignment = align(branch.ledger, messages)
+        alignment = align(branch.ledger, messages, cuts)
         this = (alignment.known, _ends_there(branch, alignment), branch.used)
         if alignment.known and this > rank:
             best, rank = (branch, alignment), this

@@ -6,9 +6,12 @@ import logging
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
-from kv_memory.audit import Attempt, AuditError, AuditLog, Outcome, SealedRedaction
+from kv_memory.audit import Attempt, AuditError, AuditLog, Outcome
+from kv_memory.conversation.messages import Cuts, Message
+from kv_memory.conversation.originals import Originals
 from kv_memory.conversation.redactions import Redaction
 from kv_memory.conversation.spans import Span, Target
+from kv_memory.conversation.targets import ResolvedTarget
 from kv_memory.errors import RefusedError
 from kv_memory.policy.authority import OWNER
 from kv_memory.policy.reasons import Category, Reason
@@ -20,55 +23,76 @@ STRICT = frozenset({Category.SECURITY, Category.PRIVACY})
 
 
 class Records:
-    """The redactions of one session. Callers hold the engine's lock."""
+    """The redactions of one session, each owned by the retractions that asked for it. Callers hold the engine's lock.
 
-    def __init__(self, session: str, audit: AuditLog | None) -> None:
+    What may be visible of a message is the message as it was first read, less the union of the redactions in force.
+    """
+
+    def __init__(self, session: str, originals: Originals, audit: AuditLog | None) -> None:
         self._session = session
+        self._originals = originals
         self._audit = audit
         self._logs = audit
         """The log, unless nothing is to be written down."""
-        self._reasons: dict[Redaction, Reason] = {}
-        self._sealed = audit.retracted(session) if audit else []
-        """Redactions in the audit log, by this process or another."""
-        self._inherited: list[SealedRedaction] = []
-        """Redactions in the log of the session that this one is a copy of."""
+        self._reasons: dict[tuple[str, Redaction], Reason] = {}
+        """Reasons that were given in this process, by retraction."""
+        self._unlogged: dict[tuple[str, Redaction], None] = {}
+        """Redactions in force that the log of this session does not have."""
+        self._logged: dict[tuple[str, Redaction], None] = {}
+        """Redactions in force by the log, asked for in this process or another."""
+        self.refresh()
 
     @property
     def redactions(self) -> list[Redaction]:
-        """Return those in force in conversations that this process has seen, in the order in which they came."""
-        return list(self._reasons)
+        """Return those in force, each once, in the order in which they came."""
+        return list(dict.fromkeys(redaction for _, redaction in (*self._logged, *self._unlogged)))
 
-    def reason(self, redaction: Redaction) -> Reason:
-        """Return why a redaction is in force: the strictest of the reasons that were given for it."""
-        return self._reasons[redaction]
-
-    def holds_any(self, redactions: Sequence[Redaction]) -> bool:
-        """Return whether any of these may be in force; what another process retracted is known by its hash alone."""
-        return bool(self._sealed or self._inherited) or any(redaction in self._reasons for redaction in redactions)
-
-    def remember(self, redactions: Iterable[Redaction], reason: Reason | str) -> None:
-        """Put redactions in force. One that is in force already keeps a stricter reason."""
-        given = Reason.of(reason)
-        for redaction in redactions:
-            known = self._reasons.get(redaction)
-            self._reasons[redaction] = given if known is None or known.category not in STRICT else known
-
-    def recall(self, digests: Iterable[str]) -> None:
-        """Put in force what another process retracted of the messages with these digests, with the strictest reason:
-        the log does not tell a session why."""
+    def refresh(self) -> None:
+        """Read from the log what other processes have retracted or undone."""
         if self._audit is None:
             return
-        self._sealed = self._audit.retracted(self._session)
-        sealed = list(dict.fromkeys([*self._inherited, *self._sealed]))
-        if sealed:
-            known = self._reasons
-            found = self._audit.unseal(sealed, digests)
-            self.remember((redaction for redaction in found if redaction not in known), Category.SECURITY)
+        logged = self._audit.logged(self._session)
+        self._originals.learn(known.redaction for known in logged)
+        self._logged = {(known.retraction, known.redaction): None for known in logged if known.in_force}
+
+    def reason(self, redaction: Redaction) -> Reason:
+        """Return why a redaction is in force: the strictest of the reasons that were given for it.
+
+        That of another process is taken for the strictest: its policy is not known here.
+        """
+        owners = [owner for owner in (*self._logged, *self._unlogged) if owner[1] == redaction]
+        reasons = [self._reasons.get(owner, Reason.of(Category.SECURITY)) for owner in owners]
+        return next((reason for reason in reasons if reason.category in STRICT), reasons[-1])
+
+    def holds(self, retraction: str) -> bool:
+        """Return whether a redaction of this retraction is in force."""
+        return any(owner == retraction for owner, _ in (*self._logged, *self._unlogged))
+
+    def described(self, resolved: Iterable[ResolvedTarget]) -> list[Redaction]:
+        """Return the redactions of these targets as they are remembered: with what tells versions of their messages."""
+        made: dict[Redaction, tuple[Message, Cuts]] = {}
+        for target in resolved:
+            fewest_cuts_last = sorted(target.ledger.entries, key=lambda entry: -len(entry.cuts.chars))
+            entries = {entry.digest: entry for entry in fewest_cuts_last}
+            for redaction in target.redactions:
+                entry = entries[redaction.digest]
+                made.setdefault(redaction, (entry.message, entry.cuts))
+        return self._originals.fingerprinted([(redaction, *message) for redaction, message in made.items()])
+
+    def remember(self, retraction: str, redactions: Iterable[Redaction], reason: Reason | str) -> None:
+        """Put redactions in force for a retraction."""
+        made = dict.fromkeys((retraction, redaction) for redaction in redactions)
+        self._originals.learn(redaction for _, redaction in made)
+        self._reasons |= dict.fromkeys(made, Reason.of(reason))
+        if self._logs is None:
+            self._unlogged |= made
+        else:
+            self._logged |= made
 
     def inherit(self, other: Records) -> None:
         """Put in force exactly what is in force in another session."""
         self._reasons = dict(other._reasons)
-        self._inherited = list(dict.fromkeys([*other._inherited, *other._sealed]))
+        self._unlogged = {**other._logged, **other._unlogged}
 
     def stop_logging(self) -> None:
         """Stop logging for good."""
@@ -76,33 +100,45 @@ class Records:
 
     def log_inherited(self, origin: str) -> None:
         """Log that this session begins with what is retracted in the session `origin`."""
-        inherited: list[Redaction | SealedRedaction] = [*self._reasons, *self._inherited]
-        with self.logged((), inherited, reason=f"forked from {origin}", log=bool(inherited)) as attempt:
+        inherited, log = self.redactions, self._logs is not None and bool(self._unlogged)
+        with self.logged((), inherited, reason=f"forked from {origin}", log=log) as attempt:
+            self._reasons |= {(attempt.id, redaction): self.reason(redaction) for redaction in inherited}
             attempt.outcome = Outcome("inherited")
-        self._inherited = []  # they are in this session's own log now
 
     def withdraw(
         self,
-        report_id: str,
-        redactions: Sequence[Redaction],
+        retraction: str,
+        redactions: Sequence[Redaction] | None = None,
         *,
-        part: bool = False,
         by: str = "",
         reason: str = "",
         status: str | None = None,
     ) -> None:
-        """Take redactions of a retraction out of force; the log is written first. `part`: others of it stay."""
+        """Take a retraction, or only these redactions of it, out of force; the log is written first."""
         if self._logs is not None:
-            withdrawn = redactions if part else None
-            self._logs.undone(self._session, report_id, redactions=withdrawn, by=by, reason=reason, status=status)
-            self._sealed = self._logs.retracted(self._session)
-        for redaction in redactions:
-            self._reasons.pop(redaction, None)
+            self._logs.undone(self._session, retraction, redactions=redactions, by=by, reason=reason, status=status)
+        for held in (self._logged, self._unlogged):
+            for owner in [owner for owner in held if owner[0] == retraction]:
+                if redactions is None or owner[1] in redactions:
+                    del held[owner]
+
+    def corrected(self, messages: Iterable[Message]) -> tuple[str, ...]:
+        """Return the ids of those of these messages that are corrections: under the id another text is retracted."""
+        redactions = self.redactions
+        digests = {redaction.digest for redaction in redactions}
+        ids = {(r.role, name) for r in redactions for name in (r.message_id, r.tool_call_id) if name is not None}
+        return tuple(
+            name
+            for message in messages
+            if message.content and not message.placeholder and message.digest() not in digests
+            for name in (message.tool_call_id or message.id,)
+            if name is not None and (message.role, name) in ids
+        )
 
     def logged(
         self,
         targets: Sequence[Target],
-        redactions: Sequence[Redaction | SealedRedaction],
+        redactions: Sequence[Redaction],
         spans: Sequence[Span] = (),
         by: str = OWNER,
         reason: str = "",

@@ -38,6 +38,8 @@ class Usage(BaseModel):
     generated: int
     left_out: int = 0
     """Tokens of the conversation that were not prefilled because they are retracted, about."""
+    corrected: tuple[str, ...] = ()
+    """Ids of messages of which another text is retracted: they came with a new text, and that was prefilled."""
     branch: int = 0
     """Number of the session's branch that held the conversation."""
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from kv_memory.conversation.redactions import Redaction, tombstones
+from kv_memory.conversation.redactions import Redaction
 from kv_memory.conversation.spans import Span
+from kv_memory.conversation.tombstones import tombstones
 from kv_memory.sessions.dependence import Dependence
 
 
@@ -75,6 +76,8 @@ class RetractionReport(BaseModel):
     def tombstones(self, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Return the messages without what was retracted, ids and order as they were.
 
-        Give these to the session from now on, or store them: the session treats them as the same conversation.
+        The messages may be tombstones of other retractions. Give the result to the session from now on, or store it:
+        the session treats it as the same conversation. Raises KVMemoryError for a report of another process whose
+        memory had no audit log.
         """
         return tombstones(messages, self.redactions)

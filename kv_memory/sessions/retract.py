@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from functools import partial
 
 from kv_memory.audit import Attempt, Outcome
+from kv_memory.conversation.messages import Message
 from kv_memory.conversation.redactions import Redaction, selections
 from kv_memory.conversation.spans import Span, SpanStatus, Target, target_name
-from kv_memory.conversation.targets import ResolvedTarget
+from kv_memory.conversation.targets import ResolvedTarget, resolve
 from kv_memory.errors import RefusedError
 from kv_memory.policy.authority import claims
 from kv_memory.policy.reasons import Reason
 from kv_memory.sessions.branch import Branch
+from kv_memory.sessions.plan import Tools
 from kv_memory.sessions.records import STRICT
 from kv_memory.sessions.reply import FinishReason
 from kv_memory.sessions.report import RetractionReport, RetractionStatus
@@ -63,6 +65,16 @@ def retract(state: SessionState, plan: RetractionPlan, started: float) -> Retrac
     return state.report(report.id)
 
 
+def leave_out(state: SessionState, messages: Sequence[Message], tools: Tools, targets: Sequence[Target]) -> None:
+    """Put in force, before a conversation is prefilled, that these parts of it are not; nothing is erased here."""
+    unread = state.unread(state.identify(messages), tools)
+    found = [resolved for target in targets for resolved in resolve(state.identified(target), [], unread)]
+    redactions = state.records.described(found)
+    with state.records.logged(targets, redactions) as attempt:
+        state.records.remember(attempt.id, redactions, "")
+        attempt.outcome = Outcome("never read")
+
+
 def authorise(
     state: SessionState,
     by: str,
@@ -82,7 +94,7 @@ def authorise(
 def _execute(state: SessionState, plan: RetractionPlan, retraction: str) -> RetractionRun:
     """Erase what is planned and, with a cascade, what depended on it; queue this for branches that are busy."""
     run = RetractionRun(plan.eraser, plan.reason, score=plan.cascade is not None, keep=plan.keep_undo)
-    state.records.remember(plan.redactions, plan.reason)
+    state.records.remember(retraction, plan.redactions, plan.reason)
     if plan.handling.category in STRICT:
         state.kept.drop_of([chosen.entry for part in plan.branches for chosen in part.selections])
     if plan.handling.interrupt:
@@ -91,17 +103,17 @@ def _execute(state: SessionState, plan: RetractionPlan, retraction: str) -> Retr
                 part.branch.interrupt(FinishReason.RETRACTED)
     run.carry_out(plan.branches)
     _note_never_read(state, plan.resolved)
-    redactions = list(plan.redactions)
+    run.redactions += plan.redactions
     if plan.cascade in ("retract", "regenerate"):
         run.dependents = _dependents(state, plan, run)
-        more = [r for target in run.dependents for r in target.redactions if r not in redactions]
+        more = state.records.described(run.dependents)
         if more:
             state.records.log_more(retraction, more, by=plan.by, reason=f"cascade: {plan.cascade}")
-        state.records.remember(more, plan.reason)
+        state.records.remember(retraction, more, plan.reason)
         run.carry_out(plan_branches(state.branches, more, plan.eraser, plan.reason))
-        redactions += more
+        run.redactions += more
     for branch in dict.fromkeys(run.waiting):
-        state.when_free(branch, partial(_erase_later, state, plan, redactions, retraction, branch))
+        state.when_free(branch, partial(_erase_later, state, plan, run.redactions, retraction, branch))
     return run
 
 
@@ -137,7 +149,6 @@ def _report(
 ) -> RetractionReport:
     """Describe what was done."""
     spans = named_spans([*plan.resolved, *run.dependents])
-    redactions = dict.fromkeys([*plan.redactions, *(r for target in run.dependents for r in target.redactions)])
     return RetractionReport(
         id=retraction,
         session=state.id,
@@ -146,7 +157,7 @@ def _report(
         eraser=", ".join(run.used) or (plan.eraser.name if plan.eraser else "default"),
         status=RetractionStatus.QUEUED if run.waiting else _status(spans),
         spans=spans,
-        redactions=tuple(redactions),
+        redactions=tuple(run.redactions),
         tokens_erased=run.erased,
         tokens_recomputed=run.recomputed,
         tokens_reused=run.reused,

@@ -108,7 +108,7 @@ def plan_retraction(
     # The memory's own eraser may be approximate: it is not used where the policy wants an exact one.
     wanted = None if eraser is None and handling.exact else state.eraser(eraser)
     resolved = state.resolve(targets, state.given(messages))
-    redactions = tuple(dict.fromkeys(redaction for target in resolved for redaction in target.redactions))
+    redactions = tuple(state.records.described(resolved))
     return RetractionPlan(
         targets=tuple(targets),
         reason=reason,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from kv_memory.conversation.ledger import Selection
+from kv_memory.conversation.redactions import Redaction
 from kv_memory.conversation.targets import ResolvedTarget
 from kv_memory.erasers.base import Eraser
 from kv_memory.policy.choice import Choice
@@ -42,6 +43,8 @@ class RetractionRun:
     found: list[Dependence] = field(default_factory=list)
     dependents: list[ResolvedTarget] = field(default_factory=list)
     """Turns that a cascade retracted too."""
+    redactions: list[Redaction] = field(default_factory=list)
+    """All that the retraction put in force."""
     scoring: float = 0.0
     """Seconds spent on scoring."""
     kept: list[KeptRows] = field(default_factory=list)

@@ -13,10 +13,9 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
-from kv_memory.audit import Outcome
 from kv_memory.conversation.messages import Message, parse_messages
+from kv_memory.conversation.redactions import cuts_for
 from kv_memory.conversation.spans import Span, Target
-from kv_memory.conversation.targets import resolve
 from kv_memory.engines.base import Sampling
 from kv_memory.engines.parts import Scoring, require
 from kv_memory.erasers.base import Eraser
@@ -34,7 +33,7 @@ from kv_memory.sessions.plan import Tools, plan_reading
 from kv_memory.sessions.reply import Reply, Usage
 from kv_memory.sessions.report import RetractionReport, UndoStatus
 from kv_memory.sessions.retract import dry_run as dry_run_of
-from kv_memory.sessions.retract import retract
+from kv_memory.sessions.retract import leave_out, retract
 from kv_memory.sessions.retraction_plan import plan_retraction
 from kv_memory.sessions.retraction_run import explain
 from kv_memory.sessions.run_all import run_all
@@ -102,14 +101,7 @@ class Session:
         with self._engine.lock:
             state, parsed = self._state, parse_messages(messages)
             if without:
-                unread = state.unread(parsed, tools)
-                state.catch_up()
-                state.records.recall(message.digest() for message in parsed)
-                found = [target for name in without for target in resolve(name, [], unread)]
-                redactions = [redaction for target in found for redaction in target.redactions]
-                with state.records.logged(without, redactions) as attempt:
-                    state.records.remember(redactions, "")
-                    attempt.outcome = Outcome("never read")
+                leave_out(state, parsed, tools, without)
             usage = self._read(parsed, tools, progress=progress)[1]
             state.settle()
             return usage
@@ -146,9 +138,13 @@ class Session:
     ) -> ReplyStream:
         """Answer like `chat`, as an iterator of text; nothing is prefilled before the first text is asked for."""
         eraser = None if history_eraser is None else self._memory.load_eraser(history_eraser)
-        turn = Turn(self._engine, self._memory.format, parse_messages(messages), tools, Sampling(**sampling))
+        turn = self._turn(parse_messages(messages), tools, Sampling(**sampling))
         answer = self._answer(turn, tools, cancelled or (lambda: False), progress, eraser)
         return ReplyStream(answer, turn.id)
+
+    def _turn(self, messages: list[Message], tools: Tools, sampling: Sampling) -> Turn:
+        form, sealed = self._memory.format, self._memory.originals.sealed
+        return Turn(self._engine, form, messages, tools, sampling, sealed=sealed)
 
     def _answer(
         self,
@@ -184,14 +180,18 @@ class Session:
         """Make a branch hold this conversation, less what is retracted. Callers hold the engine's lock."""
         state = self._state
         state.catch_up()
-        state.records.recall(message.digest() for message in messages)
+        messages = state.identify(messages)
         plan = plan_reading(state.branches, messages, tools, state.records.redactions, self._memory.format)
         branch = state.branches.open(plan, room)
         enforce(state, branch)
         usage = state.branches.fill(plan, branch, eraser, progress)
         state.catch_up()  # other calls had their turn while it was being prefilled
         enforce(state, branch)
-        return branch, usage
+        found = {
+            "left_out": plan.left_out(branch.ledger, self._memory.format),
+            "corrected": state.records.corrected(plan.unread),
+        }
+        return branch, usage.model_copy(update=found)
 
     def score(self, messages: Any, answer: str, tools: Tools = None) -> Tensor:
         """Return log-probabilities [tokens + 1, vocabulary] before each token of `answer`, as next turn, and its end.
@@ -201,7 +201,7 @@ class Session:
         with self._engine.lock:
             engine = require(self._engine, Scoring, "Session.score")
             parsed, form = parse_messages(messages), self._memory.format
-            turn = Turn(self._engine, form, parsed, tools, Sampling())
+            turn = self._turn(parsed, tools, Sampling())
             branch, _ = self._read(parsed, tools, room=turn.room)
             start = self._engine.next_position(branch.seq)
             try:
@@ -335,7 +335,9 @@ class Session:
         """
         self._check_own(report)
         with self._engine.lock:
-            dependent = places_of_dependent(self.branches.by_use, report.dependences, parse_messages(messages))
+            given = self._state.identify(parse_messages(messages))
+            cuts = cuts_for(given, self._state.records.redactions)
+            dependent = places_of_dependent(self.branches.by_use, report.dependences, given, cuts)
         result: list[dict[str, Any]] = []
         for place, (message, left) in enumerate(zip(messages, report.tombstones(messages), strict=True)):
             if place not in dependent:
@@ -345,8 +347,8 @@ class Session:
             reply = self.chat(result, tools, **sampling).message
             if parse_messages([reply])[0].digest() == parsed.digest():
                 # The model wrote the same without the retracted text, so the redactions of this message go.
-                again = [redaction for redaction in report.redactions if redaction.digest == parsed.digest()]
-                self._state.records.withdraw(report.id, again, part=True, reason="written again without it")
+                again = [redaction for redaction in report.redactions if redaction.digest == given[place].digest()]
+                self._state.records.withdraw(report.id, again, reason="written again without it")
             result.append({**reply, **({"id": message["id"]} if "id" in message else {})})
             if reply.get("tool_calls") or parsed.tool_calls:
                 break

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from kv_memory.audit import AuditLog
 from kv_memory.conversation.ledger import Ledger
 from kv_memory.conversation.messages import Message, parse_messages
+from kv_memory.conversation.originals import Originals
 from kv_memory.conversation.spans import SpanStatus, Target
 from kv_memory.conversation.targets import ResolvedTarget, learn_ids, resolve
 from kv_memory.erasers.base import Eraser
@@ -34,6 +35,7 @@ class StateHost(BranchHost, Protocol):
     """The part of a memory that its sessions share; `Memory` is one."""
 
     audit: AuditLog | None
+    originals: Originals
     heal: Heal | None
     healer: Healer
     on_heal: Callable[[RetractionReport], object] | None
@@ -53,7 +55,7 @@ class SessionState:
         self.host = host
         self.engine = host.engine
         self.branches = Branches(host)
-        self.records = Records(session_id, host.audit)
+        self.records = Records(session_id, host.originals, host.audit)
         self.reports: list[RetractionReport] = []
         self.heals = True
         """Whether approximate erasures are healed automatically."""
@@ -90,7 +92,7 @@ class SessionState:
             learn_ids(ledgers, given)
         for target in targets:
             try:
-                resolved += resolve(target, ledgers, given)
+                resolved += resolve(self.identified(target), ledgers, given)
             except UnknownTargetError as error:
                 raise self.host.explain_unknown(self.id, target) from error
         return resolved
@@ -99,18 +101,26 @@ class SessionState:
         """Return the conversation that a caller passes as a ledger, with span ids that the session does not use."""
         if messages is None:
             return None
-        parsed = parse_messages(messages)
-        self.records.recall(message.digest() for message in parsed)
-        return self.unread(parsed, serials=itertools.count(-1, -1))
+        return self.unread(self.identify(parse_messages(messages)), serials=itertools.count(-1, -1))
 
     def unread(
         self, messages: Sequence[Message], tools: Tools = None, *, serials: itertools.count[int] | None = None
     ) -> Ledger:
         """Return a conversation as a ledger, before any of it is prefilled: all its pieces are at position 0."""
         ledger = Ledger(serials)
-        for message, pieces in zip(messages, self.host.format.encode(messages, tools), strict=True):
-            ledger.append(message, pieces, 0)
+        missing = {i: message.missing for i, message in enumerate(messages) if message.missing}
+        for message, pieces in zip(messages, self.host.format.encode(messages, tools, cuts=missing), strict=True):
+            ledger.append(message, pieces, 0, cuts=message.missing)
         return ledger
+
+    def identify(self, messages: Sequence[Message]) -> list[Message]:
+        """Return messages as this session knows them: versions of one message as the same; see `Originals`."""
+        self.records.refresh()
+        return self.host.originals.identify(messages)
+
+    def identified(self, target: Target) -> Target | Message:
+        """Return a target, a message as this session knows it."""
+        return self.identify(parse_messages([target]))[0] if isinstance(target, Mapping) else target
 
     def eraser(self, asked: str | Eraser | None) -> Eraser | None:
         """Return the eraser that a call asks for, else the memory's own; None where the policy is to choose."""

@@ -80,15 +80,26 @@ class Turn:
     """The assistant's turn after one conversation: `begin`, then `generate`, then `finish`, in this order."""
 
     def __init__(
-        self, engine: Engine, form: ChatFormat, messages: list[Message], tools: Tools, sampling: Sampling
+        self,
+        engine: Engine,
+        form: ChatFormat,
+        messages: list[Message],
+        tools: Tools,
+        sampling: Sampling,
+        *,
+        sealed: Callable[[Message], Message],
     ) -> None:
-        """Create a turn; ConversationError where the template cannot make the assistant speak after `messages`."""
+        """Create a turn; ConversationError where the template cannot make the assistant speak after `messages`.
+
+        `sealed` gives the answer, once it is written, its identity in the session.
+        """
         self.messages = messages
         self.head: Piece = form.generation_prompt(messages, tools)
         self.id = uuid.uuid4().hex[:12]
         if sampling.mask is not None:
             sampling = replace(sampling, mask=engine.lock.callback(sampling.mask))
         self._engine, self._form, self._tools, self._sampling = engine, form, tools, sampling
+        self._sealed = sealed
         self._branch: Branch | None = None
         self._start = 0
         self._text = ""
@@ -182,7 +193,7 @@ class Turn:
         ids = ids[len(self.head.ids) :]
         self._engine.prefill(branch.seq, closing.ids)
         answer = _generated_pieces(self._engine.tokenizer, ids, self._text, bool(said.tool_calls))
-        branch.ledger.append(said, [self.head, *answer, closing], self._start, generated=True)
+        branch.ledger.append(self._sealed(said), [self.head, *answer, closing], self._start, generated=True)
         return True
 
 

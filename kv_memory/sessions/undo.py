@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from kv_memory.conversation.messages import Cuts
 from kv_memory.conversation.redactions import Redaction, selections
 from kv_memory.policy.authority import OWNER
 from kv_memory.sessions.branch import Branch
@@ -16,32 +17,37 @@ from kv_memory.sessions.state import SessionState
 
 def undo(state: SessionState, report: RetractionReport) -> UndoStatus:
     """Undo a retraction; see `Session.undo`. Callers hold the engine's lock."""
-    if not state.records.holds_any(report.redactions):
+    state.records.refresh()
+    if not state.records.holds(report.id):
         return UndoStatus.NOOP
-    others = [other for other in state.reports if other.id != report.id]
-    elsewhere = {redaction for other in others for redaction in other.redactions}
-    undone = [redaction for redaction in report.redactions if redaction not in elsewhere]
     kept = [rows for rows in reversed(state.kept.of(report.id)) if rows.usable]
-    kept = kept if len(undone) == len(report.redactions) else []
     restored = {rows.branch for rows in kept}
-    concerned = {branch for branch in state.branches if branch.resident and selections(branch.ledger, undone)}
+    resident = [branch for branch in state.branches if branch.resident]
+    concerned = {branch for branch in resident if selections(branch.ledger, report.redactions)}
     status = UndoStatus.RESTORED if restored and concerned <= restored else UndoStatus.PENDING_REREAD
-    state.records.withdraw(report.id, undone, by=OWNER, status=status)
+    state.records.withdraw(report.id, by=OWNER, status=status)
     state.kept.drop(report.id)
-    state.reports = others
+    state.reports = [other for other in state.reports if other.id != report.id]
     for rows in kept:
         rows.put_back()
     run_all(partial(enforce, state, branch) for branch in restored)  # another retraction may name part of it
     for branch in state.branches:
         if branch.busy:
-            state.when_free(branch, partial(_cut_off, branch, undone))
+            state.when_free(branch, partial(_cut_off, state, branch, report.redactions))
         elif branch not in restored:
-            _cut_off(branch, undone)
+            _cut_off(state, branch, report.redactions)
     return status
 
 
-def _cut_off(branch: Branch, redactions: Sequence[Redaction]) -> None:
-    """Cut the branch off before the first message that the redactions concern, so that it is prefilled again."""
-    numbers = [branch.ledger.entries.index(chosen.entry) for chosen in selections(branch.ledger, redactions)]
-    if numbers:
-        branch.cut_off(min(numbers))
+def _cut_off(state: SessionState, branch: Branch, redactions: Sequence[Redaction]) -> None:
+    """Cut the branch off before the first message of which these redactions, no longer in force, took something out
+    that no other does, so that it is prefilled again."""
+    entries = branch.ledger.entries
+    others: dict[int, Cuts] = {}
+    for chosen in selections(branch.ledger, state.records.redactions):
+        number = entries.index(chosen.entry)
+        others[number] = others.get(number, Cuts()) | chosen.cuts
+    numbers = [entries.index(chosen.entry) for chosen in selections(branch.ledger, redactions)]
+    lacking = [number for number in numbers if entries[number].cuts - others.get(number, Cuts())]
+    if lacking:
+        branch.cut_off(min(lacking))

@@ -10,6 +10,7 @@ from typing import Any
 from kv_memory.audit import AuditLog, Outcome
 from kv_memory.audit.schema import intended
 from kv_memory.conversation.messages import parse_messages
+from kv_memory.conversation.originals import Originals
 from kv_memory.conversation.redactions import Redaction
 
 KEY = hashlib.sha256(b"a key for tests").digest()
@@ -21,9 +22,10 @@ MESSAGES: list[dict[str, Any]] = [
 ]
 
 
-def digests(messages: list[dict[str, Any]]) -> list[str]:
-    """What tells these messages from others."""
-    return [message.digest() for message in parse_messages(messages)]
+def found(log: AuditLog, session: str, messages: list[dict[str, Any]]) -> list[Redaction]:
+    """The redactions of a session that the log has for these messages."""
+    known = {message.digest() for message in Originals(log.key).identify(parse_messages(messages))}
+    return [redaction for redaction in log.retracted(session) if redaction.digest in known]
 
 
 def redaction(index: int, **change: Any) -> Redaction:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kv_memory.audit import AuditLog, SealedRedaction, process, queries
+from kv_memory.audit import AuditLog, process, queries
 from tests.audit.parts import ended, in_child, redaction, retract
 
 WORKERS, EACH = 4, 12
@@ -128,13 +128,13 @@ def test_a_forked_child_knows_what_its_parent_retracts_later(log: AuditLog) -> N
 
 def test_the_rows_are_read_again_only_after_a_change(log: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
     retract(log)
-    wished, read = queries.wished, []
+    logged, read = queries.logged, []
 
-    def counted(connection: sqlite3.Connection, session: str) -> list[SealedRedaction]:
+    def counted(connection: sqlite3.Connection, session: str) -> list[queries.Logged]:
         read.append(session)
-        return wished(connection, session)
+        return logged(connection, session)
 
-    monkeypatch.setattr(queries, "wished", counted)
+    monkeypatch.setattr(queries, "logged", counted)
     for _ in range(3):
         log.retracted("s")
         log.retracted("t")

@@ -14,7 +14,7 @@ import pytest
 
 import kv_memory.audit
 from kv_memory.audit import AuditLog, Outcome
-from tests.audit.parts import MESSAGES, digests, ended, in_child, redaction, retract
+from tests.audit.parts import MESSAGES, ended, found, in_child, redaction, retract
 
 KILLED = -signal.SIGKILL
 CODE = str(Path(kv_memory.audit.__file__).parent)
@@ -113,7 +113,7 @@ def check(path: Path, session: str, said: list[str]) -> None:
         for redaction in row.redactions
     ]
     assert log.retracted(session) == wished
-    assert len(log.unseal(wished, digests(MESSAGES))) == len(wished)
+    assert len(found(log, session, MESSAGES)) == len(wished)
     assert set(log.close_unfinished()) == without
     assert not (log.unfinished() or log.close_unfinished() or log.verify())
     assert log.retracted(session) == wished  # interrupted or not, it is to be left out

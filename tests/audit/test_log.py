@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import statistics
@@ -13,11 +14,13 @@ from pathlib import Path
 import pytest
 
 from kv_memory import CharRange, Span, SpanKind
-from kv_memory.audit import AuditLog, Outcome, SealedRedaction
+from kv_memory.audit import AuditLog, Outcome
+from kv_memory.audit.records import REDACTIONS
 from kv_memory.conversation.messages import parse_messages
-from kv_memory.conversation.redactions import Redaction, cuts_for
+from kv_memory.conversation.originals import Originals
+from kv_memory.conversation.redactions import cuts_for
 from kv_memory.conversation.spans import Target
-from tests.audit.parts import KEY, MESSAGES, PIN, digests, redaction, retract
+from tests.audit.parts import KEY, MESSAGES, PIN, found, redaction, retract
 
 
 def test_a_retraction_is_an_intent_and_an_outcome(log: AuditLog) -> None:
@@ -77,11 +80,23 @@ def test_targets_of_every_sort(log: AuditLog) -> None:
     assert (row.kind, row.status, row.error, row.by) == ("refusal", "refused", "RefusedError", "tool")
     names = [target.name for target in row.targets]
     assert names == ["c1", "characters 2 to 4 of u1", "c1", "this tool message"]
-    assert row.targets[2].hash == row.targets[3].hash == log.seal([redaction(1)])[0].seal
+    assert row.targets[2].hash == row.targets[3].hash == log.seal([redaction(1)])[0].digest
 
 
-def test_a_sealed_edit_has_all_of_an_edit_but_the_digest() -> None:
-    assert SealedRedaction.model_fields.keys() - {"seal"} == Redaction.model_fields.keys() - {"digest"}
+def test_what_is_written_has_all_of_a_redaction_with_its_digest_under_the_logs_key(log: AuditLog) -> None:
+    given = redaction(2, chars=((8, 10),), occurrence=1, calls=frozenset({0, 2}), after="x")
+    (written,) = log.seal([given])
+    assert (written.digest, written.after) == (log.key.seal(given.digest), log.key.seal("x"))
+    assert written.model_copy(update={"digest": given.digest, "after": "x", "key": ""}) == given
+    assert log.seal([written]) == (written,)
+
+
+def test_a_log_of_an_earlier_version_is_read(log: AuditLog) -> None:
+    """Redactions named their digest "seal" and not its key."""
+    (now,) = log.seal([redaction(1)])
+    old = now.model_dump(mode="json", include={"role", "message_id", "tool_call_id", "occurrence", "chars", "calls"})
+    log._write("intent", "s", "r1", **{REDACTIONS: json.dumps([{**old, "seal": now.digest}])})
+    assert log.retracted("s") == [now]
 
 
 def test_a_new_process_gets_back_what_was_retracted(path: Path) -> None:
@@ -92,13 +107,12 @@ def test_a_new_process_gets_back_what_was_retracted(path: Path) -> None:
     retract(first, 0, session="another")
     first.close()
     log = AuditLog(path)
-    sealed = log.retracted("s")
-    assert log.unseal(sealed, digests(MESSAGES)) == [redaction(1), part]
-    assert log.unseal(sealed, digests(MESSAGES[:2])) == [redaction(1)]
-    assert log.unseal(sealed, digests([{**MESSAGES[1], "content": "4712"}])) == []
+    assert found(log, "s", MESSAGES) == list(log.seal([redaction(1), part]))
+    assert found(log, "s", MESSAGES[:2]) == list(log.seal([redaction(1)]))
+    assert found(log, "s", [{**MESSAGES[1], "content": "4712"}]) == []
     assert log.retracted("never heard of") == []
-    again = log.unseal(log.retracted("another"), digests(MESSAGES))
-    assert cuts_for(parse_messages(MESSAGES), again)[0].chars == ((0, 15),)
+    identified = Originals(log.key).identify(parse_messages(MESSAGES))
+    assert cuts_for(identified, log.retracted("another"))[0].chars == ((0, 15),)
 
 
 def test_what_was_undone_is_not_given_back_unless_it_was_named_twice(log: AuditLog) -> None:

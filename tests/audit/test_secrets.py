@@ -95,8 +95,8 @@ def test_short_secrets_cannot_be_guessed_without_the_key(log: AuditLog, path: Pa
         tried += [hashlib.sha256(message.content.encode()).hexdigest().encode()]
         assert not any(guess in data for guess in tried)
     key_alone = AuditLog(path, reading=True)
-    found = [m.content for m in guesses() if key_alone.unseal(log.retracted("s"), [m.digest()])]
-    assert found == [PIN]  # who has the key can
+    wanted = {redaction.digest for redaction in log.retracted("s")}
+    assert [m.content for m in guesses() if key_alone.key.seal(m.digest()) in wanted] == [PIN]  # who has the key can
 
 
 def test_two_logs_hash_the_same_message_differently(tmp_path: Path) -> None:
@@ -117,6 +117,6 @@ def test_the_key_is_its_owners_alone(log: AuditLog, path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["text", "id", "row", "head", "log"])
 def test_each_purpose_has_hashes_of_its_own(log: AuditLog, name: Any) -> None:
-    hashes = {log._secret().hash(purpose, "x", "y") for purpose in ("text", "id", "row", "head", "log")}
+    hashes = {log.key.hash(purpose, "x", "y") for purpose in ("text", "id", "row", "head", "log")}
     assert len(hashes) == 5
-    assert log._secret().hash(name, "x", "y") != log._secret().hash(name, "xy")
+    assert log.key.hash(name, "x", "y") != log.key.hash(name, "xy")

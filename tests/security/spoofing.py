@@ -15,9 +15,10 @@ from typing import Any
 
 from kv_memory.conversation.chat_format import ChatFormat, Piece
 from kv_memory.conversation.messages import parse_messages
-from kv_memory.conversation.redactions import cuts_for, redactions_of, tombstones
+from kv_memory.conversation.redactions import cuts_for, redactions_of
 from kv_memory.conversation.spans import SpanStatus
 from kv_memory.conversation.targets import find
+from kv_memory.conversation.tombstones import tombstones
 from kv_memory.evaluation.cases import ledger_of
 from kv_memory.evaluation.leakage.scenes import Messages
 from tests.security.families import FAMILIES, STRUCTURE, tokenizer

@@ -109,23 +109,23 @@ class RetractionMiddleware(AgentMiddleware[RetractionState, Any, Any]):
     def _retract(self, model: ErasableChatModel, state: Any) -> Update | None:
         requests = requests_of(self.policies, state)
         reports: list[RetractionReport] = []
-        messages = list(state["messages"])
-        for request in requests:
+        said = messages = list(state["messages"])
+        for request in requests:  # all count the characters of what the policies have read
             with _refused_is_a_warning():
-                reports.append(model.retract(*request.targets, messages=messages, **_options(request)))
+                reports.append(model.retract(*request.targets, messages=said, **_options(request)))
                 messages = _replaced(messages, reports[-1].tombstones(messages))
-        return _update(reports, state["messages"], messages) if requests else None
+        return _update(reports, said, messages) if requests else None
 
     async def _aretract(self, model: ErasableChatModel, state: Any) -> Update | None:
         requests = await run_in_executor(None, requests_of, self.policies, state)
         reports: list[RetractionReport] = []
-        messages = list(state["messages"])
-        for request in requests:
+        said = messages = list(state["messages"])
+        for request in requests:  # all count the characters of what the policies have read
             with _refused_is_a_warning():
-                report = await model.aretract(*request.targets, messages=messages, **_options(request))
+                report = await model.aretract(*request.targets, messages=said, **_options(request))
                 reports.append(report)
                 messages = _replaced(messages, report.tombstones(messages))
-        return _update(reports, state["messages"], messages) if requests else None
+        return _update(reports, said, messages) if requests else None
 
 
 def _erasable(model: object) -> ErasableChatModel | None:
