@@ -48,8 +48,9 @@ class TrackedRecordManager(RecordManager):
         time_at_least: float | None = None,
     ) -> None:
         """Note that these documents are in the index."""
+        since = self._changes.moment()
         self._inner.update(keys, group_ids=group_ids, time_at_least=time_at_least)
-        self._changes.restored(keys)
+        self._changes.restored(keys, since=since)
 
     async def aupdate(
         self,
@@ -59,8 +60,9 @@ class TrackedRecordManager(RecordManager):
         time_at_least: float | None = None,
     ) -> None:
         """Do the same as `update`."""
+        since = self._changes.moment()
         await self._inner.aupdate(keys, group_ids=group_ids, time_at_least=time_at_least)
-        self._changes.restored(keys)
+        self._changes.restored(keys, since=since)
 
     def create_schema(self) -> None:
         """Make the tables."""

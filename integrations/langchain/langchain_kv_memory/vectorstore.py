@@ -39,30 +39,36 @@ class TrackedVectorStore(VectorStore):
 
     def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool | None:
         """Delete documents by their ids."""
+        since = self._changes.moment()
+        before = self._before(ids or (), {})
         done = self._store.delete(ids, **kwargs)
         if done is not False:
-            self._changes.deleted(ids or ())
+            self._changes.removed(ids or (), before, since=since)
         return done
 
     async def adelete(self, ids: list[str] | None = None, **kwargs: Any) -> bool | None:
         """Do the same as `delete`."""
+        since = self._changes.moment()
+        before = await run_in_executor(None, self._before, ids or (), {})
         done = await self._store.adelete(ids, **kwargs)
         if done is not False:
-            self._changes.deleted(ids or ())
+            self._changes.removed(ids or (), before, since=since)
         return done
 
     def add_documents(self, documents: list[Document], **kwargs: Any) -> list[str]:
         """Add documents; one whose id belongs to other text is a changed document."""
+        since = self._changes.moment()
         before = self._before([d.id for d in documents], kwargs)
         ids = self._store.add_documents(documents, **kwargs)
-        self._written(ids, [d.page_content for d in documents], before)
+        self._written(ids, [d.page_content for d in documents], before, since)
         return ids
 
     async def aadd_documents(self, documents: list[Document], **kwargs: Any) -> list[str]:
         """Do the same as `add_documents`."""
+        since = self._changes.moment()
         before = await run_in_executor(None, self._before, [d.id for d in documents], kwargs)
         ids = await self._store.aadd_documents(documents, **kwargs)
-        self._written(ids, [d.page_content for d in documents], before)
+        self._written(ids, [d.page_content for d in documents], before, since)
         return ids
 
     def add_texts(
@@ -70,9 +76,10 @@ class TrackedVectorStore(VectorStore):
     ) -> list[str]:
         """Add texts, as `add_documents` adds documents."""
         written = list(texts)
+        since = self._changes.moment()
         before = self._before([], kwargs)
         ids = self._store.add_texts(written, metadatas, **kwargs)
-        self._written(ids, written, before)
+        self._written(ids, written, before, since)
         return ids
 
     async def aadd_texts(
@@ -80,9 +87,10 @@ class TrackedVectorStore(VectorStore):
     ) -> list[str]:
         """Do the same as `add_texts`."""
         written = list(texts)
+        since = self._changes.moment()
         before = await run_in_executor(None, self._before, [], kwargs)
         ids = await self._store.aadd_texts(written, metadatas, **kwargs)
-        self._written(ids, written, before)
+        self._written(ids, written, before, since)
         return ids
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
@@ -109,6 +117,6 @@ class TrackedVectorStore(VectorStore):
         except NotImplementedError:
             return None
 
-    def _written(self, ids: Sequence[str], texts: Sequence[str], before: list[Document] | None) -> None:
+    def _written(self, ids: Sequence[str], texts: Sequence[str], before: list[Document] | None, since: int) -> None:
         pairs = zip(ids, texts, strict=True)
-        self._changes.written([Document(text, id=id) for id, text in pairs], before)
+        self._changes.written([Document(text, id=id) for id, text in pairs], before, since=since)

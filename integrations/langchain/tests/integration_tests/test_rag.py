@@ -7,17 +7,17 @@ from typing import Literal
 import pytest
 from langchain_core.documents import Document
 from langchain_core.indexing import InMemoryRecordManager, index
-from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.vectorstores import InMemoryVectorStore
 
 from kv_memory import Memory, Policy
-from langchain_kv_memory import ErasableChatModel, document_blocks
+from langchain_kv_memory import ErasableChatModel
 from langchain_kv_memory.changes import DocumentChanges
 from langchain_kv_memory.rag import TrackedRecordManager, TrackedRetriever
 from langchain_kv_memory.vectorstore import TrackedVectorStore
 
 from ..hashed_words import HashedWords
-from .orders import holds, thread
+from .orders import holds
+from .rag_chat import Chat
 
 
 def fee(amount: str) -> Document:
@@ -26,25 +26,6 @@ def fee(amount: str) -> Document:
 
 OLD = fee("19.00")
 OWNER = Document("The owner of P-310 is Ada.", metadata={"source": "P-310"}, id="p310")
-
-
-class Chat:
-    """A conversation whose application keeps every message as it was."""
-
-    def __init__(self, model: ErasableChatModel, retriever: TrackedRetriever, name: str = "t") -> None:
-        self.model, self.retriever = model, retriever
-        self.history: list[BaseMessage] = []
-        self.thread = thread(name)
-
-    def ask(self, question: str, *, look_up: bool = True) -> str:
-        found = document_blocks(self.retriever.invoke(question)) if look_up else []
-        self.history.append(HumanMessage([*found, {"type": "text", "text": question}]))
-        self.history.append(self.model.invoke(self.history, self.thread))
-        return self.history[-1].text
-
-    def documents(self) -> list[tuple[str, int]]:
-        """The id of each document that was read, and how many cells it occupies now."""
-        return [(str(s.document_id), s.tokens) for s in self.model.spans(config=self.thread) if s.document_id]
 
 
 @pytest.mark.parametrize("cleanup", ["incremental", "full", "scoped_full"])
