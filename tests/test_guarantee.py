@@ -155,6 +155,50 @@ def test_a_copy_knows_what_an_earlier_process_retracted(tmp_path: Path, copy: st
     assert not visible(again, other)
 
 
+FIRST, LAST = {"role": "user", "id": "u", "content": "first words"}, {"role": "user", "content": "last words"}
+LONG: list[dict[str, Any]] = [FIRST, H[1], {"role": "user", "content": "middle"}, LAST]
+
+
+@pytest.mark.parametrize(
+    ("left", "gone"),
+    [
+        (LONG[1:], "first words"),
+        (LONG[2:], SECRET),
+        ([*LONG[1:], {"role": "user", "content": "more"}], "first words"),
+        (LONG[:-1], "last words"),
+        (LONG[:2], "middle"),
+        ([FIRST, {"role": "user", "content": "other"}, H[1]], "middle"),
+        ([LONG[2], LONG[3]], "first words"),
+    ],
+    ids=["first", "first two", "first, and more", "last", "last two", "where they part", "all but two"],
+)
+def test_a_message_that_vanished_is_in_no_branch(session: Session, left: list[dict[str, Any]], gone: str) -> None:
+    read = session.prefill(LONG).prefilled
+    usage = session.prefill(left)
+    assert not visible(session, text=gone)
+    assert all(message["content"] in decoded(session.branches.latest) for message in left)  # type: ignore[arg-type]
+    assert usage.reused + usage.erased == read
+    assert session.prefill(LONG).left_out == 0
+    assert visible(session, text=gone)
+
+
+def test_a_conversation_that_may_be_another_agents_takes_nothing_from_the_first(session: Session) -> None:
+    session.prefill(LONG)
+    for other in (
+        [FIRST, {"role": "user", "content": "other"}],
+        [LAST],
+        [{"role": "system", "content": "Sum up."}, *LONG],
+    ):
+        session.prefill(other)
+    assert session.prefill([*LONG, LAST]).prefilled == session.prefill([LAST], tools=[]).prefilled
+
+
+def test_scoring_an_earlier_place_takes_nothing_from_the_conversation(session: Session) -> None:
+    session.prefill(LONG)
+    session.score(LONG[:2], "yes")
+    assert session.prefill(LONG).prefilled == 0
+
+
 class Broken(Recompute):
     """Fails once."""
 

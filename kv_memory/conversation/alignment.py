@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from kv_memory.conversation.ledger import Entry, Ledger
 from kv_memory.conversation.messages import Cuts, Message, ids_differ
@@ -59,6 +60,32 @@ def align(ledger: Ledger, messages: Sequence[Message], cuts: Mapping[int, Cuts] 
         result.kept.append(result.end)
         result.end += 1
     return result
+
+
+def replaces(ledger: Ledger, messages: Sequence[Message], found: Alignment) -> bool:
+    """Return whether an incoming conversation evidently is this cached one, less messages that `align` leaves behind.
+
+    It is where both have, after they part, a message with the same id; and where the incoming one begins with later
+    messages of the cached one, at least two, that go on to the end of either. Without such a sign it may be another
+    agent's, which leaves the cached one as it is.
+    """
+    entries = ledger.entries
+    if found.end == len(entries):
+        return False
+    if found.known:
+        ids = {name for entry in entries[found.end :] for name in _names(entry.message)}
+        return any(name in ids for message in messages[found.known :] for name in _names(message))
+    for start in range(1, len(entries)):
+        pairs = zip(entries[start:], messages, strict=False)
+        length = sum(1 for _ in takewhile(lambda pair: same(*pair), pairs))
+        if length >= 2 and length in (len(messages), len(entries) - start):
+            return True
+    return False
+
+
+def _names(message: Message) -> list[tuple[str, str]]:
+    """Return the ids that a message has, each with its role."""
+    return [(message.role, name) for name in (message.id, message.tool_call_id) if name is not None]
 
 
 def same(entry: Entry, message: Message) -> bool:

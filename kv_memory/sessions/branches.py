@@ -71,9 +71,9 @@ class Branches:
             old.evict()
             self._branches.remove(old)
 
-    def open(self, plan: ReadingPlan[Branch], room: int = 0) -> Branch:
+    def open(self, plan: ReadingPlan[Branch], room: int = 0) -> tuple[Branch, int]:
         """Return the branch that a plan, made of these branches, continues: its source, a fork of its beginning, or an
-        empty one.
+        empty one; and the number of cells after that point, which were erased.
 
         `room`: number of tokens that have to fit after the conversation. That all fits is checked before anything is
         changed; raises ContextLengthError.
@@ -81,9 +81,11 @@ class Branches:
         source, tokens = plan.source, plan.tokens + room
         if source is not None and not plan.in_place and not source.busy and not self._fits(source.cells, source):
             source.cut_off(plan.alignment.end)  # there is no room for a copy of its beginning
-            return self._checked(source, tokens)
+            return self._checked(source, tokens), 0
         if source is not None and plan.in_place:
-            return self._checked(source, tokens)
+            cells = source.cells
+            source.cut_off(plan.alignment.end)
+            return self._checked(source, tokens), cells - source.cells
         if source is not None:
             self._host.make_room(source.cells, source)
         branch = self._empty() if source is None else source.fork(plan.alignment.end)
@@ -93,7 +95,7 @@ class Branches:
             branch.evict()
             raise
         self.add(branch)
-        return branch
+        return branch, 0
 
     def fill(
         self,
@@ -101,8 +103,9 @@ class Branches:
         branch: Branch,
         eraser: Eraser | None = None,
         progress: Callable[[int], None] | None = None,
+        erased: int = 0,
     ) -> Usage:
-        """Have the branch that `open` gave hold the conversation.
+        """Have the branch that `open` gave, after it `erased` cells, hold the conversation.
 
         `eraser` erases what vanished from the history, by default the host's. `progress` is called with the number of
         tokens prefilled.
@@ -114,10 +117,14 @@ class Branches:
         reused = branch.ledger.cells_from(0)
         prefilled = branch.append(plan.unread, plan.pieces, plan.unread_cuts, progress)
         branch.touch()
+        for old in plan.replaced:
+            if not old.busy:
+                erased += old.cells
+                old.evict()
         return Usage(
             reused=reused,
             prefilled=prefilled,
-            erased=before - reused,
+            erased=erased + before - reused,
             generated=0,
             branch=branch.number,
         )

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from kv_memory.conversation.alignment import Alignment, align
+from kv_memory.conversation.alignment import Alignment, align, replaces
 from kv_memory.conversation.chat_format import ChatFormat, Piece
 from kv_memory.conversation.ledger import Ledger
 from kv_memory.conversation.messages import Cuts, Message
@@ -46,7 +46,10 @@ class ReadingPlan(Generic[Source]):
     alignment: Alignment
     """Messages of the source that are kept, and those that have vanished or become empty."""
     in_place: bool
-    """Whether the source itself is continued; otherwise a copy of its beginning is."""
+    """Whether the source itself is continued, cut off where the conversation parts from it; otherwise a copy of its
+    beginning is."""
+    replaced: tuple[Source, ...]
+    """Branches that hold the conversation as it was before messages vanished from it."""
     messages: tuple[Message, ...]
     """Messages of the whole conversation."""
     pieces: tuple[tuple[Piece, ...], ...]
@@ -83,11 +86,15 @@ def plan_reading(
     tools: Tools,
     redactions: Sequence[Redaction],
     form: ChatFormat,
+    *,
+    beside: bool = False,
 ) -> ReadingPlan[Source]:
     """Plan how a branch comes to hold exactly these messages, less what the redactions leave out of them.
 
-    Raises ConversationError where the template cannot express the conversation.
+    `beside`: nothing has vanished, the conversation is only looked at; what goes on after it is kept. Raises
+    ConversationError where the template cannot express the conversation.
     """
+    branches = list(branches)
     digest = hashlib.sha256(json.dumps(tools, sort_keys=True, default=str).encode()).hexdigest()
     candidates = [branch for branch in branches if branch.tools_digest == digest and branch.resident]
     cuts = cuts_for(messages, redactions)
@@ -98,10 +105,15 @@ def plan_reading(
         # the template closes the last known message differently now: prefill that message again
         source, alignment = _longest_match(candidates, messages[: alignment.known - 1], cuts)
         pieces = form.encode(messages, tools, start=alignment.known, cuts=cuts)
+    old = (
+        [] if beside else [b for b in branches if b.resident and not b.busy and _vanished(b, branches, messages, cuts)]
+    )
+    in_place = source is not None and (_ends_there(source, alignment) or source in old)
     return ReadingPlan(
         source=source,
         alignment=alignment,
-        in_place=source is not None and _ends_there(source, alignment),
+        in_place=in_place,
+        replaced=tuple(branch for branch in old if not (in_place and branch is source)),
         messages=tuple(messages),
         pieces=tuple(tuple(parts) for parts in pieces),
         cuts=cuts,
@@ -126,6 +138,19 @@ def _longest_match(
 def _ends_there(branch: Known, alignment: Alignment) -> bool:
     """Return whether the branch ends where the conversation goes on, and no answer is being generated there."""
     return alignment.end == len(branch.ledger) and not branch.busy
+
+
+def _vanished(
+    branch: Source, branches: Sequence[Source], messages: Sequence[Message], cuts: Mapping[int, Cuts]
+) -> bool:
+    """Return whether messages at the end of this branch have vanished from its conversation, which this is now.
+
+    The conversation that was used last may also have lost only its end, with nothing new after it.
+    """
+    alignment = align(branch.ledger, messages, cuts)
+    latest = branch is max(branches, key=lambda b: b.used)
+    shortened = latest and alignment.known == len(messages) and alignment.end < len(branch.ledger)
+    return shortened or replaces(branch.ledger, messages, alignment)
 
 
 def _closes_alike(ledger: Ledger, alignment: Alignment, pieces: Sequence[Piece]) -> bool:

@@ -14,7 +14,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
 from kv_memory.conversation.messages import Message, parse_messages
-from kv_memory.conversation.redactions import cuts_for
 from kv_memory.conversation.spans import Span, Target
 from kv_memory.engines.base import Sampling
 from kv_memory.engines.parts import Scoring, require
@@ -27,9 +26,9 @@ from kv_memory.sessions.apply_policy import apply_policy
 from kv_memory.sessions.attribution import Attribution, attribute
 from kv_memory.sessions.branch import Branch
 from kv_memory.sessions.branches import Branches
-from kv_memory.sessions.dependence import places_of_dependent
 from kv_memory.sessions.enforce import enforce, enforce_free
 from kv_memory.sessions.plan import Tools, plan_reading
+from kv_memory.sessions.regenerate import regenerate
 from kv_memory.sessions.reply import Reply, Usage
 from kv_memory.sessions.report import RetractionReport, UndoStatus
 from kv_memory.sessions.retract import dry_run as dry_run_of
@@ -176,15 +175,21 @@ class Session:
         room: int = 0,
         progress: Progress | None = None,
         eraser: Eraser | None = None,
+        beside: bool = False,
     ) -> tuple[Branch, Usage]:
-        """Make a branch hold this conversation, less what is retracted. Callers hold the engine's lock."""
+        """Make a branch hold this conversation, less what is retracted; with `beside` no longer one is given up.
+
+        Callers hold the engine's lock.
+        """
         state = self._state
         state.catch_up()
         messages = state.identify(messages)
-        plan = plan_reading(state.branches, messages, tools, state.records.redactions, self._memory.format)
-        branch = state.branches.open(plan, room)
+        plan = plan_reading(
+            state.branches, messages, tools, state.records.redactions, self._memory.format, beside=beside
+        )
+        branch, erased = state.branches.open(plan, room)
         enforce(state, branch)
-        usage = state.branches.fill(plan, branch, eraser, progress)
+        usage = state.branches.fill(plan, branch, eraser, progress, erased)
         state.catch_up()  # other calls had their turn while it was being prefilled
         enforce(state, branch)
         found = {
@@ -202,7 +207,7 @@ class Session:
             engine = require(self._engine, Scoring, "Session.score")
             parsed, form = parse_messages(messages), self._memory.format
             turn = self._turn(parsed, tools, Sampling())
-            branch, _ = self._read(parsed, tools, room=turn.room)
+            branch, _ = self._read(parsed, tools, room=turn.room, beside=True)
             start = self._engine.next_position(branch.seq)
             try:
                 self._engine.prefill(branch.seq, turn.head.ids)
@@ -334,25 +339,7 @@ class Session:
         not be made again, so the agent goes on from there. Messages keep their ids.
         """
         self._check_own(report)
-        with self._engine.lock:
-            given = self._state.identify(parse_messages(messages))
-            cuts = cuts_for(given, self._state.records.redactions)
-            dependent = places_of_dependent(self.branches.by_use, report.dependences, given, cuts)
-        result: list[dict[str, Any]] = []
-        for place, (message, left) in enumerate(zip(messages, report.tombstones(messages), strict=True)):
-            if place not in dependent:
-                result.append(left)
-                continue
-            parsed = parse_messages([message])[0]
-            reply = self.chat(result, tools, **sampling).message
-            if parse_messages([reply])[0].digest() == parsed.digest():
-                # The model wrote the same without the retracted text, so the redactions of this message go.
-                again = [redaction for redaction in report.redactions if redaction.digest == given[place].digest()]
-                self._state.records.withdraw(report.id, again, reason="written again without it")
-            result.append({**reply, **({"id": message["id"]} if "id" in message else {})})
-            if reply.get("tool_calls") or parsed.tool_calls:
-                break
-        return result
+        return regenerate(self._state, partial(self.chat, tools=tools, **sampling), report, messages)
 
     def _check_own(self, report: RetractionReport) -> None:
         if report.session != self.id:
