@@ -12,6 +12,7 @@ from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langgraph.checkpoint.memory import InMemorySaver
 
+from kv_memory import Category
 from langchain_kv_memory import ErasableChatModel
 from langchain_kv_memory.changes import DocumentChanges
 from langchain_kv_memory.decisions import Decision
@@ -39,6 +40,19 @@ def model(model: ErasableChatModel) -> Scripted:
 
 def order(status: str) -> str:
     return f'{{"order_id": "W-5530", "status": "{status}"}}'
+
+
+class Finds:
+    """A policy that retracts a sentence wherever it is."""
+
+    def __init__(self, sentence: str, category: Category) -> None:
+        self.sentence, self.category = sentence, category
+
+    def decide(self, messages: Sequence[BaseMessage]) -> Iterable[Decision]:
+        for message in messages:
+            if self.sentence in message.text:
+                start = message.text.index(self.sentence)
+                yield Decision(message, "found", (start, start + len(self.sentence)), self.category)
 
 
 def cached(answer: AIMessage) -> int:
@@ -110,6 +124,26 @@ def test_a_flagged_sentence_goes_and_the_rest_stays(model: Scripted, sync: bool)
     assert talk.tool_messages[0].text == f"{order('delivered')} Thank you."
     assert len(talk.reports) == 1
     assert cached(answer) > 0
+
+
+@pytest.mark.parametrize("sync", [True, False], ids=["sync", "async"])
+@pytest.mark.parametrize("known", [False, True], ids=["at once", "later"])
+def test_two_detectors_of_other_categories_flag_one_message(model: Scripted, known: bool, sync: bool) -> None:
+    """The characters that the second one flags are not counted in what the first one leaves."""
+    talk = Talk(model, [Finds(INJECTED, Category.SECURITY), Finds("Call 555-0199. ", Category.PRIVACY)], sync=sync)
+    text = f"Good day. {INJECTED}{order('delivered')} Call 555-0199. Thank you."
+    if known:
+        talk.renew([])
+        talk.say("look_up(W-5530)", text)
+        talk.renew([Finds(INJECTED, Category.SECURITY), Finds("Call 555-0199. ", Category.PRIVACY)])
+        talk.say("What is the status of W-5530?")
+    else:
+        talk.say("look_up(W-5530)", text)
+    left = f"Good day. {order('delivered')} Thank you."
+    assert talk.tool_messages[0].text == left
+    assert holds(model, left, THREAD)
+    assert not any(holds(model, gone, THREAD) for gone in (INJECTED, "555-0199"))
+    assert [r.reason.split(":")[0] for r in talk.reports] == ["security", "privacy"]
 
 
 def test_two_sentences_of_one_message_found_one_after_the_other(model: Scripted) -> None:

@@ -1,0 +1,305 @@
+"""Break one line of the library at a time, in a copy, and check that a test notices: `make mutants`.
+
+Each mutant is a line that a guarantee rests on, a change that takes the guarantee away, and the tests that must fail
+then. A mutant that survives, or whose line is no longer there, makes the command fail. Generic mutation testers change
+every line in every way; these lines and changes are chosen, and the list is what a reviewer has to keep up to date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+LANGCHAIN = "integrations/langchain"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change of one line, and the tests that must notice it."""
+
+    what: str
+    file: str
+    line: str
+    change: str
+    tests: tuple[str, ...]
+
+
+GUARANTEE, VERSIONS = "tests/test_guarantee.py", "tests/test_versions.py"
+SESSIONS, CONVERSATION = "kv_memory/sessions", "kv_memory/conversation"
+MUTANTS = (
+    # the point of enforcement
+    Mutant(
+        "a branch is not checked before it answers",
+        f"{SESSIONS}/session.py",
+        "        enforce(state, branch)\n        usage = ",
+        "        usage = ",
+        (GUARANTEE, VERSIONS),
+    ),
+    Mutant(
+        "a branch is not checked after it was prefilled",
+        f"{SESSIONS}/session.py",
+        "        state.catch_up()  # other calls had their turn while it was being prefilled\n        enforce(state, branch)\n",
+        "",
+        (GUARANTEE,),
+    ),
+    Mutant(
+        "a copy is not checked",
+        f"{SESSIONS}/session.py",
+        "            enforce(other._state, copy)\n",
+        "",
+        (GUARANTEE,),
+    ),
+    Mutant(
+        "what is strict is not erased exactly",
+        f"{SESSIONS}/enforce.py",
+        "    if any(reason.category in STRICT or handling.exact",
+        "    if False and any(reason.category in STRICT or handling.exact",
+        (GUARANTEE,),
+    ),
+    Mutant(
+        "what other processes retract is not read before an answer",
+        f"{SESSIONS}/state.py",
+        "        self.records.refresh()\n        return self.host.originals.identify(messages)",
+        "        return self.host.originals.identify(messages)",
+        (GUARANTEE, VERSIONS),
+    ),
+    # records
+    Mutant(
+        "a fork does not take over what the log holds",
+        f"{SESSIONS}/records.py",
+        "        self._unlogged = {**other._logged, **other._unlogged}",
+        "        self._unlogged = dict(other._unlogged)",
+        (GUARANTEE, VERSIONS),
+    ),
+    Mutant(
+        "what the log holds is not read again after an undo",
+        f"{SESSIONS}/records.py",
+        "        self._logged = {(known.retraction, known.redaction): None for known in logged if known.in_force}",
+        "        self._logged |= {(known.retraction, known.redaction): None for known in logged if known.in_force}",
+        (VERSIONS, "tests/audit/test_memory.py"),
+    ),
+    Mutant(
+        "undo takes every retraction of the text out of force",
+        f"{SESSIONS}/records.py",
+        "            for owner in [owner for owner in held if owner[0] == retraction]:",
+        "            for owner in list(held):",
+        (VERSIONS,),
+    ),
+    Mutant(
+        "a retraction that was undone is forgotten, with its tombstones",
+        f"{SESSIONS}/records.py",
+        "        self._originals.learn(known.redaction for known in logged)",
+        "        self._originals.learn(known.redaction for known in logged if known.in_force)",
+        (VERSIONS,),
+    ),
+    Mutant(
+        "rows are kept of a text that is retracted for privacy later",
+        f"{SESSIONS}/retract.py",
+        "    if plan.handling.category in STRICT:",
+        "    if False:",
+        (GUARANTEE, VERSIONS),
+    ),
+    Mutant(
+        "digests are not keyed",
+        f"{CONVERSATION}/originals.py",
+        "identity=self.key.seal(message.digest()) if self.key else message.digest())",
+        "identity=message.digest())",
+        (VERSIONS, "tests/audit/test_memory.py", "tests/audit/test_secrets.py"),
+    ),
+    Mutant(
+        "parts that may be mistaken for each other are read",
+        f"{CONVERSATION}/redactions.py",
+        " | redaction.cuts | messages[i].guessed",
+        " | redaction.cuts",
+        (VERSIONS,),
+    ),
+    Mutant(
+        "a version is not put into the coordinates of its original",
+        f"{CONVERSATION}/originals.py",
+        "                if found is not None and found[0]:",
+        "                if False and found is not None and found[0]:",
+        (VERSIONS,),
+    ),
+    Mutant(
+        "what the cells lack is not read again",
+        f"{CONVERSATION}/alignment.py",
+        "    return same(entry, message) and not entry.cuts - left_out",
+        "    return same(entry, message)",
+        (VERSIONS,),
+    ),
+    # messages
+    Mutant(
+        "the ledger keeps retracted text",
+        f"{CONVERSATION}/ledger.py",
+        "        entry.message = entry.message.overwritten(entry.cuts)\n",
+        "",
+        ("tests/test_retraction.py", "tests/test_session.py", GUARANTEE),
+    ),
+    Mutant(
+        "equal results of other calls are mixed up in the cache",
+        f"{CONVERSATION}/alignment.py",
+        "    if ids_differ(entry.message.tool_call_id, message.tool_call_id) or entry.message.role != message.role:",
+        "    if entry.message.role != message.role:",
+        (VERSIONS, "tests/test_session.py", "tests/test_plan.py"),
+    ),
+    Mutant(
+        "equal results of other calls are mixed up in what is retracted",
+        f"{CONVERSATION}/redactions.py",
+        "            and not ids_differ(self.tool_call_id, read.message.tool_call_id)\n",
+        "",
+        (VERSIONS,),
+    ),
+    Mutant(
+        "equal messages without ids are not told apart by their place",
+        f"{CONVERSATION}/redactions.py",
+        "        if placed and ids == (None, None):",
+        "        if False:",
+        (VERSIONS,),
+    ),
+    Mutant(
+        "a message that vanished stays in an old branch",
+        f"{SESSIONS}/branches.py",
+        "                old.evict()\n        return Usage(",
+        "                pass\n        return Usage(",
+        (GUARANTEE,),
+    ),
+    # branches, healing, engines
+    Mutant(
+        "a branch that answers is evicted",
+        f"{SESSIONS}/memory.py",
+        "if b is not keep and not b.busy)",
+        "if b is not keep)",
+        ("tests/test_room.py", GUARANTEE, "tests/test_memory.py", "tests/test_load.py"),
+    ),
+    Mutant(
+        "healing does not compare tokens",
+        f"{SESSIONS}/heal.py",
+        "takewhile(lambda pair: pair[0][1] == pair[1][1], same)",
+        "takewhile(lambda pair: True, same)",
+        ("tests/test_heal.py",),
+    ),
+    Mutant(
+        "healing runs over steered cells",
+        f"{SESSIONS}/heal.py",
+        "if cell[0] >= start and cell[1] != STEERED]",
+        "if cell[0] >= start]",
+        ("tests/test_heal.py", "tests/test_steering.py"),
+    ),
+    Mutant(
+        "attention normalisers outlive a move",
+        "kv_memory/engines/cells.py",
+        "        self._order = None\n        self.log_normalisers.clear()\n",
+        "        self._order = None\n",
+        ("tests/erasers/test_influence.py", "tests/engines/test_cells.py", "tests/engines/test_transformers.py"),
+    ),
+    Mutant(
+        "an interrupted answer leaves its branch busy",
+        f"{SESSIONS}/turn.py",
+        "        branch.busy, branch.interrupt = False, None\n",
+        "        branch.interrupt = None\n",
+        (GUARANTEE,),
+    ),
+    Mutant(
+        "a failing eraser keeps the others from erasing",
+        f"{SESSIONS}/retraction_run.py",
+        "        run_all(partial(self._erase, plan) for plan in plans if not plan.branch.busy)",
+        "        [self._erase(plan) for plan in plans if not plan.branch.busy]",
+        (GUARANTEE,),
+    ),
+    # the log and the integration
+    Mutant(
+        "an audit log that was emptied beside its key starts anew",
+        "kv_memory/audit/log.py",
+        "            if bound is not None and found != bound:",
+        "            if False:",
+        (GUARANTEE, "tests/audit"),
+    ),
+    Mutant(
+        "a tool's pending retractions act as owner",
+        f"{LANGCHAIN}/langchain_kv_memory/requests.py",
+        '            requests.add("tool", decision.category, _target(decision), decision.reason)',
+        '            requests.add("owner", decision.category, _target(decision), decision.reason)',
+        (
+            f"{LANGCHAIN}/tests/integration_tests/test_middleware.py",
+            f"{LANGCHAIN}/tests/integration_tests/test_attacks.py",
+        ),
+    ),
+    Mutant(
+        "tombstones keep additional_kwargs",
+        f"{LANGCHAIN}/langchain_kv_memory/tombstones.py",
+        '        "additional_kwargs": {},  # providers keep copies of calls and of what was thought there\n',
+        "",
+        (f"{LANGCHAIN}/tests/unit_tests/test_tombstones.py",),
+    ),
+    Mutant(
+        "tombstones keep invalid tool calls",
+        f"{LANGCHAIN}/langchain_kv_memory/tombstones.py",
+        '        changed["invalid_tool_calls"] = []\n',
+        "",
+        (f"{LANGCHAIN}/tests/unit_tests/test_tombstones.py",),
+    ),
+    Mutant(
+        "the second detector's characters are counted in the first one's result",
+        f"{LANGCHAIN}/langchain_kv_memory/middleware.py",
+        "reports.append(model.retract(*request.targets, messages=said,",
+        "reports.append(model.retract(*request.targets, messages=messages,",
+        (f"{LANGCHAIN}/tests/integration_tests/test_middleware.py",),
+    ),
+)
+
+
+def main() -> int:
+    """Try the mutants, and return 1 if one survives."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("words", nargs="*", help="try only those whose description has one of these words")
+    parser.add_argument("--jobs", type=int, default=2)
+    given = parser.parse_args()
+    wanted = [m for m in MUTANTS if not given.words or any(word in m.what for word in given.words)]
+    with ThreadPoolExecutor(given.jobs) as pool:
+        survived = [mutant for mutant, died in zip(wanted, pool.map(_tried, wanted), strict=True) if not died]
+    for mutant in survived:
+        print(f"SURVIVED: {mutant.what} ({mutant.file})")
+    print(f"{len(wanted) - len(survived)} of {len(wanted)} mutants were noticed.")
+    return int(bool(survived))
+
+
+def _tried(mutant: Mutant) -> bool:
+    """Return whether a test fails on a copy with this change; print what happened."""
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy"
+        shutil.copytree(
+            ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv*", "results", "*.egg-info", ".*_cache")
+        )
+        file = copy / mutant.file
+        text = file.read_text(encoding="utf-8")
+        if text.count(mutant.line) != 1:
+            print(f"{mutant.what}: the line is there {text.count(mutant.line)} times, update the list", flush=True)
+            return False
+        file.write_text(text.replace(mutant.line, mutant.change), encoding="utf-8")
+        noticed = any(_fails(copy, test) for test in mutant.tests)
+    print(f"{'noticed ' if noticed else 'SURVIVED'} {time.monotonic() - started:5.0f} s  {mutant.what}", flush=True)
+    return noticed
+
+
+def _fails(copy: Path, test: str) -> bool:
+    inside = copy / LANGCHAIN if test.startswith(LANGCHAIN) else copy
+    path = os.pathsep.join(map(str, (copy, copy / LANGCHAIN)))
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", str((copy / test).relative_to(inside))]
+    done = subprocess.run(command, cwd=inside, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    if done.returncode not in (0, 1):
+        raise SystemExit(f"{test} did not run: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return done.returncode == 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
