@@ -16,15 +16,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Origins:
-    """Rows from before the first move, and how far each cell is from there. Nothing is changed in place, so that forks
-    share the rows."""
+    """Rows of moved cells from before their first move, and how far each cell is from there. Nothing is changed in
+    place, so that forks share the rows."""
 
     slots: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     """Slots of the moved cells: int64 [moved]."""
     deltas: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     """Positions from where a cell was first to where it is: int64 [moved]."""
     rows: tuple[Tensor, ...] = ()
-    """What turns with the position, such as the keys of a layer: each [1, heads, moved, dimensions]."""
+    """Rows that turn with the position, such as the keys of a layer: each [1, heads, moved, dimensions]."""
 
     def moved(self, slots: Tensor, rows: Sequence[Tensor], delta: int) -> Origins:
         """Return these with the cells in `slots` moved by `delta`; `rows`: theirs now, each [1, heads, cells,
