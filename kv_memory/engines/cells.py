@@ -67,8 +67,8 @@ class CellStore:
         """Log-normalisers of each slot's attention over all cells, by probe layer: float32 [heads, slots], NaN where
         not computed yet. Every change of the cells discards them (attention_mass.py)."""
         self.origins = Origins()
-        """Rows of moved cells that turn with the position, as they were before their first move. Whoever writes other rows into a
-        cell has to `forget` it, so that no later move brings the earlier rows back."""
+        """Rows of moved cells that turn with the position, as they were before their first move. Whoever writes other
+        rows into a cell has to `forget` it, so that no later move brings the earlier rows back."""
         self._order: tuple[Tensor, Tensor] | None = None
 
     def order(self) -> tuple[Tensor, Tensor]:
