@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.record import RESULTS, source, table
-from benchmarks.trust_tables import leakage, load, provenance
+from benchmarks.trust_tables import leakage, load, moves, provenance
 from kv_memory.evaluation.baselines import NEVER_SAW, NO_ERASE
 
 ROOT = Path(__file__).parents[1]
@@ -60,7 +60,7 @@ def figures() -> str:
     parts += [latency_table(result) for result in latency]
     runs = {name: _load(name) for name in LEAKAGE}
     parts += [llama_cpp_table(_load("llama_cpp")), leakage(runs, _generated(runs.values()))]
-    parts += [provenance(_load("provenance")), load(_load("load"))]
+    parts += [provenance(_load("provenance")), load(_load("load")), moves(_load("moves"))]
     return "\n".join(parts)
 
 

@@ -95,3 +95,24 @@ def load(result: dict[str, Any]) -> str:
         f"{len(result['errors'])} errors; {len(wrong)} sessions whose cells differ from their replay "
         f"({source(result)}; `benchmarks/results/load.json`).\n"
     )
+
+
+def moves(result: dict[str, Any]) -> str:
+    """Return how far keys are from where one exact rotation brings them, after many moves."""
+    rows = result["rows"]
+    counts = list(rows[0]["errors"])
+    lines = [
+        "## Keys after many moves",
+        "",
+        f"Relative error of the keys of {result['cells']} cells, moved at random within {result['context']:,} "
+        "positions, against one rotation in float64 from where they were first; where each move turns what the one "
+        "before it rounded, and as the engines do it. One rounding to the same type, of random numbers: "
+        f"{', '.join(f'{name} {error:.1e}' for name, error in result['one rounding'].items())} "
+        f"({source(result)}; `benchmarks/results/moves.json`).",
+        "",
+    ]
+    cells = {
+        f"{row['engine']}, {row['dtype']}, {row['moves']}": [f"{row['errors'][count]:.1e}" for count in counts]
+        for row in rows
+    }
+    return "\n".join([*lines, *table([f"after {int(count):,}" for count in counts], cells), ""])

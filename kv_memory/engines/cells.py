@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kv_memory.engines.origins import Origins
+
 EMPTY = torch.iinfo(torch.int64).max
 """Position of a slot that holds no cell: beyond every query, so that a mask by position hides it."""
 
@@ -64,6 +66,9 @@ class CellStore:
         self.log_normalisers: dict[int, Tensor] = {}
         """Log-normalisers of each slot's attention over all cells, by probe layer: float32 [heads, slots], NaN where
         not computed yet. Every change of the cells discards them (attention_mass.py)."""
+        self.origins = Origins()
+        """Rows of moved cells that turn with the position, as they were before their first move. Whoever writes other
+        rows into a cell has to `forget` it, so that no later move brings the earlier rows back."""
         self._order: tuple[Tensor, Tensor] | None = None
 
     def order(self) -> tuple[Tensor, Tensor]:
@@ -130,6 +135,7 @@ class CellStore:
         """Remove these cells and wipe their rows."""
         where = compact(slots)
         self._moved()
+        self.forget(slots)
         self.position[where] = EMPTY
         self.token[where] = 0
         held = (self.position[: self.used] != EMPTY).nonzero()
@@ -171,10 +177,15 @@ class CellStore:
         for layer, queries in zip(self.layout.probe_layers, rows.queries, strict=False):
             self.put_queries(layer, slots, queries.to(devices[layer]))
 
-    def move(self, slots: Tensor, delta: int) -> None:
-        """Move these cells by `delta` positions. The caller rotates their keys."""
+    def move(self, slots: Tensor, delta: int, origins: Origins) -> None:
+        """Move these cells by `delta` positions. The caller rotated their keys, from what `origins` says now."""
         self._moved()
+        self.origins = origins
         self.position[slots] += delta
+
+    def forget(self, slots: Tensor) -> None:
+        """Let the rows that these cells have from now on be what their next move turns."""
+        self.origins = self.origins.without(slots)
 
     def _moved(self) -> None:
         self._order = None
@@ -189,6 +200,7 @@ class CellStore:
         for copies, originals in pairs:
             for copy, rows in zip(copies, originals, strict=True):
                 copy[:, :, on_device(new, copy.device)] = rows[:, :, on_device(old, rows.device)]
+        other.origins = self.origins.copied(slots)
         return other
 
 

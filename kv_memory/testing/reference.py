@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from random import Random
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from kv_memory.engines.base import Cells, SequenceId
-from kv_memory.engines.parts import CellRows, Scoring
+from kv_memory.engines.parts import CellEdit, CellRows, Scoring
 
 
 def plain_logits(model: PreTrainedModel, ids: Sequence[int], positions: Sequence[int] | None = None) -> Tensor:
@@ -54,6 +55,15 @@ def all_cells(engine: CellRows, seq: SequenceId) -> Cells:
 def without(values: Sequence[int], *spans: tuple[int, int]) -> list[int]:
     """Return the values at indices that no span holds."""
     return [value for i, value in enumerate(values) if not any(start <= i < end for start, end in spans)]
+
+
+def random_moves(engine: CellEdit, seq: SequenceId, random: Random, count: int) -> None:
+    """Move the cells from a random one on by a random distance, up or down, this many times."""
+    for _ in range(count):
+        positions = engine.positions(seq)
+        first = random.randrange(len(positions))
+        lowest = (positions[first - 1] + 1 if first else 0) - positions[first]
+        engine.shift(seq, positions[first], random.randint(lowest, engine.max_positions - 1 - positions[-1]))
 
 
 def rotated(rows: Tensor, frequencies: Tensor, delta: int) -> Tensor:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kv_memory.engines.base import Cells
+from kv_memory.engines.cells import CellStore, compact
 from kv_memory.engines.llama_cpp.context import Context
 from kv_memory.engines.llama_cpp.passes import runs_of
 from kv_memory.engines.llama_cpp.rotation import Heads, Rotation
@@ -52,14 +53,32 @@ class ContextRows:
             written.values[layer][:] = cells.values[layer].transpose(0, 1).flatten(1)
         self._replace(home, [(run.start, run.end) for run in runs_of(there, there)], written.data)
 
-    def move(self, home: int, interval: Interval, delta: int, rotation: Rotation) -> None:
-        """Move the cells of an interval by `delta` positions, and rotate their keys. Forks keep theirs."""
+    def move(
+        self, home: int, store: CellStore, slots: Tensor, delta: int, rotation: Rotation, *, probed: Sequence[int]
+    ) -> None:
+        """Move these cells, all from a position on, by `delta` positions. Forks keep theirs.
+
+        llama.cpp has no place for keys from before the first move: they are kept outside of the context, as is what
+        the store has of the probe layers, `probed`.
+        """
+        interval = int(store.position[slots[0]]), int(store.position[slots[-1]]) + 1
         before = self._context.read_part(home, [interval])
         moved = State.parse(before.copy())
-        for rows in moved.keys:
-            rows[:] = self._heads.pack(rotation.turn(self._heads.unpack(rows), delta))
+        order = torch.from_numpy(np.argsort(moved.positions))
+        keys = [self._heads.unpack(rows[order]).transpose(0, 1)[None] for rows in moved.keys]
+        where = compact(slots)
+        origins = store.origins.moved(slots, [*keys, *store.read(where).queries], delta)
+        places = origins.places(slots)
+        at, deltas = compact(places), origins.deltas[places]
+        turned = [rotation.turn(rows[:, :, at], deltas) for rows in origins.rows]
+        for rows, there in zip(moved.keys, turned[: self.layers], strict=True):
+            rows[order] = self._heads.pack(there[0].transpose(0, 1))
         moved.positions += delta
         self._replace(home, [interval], moved.data, before)
+        for index, (layer, queries) in enumerate(zip(probed, turned[self.layers :], strict=True)):
+            store.put_keys(index, where, turned[layer])
+            store.put_queries(index, where, queries)
+        store.move(slots, delta, origins)
 
     def distance(self, old: NDArray[np.uint8], new: NDArray[np.uint8], layer: int) -> Tensor:
         """Measure how far K and V together of two states are apart in a layer: [cells], positions ascending."""

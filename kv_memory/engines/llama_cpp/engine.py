@@ -268,12 +268,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
             return
         check_move(store, start, delta)
         self._check_fits(store.next_position + delta)
-        home = self._sequences.home(state)
-        self._cells.move(home, (start, store.next_position), delta, rotation)
-        where = compact(slots)
-        for kept in (*store.keys, *store.queries):
-            kept[:, :, where] = rotation.turn(kept[:, :, where], delta)
-        store.move(slots, delta)
+        self._cells.move(self._sequences.home(state), store, slots, delta, rotation, probed=self._probed)
         state.logits = None
 
     @exclusive
@@ -294,6 +289,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
         home = self._sequences.home(state)
         self._watch.take()
         with rerun(self._context, home, self._runs(state, slots), lora and lora.pointer, keep=keep) as result:
+            state.store.forget(slots)
             result.commit()
         self._note(state, slots, len(slots))
         state.logits = result.logits[0] if keep else None
@@ -379,7 +375,9 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
             return
         positions, ids = torch.tensor(cells.positions), torch.tensor(cells.token_ids)
         there = torch.isin(positions, store.order()[0])
-        self._cells.write(self._sequences.home(state), cells, integers(positions[there]))
+        home = self._sequences.home(state)
+        store.forget(store.find(integers(positions[there])))
+        self._cells.write(home, cells, integers(positions[there]))
         if not bool(there.all()):
             store.allocate(positions[~there], ids[~there])
         slots = store.find(cells.positions)

@@ -59,12 +59,16 @@ class Rotation:
     frequencies: Tensor
     """Angle of each pair in radians a position, float64 [rotary / 2]."""
 
-    def turn(self, rows: Tensor, delta: int) -> Tensor:
-        """Rotate rows [..., head_dim] by `delta` positions; computed in float32."""
+    def turn(self, rows: Tensor, delta: int | Tensor) -> Tensor:
+        """Rotate rows [..., head_dim] by `delta` positions, or rows [..., cells, head_dim] by `delta` [cells] each;
+        rounded once."""
         half = len(self.frequencies)
-        angles = (self.frequencies * delta).remainder(2 * torch.pi)
-        cos, sin = angles.cos().float(), angles.sin().float()
-        first, second = rows[..., :half].float(), rows[..., half : 2 * half].float()
+        precise = torch.float64 if rows.dtype == torch.float32 else torch.float32
+        # Most cells are moved as far as others: the angles of each distance are computed once.
+        deltas, each = torch.unique(torch.as_tensor(delta), return_inverse=True)
+        angles = (deltas[:, None] * self.frequencies).remainder(2 * torch.pi)
+        cos, sin = (wave.to(precise)[each] for wave in (angles.cos(), angles.sin()))
+        first, second = rows[..., :half].to(precise), rows[..., half : 2 * half].to(precise)
         turned = torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
         return torch.cat([turned.to(rows.dtype), rows[..., 2 * half :]], -1)
 

@@ -30,7 +30,7 @@ from kv_memory.engines.parts import (
 )
 from kv_memory.engines.threads import wait_passively
 from kv_memory.engines.transformers.adapters import Adapters
-from kv_memory.engines.transformers.forward import Forward, restored, restored_on_error
+from kv_memory.engines.transformers.forward import Forward, restored
 from kv_memory.engines.transformers.loading import load_model
 from kv_memory.engines.transformers.probe import check_layer_types, context_limit, layout_of, run_probe
 from kv_memory.engines.transformers.rotary import rotation_of
@@ -187,7 +187,7 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
                 raise ValueError("an empty sequence has no next token; prefill it first")
             check_tokens(state.store, slots)
             with restored(state.store, slots):
-                state.logits = self._forward.rerun(state.store, slots)
+                state.logits = self._forward.run_again(state.store, slots)
         return state.logits
 
     def score(self, seq: SequenceId, ids: Sequence[int]) -> Tensor:
@@ -224,9 +224,7 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
             return
         check_move(store, start, delta)
         self._check_fits(store.next_position + delta)
-        with restored_on_error(store, slots):
-            self.rotation.move(store, slots, delta)
-        store.move(slots, delta)
+        self.rotation.move(store, slots, delta)
         state.logits = None
 
     def reencode(

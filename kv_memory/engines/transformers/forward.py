@@ -138,8 +138,14 @@ class Forward:
         With `ahead` it sees all other cells too. On an exception all rows are as before.
         """
         with restored_on_error(store, slots):
-            for part in torch.split(slots, self.chunk):
-                logits = self.over(PassCache(store, compact(part)), ahead_of=slots if ahead else None)
+            logits = self.run_again(store, slots, ahead=ahead)
+            store.forget(slots)
+        return logits
+
+    def run_again(self, store: CellStore, slots: Tensor, *, ahead: bool = False) -> Tensor:
+        """Do as `rerun` does, for a caller that puts the rows back."""
+        for part in torch.split(slots, self.chunk):
+            logits = self.over(PassCache(store, compact(part)), ahead_of=slots if ahead else None)
         return logits[-1]
 
     def deviation(self, store: CellStore, slots: Tensor, layer: int) -> Tensor:

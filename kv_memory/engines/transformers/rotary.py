@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kv_memory.engines.cells import CellStore
+from kv_memory.engines.cells import CellStore, compact, on_device
 from kv_memory.engines.transformers.probe import LayoutProbe
 
 
@@ -22,20 +22,15 @@ class Rotation:
     """Rotation of rows in the layers that have a rotary embedding; layers without one (NoPE) keep theirs."""
 
     def __init__(self, embedding: nn.Module, apply: Callable[..., tuple[Tensor, Tensor]], rotary: tuple[bool, ...]):
-        self._embedding = embedding
+        self._frequencies = _frequencies(embedding)
         self._apply = apply
         self._rotary = rotary
 
     def turn(self, rows: Tensor, delta: int | Tensor) -> Tensor:
-        """Rotate rows [batch, heads, cells, head_dim] by `delta` positions, or by `delta` [batch] each; computed in
-        float32."""
+        """Rotate rows [batch, heads, cells, head_dim] by `delta` positions, or by `delta` [batch] each;
+        rounded once."""
         by = torch.as_tensor(delta, device=rows.device).reshape(-1, 1)
-        cos, sin = self._embedding(rows.new_zeros(1, dtype=torch.float32), by)
-        # NOTE: YaRN and LongRoPE fold a factor on the attention scores into cos and sin; the row has it already.
-        factor = getattr(self._embedding, "attention_scaling", 1.0)
-        width = cos.shape[-1]
-        turned, _ = self._apply(rows[..., :width].float(), rows[..., :width].float(), cos / factor, sin / factor)
-        return torch.cat([turned.to(rows.dtype), rows[..., width:]], dim=-1)
+        return self._turned(rows, *self._waves(by))
 
     def turn_keys(self, layer: int, keys: Tensor, delta: int | Tensor) -> Tensor:
         """Rotate the keys of this layer as `turn` does; those of a layer without rotary embedding stay."""
@@ -43,13 +38,70 @@ class Rotation:
 
     @torch.inference_mode()
     def move(self, store: CellStore, slots: Tensor, delta: int) -> None:
-        """Rotate the keys and kept queries of these slots by `delta` positions."""
-        probes = dict(zip(store.layout.probe_layers, store.queries, strict=True))
-        for layer, keys in enumerate(store.keys):
-            if self._rotary[layer]:
-                for rows in (keys, probes[layer]) if layer in probes else (keys,):
-                    where = slots.to(rows.device)
-                    rows[:, :, where] = self.turn(rows[:, :, where], delta)
+        """Move these cells by `delta` positions: rotate their keys and kept queries. On an exception they are as
+        before."""
+        turning = [keys for layer, keys in enumerate(store.keys) if self._rotary[layer]]
+        probes = zip(store.layout.probe_layers, store.queries, strict=True)
+        turning += [queries for layer, queries in probes if self._rotary[layer]]
+        turning = [rows[..., : len(self._frequencies)] for rows in turning]
+        where = compact(slots)
+        before = [rows[:, :, on_device(where, rows.device)].clone() for rows in turning]
+        origins = store.origins.moved(slots, before, delta)
+        places = origins.places(slots)
+        at = compact(places)
+        # Most cells moved as far as others did: the angles of each distance are computed once.
+        deltas, each = torch.unique(origins.deltas[places], return_inverse=True)
+        cosines, sines = (
+            {
+                device: wave.to(device, _precise(store.layout.dtype))[each.to(device)][None]
+                for device in set(store.layout.devices)
+            }
+            for wave in self._waves(deltas)
+        )
+        try:
+            for rows, origin in zip(turning, origins.rows, strict=True):
+                device = rows.device
+                turned = self._turned(origin[:, :, on_device(at, device)], cosines[device], sines[device])
+                rows[:, :, on_device(where, rows.device)] = turned
+            store.move(slots, delta, origins)
+        except BaseException:
+            for rows, old in zip(turning, before, strict=True):
+                rows[:, :, on_device(where, rows.device)] = old
+            raise
+
+    def _waves(self, deltas: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute cosine and sine [..., rotary dimensions] of the angles of these distances, float64."""
+        angles = (deltas[..., None] * self._frequencies.to(deltas.device)).remainder(2 * torch.pi)
+        return angles.cos(), angles.sin()
+
+    def _turned(self, rows: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Rotate rows, with arithmetic that is more precise than their dtype."""
+        precise = _precise(rows.dtype)
+        width = cos.shape[-1]
+        turning = rows[..., :width].to(precise)
+        # The function turns queries and keys; one head does for the other of the two.
+        turned, _ = self._apply(turning, turning[:, :1], cos.to(rows.device, precise), sin.to(rows.device, precise))
+        return torch.cat([turned.to(rows.dtype), rows[..., width:]], dim=-1)
+
+
+def _precise(dtype: torch.dtype) -> torch.dtype:
+    """Return the type in which rows of this one are rotated."""
+    return torch.float64 if dtype == torch.float32 else torch.float32
+
+
+def _frequencies(embedding: nn.Module) -> Tensor:
+    """Return the angle of each rotary dimension in radians a position, float64 [rotary dimensions].
+
+    NOTE: the embedding shows them in float32, where angles of far positions are rounded by more than a key in float16
+    is; `inv_freq` holds their exact values, but only the embedding knows which dimension has which.
+    """
+    exact: Any = embedding.inv_freq
+    cos, sin = embedding(torch.zeros(1, device=exact.device), torch.ones(1, 1, device=exact.device))
+    # YaRN and LongRoPE fold a factor on the attention scores into both, which leaves the angle as it is.
+    shown = torch.atan2(sin.double(), cos.double()).flatten().cpu()
+    exact = exact.double().flatten().cpu()
+    nearest = exact[(shown[:, None] - exact).abs().argmin(1)]
+    return torch.where((nearest - shown).abs() <= 1e-6 * shown.abs(), nearest, shown)
 
 
 @torch.inference_mode()
@@ -63,18 +115,19 @@ def rotation_of(model: nn.Module, near: LayoutProbe, far: LayoutProbe, delta: in
     apply: Any = getattr(sys.modules[type(near.modules[0]).__module__], "apply_rotary_pos_emb", None)
     if embedding is None or apply is None:
         return None
-    rotation = Rotation(embedding, apply, tuple(not _same(near.rows[i][0], far.rows[i][0]) for i in sorted(near.rows)))
-    for layer, rotary in enumerate(rotation._rotary):
-        (keys, values), (far_keys, far_values) = near.rows[layer], far.rows[layer]
-        if not _same(values, far_values):
-            return None
-        try:
+    turning = [not _same(near.rows[layer][0], far.rows[layer][0]) for layer in sorted(near.rows)]
+    try:
+        rotation = Rotation(embedding, apply, tuple(turning))
+        for layer, rotary in enumerate(turning):
+            (keys, values), (far_keys, far_values) = near.rows[layer], far.rows[layer]
+            if not _same(values, far_values):
+                return None
             if rotary and not (
                 _same(rotation.turn(keys, delta), far_keys) and _same(rotation.turn(far_keys, -delta), keys)
             ):
                 return None
-        except (TypeError, RuntimeError, KeyError):  # an embedding that is called in another way
-            return None
+    except (TypeError, RuntimeError, KeyError):  # an embedding that is called in another way
+        return None
     return rotation
 
 

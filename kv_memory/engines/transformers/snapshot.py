@@ -25,7 +25,8 @@ def read_cells(store: CellStore, positions: Sequence[int]) -> Cells:
 
 
 def write_cells(store: CellStore, cells: Cells) -> None:
-    """Put cells back, bit-identical, over the cells at their positions or as new ones.
+    """Put cells back, bit-identical, over the cells at their positions or as new ones. Later moves turn what is
+    written.
 
     Raises ValueError, with the cells as they were, where these are the cells of another model.
     """
@@ -43,6 +44,7 @@ def write_cells(store: CellStore, cells: Cells) -> None:
         store.allocate(positions[missing], token_ids[missing])
     slots = store.find(cells.positions)
     store.token[slots] = token_ids
+    store.forget(slots)
     store.write(compact(slots), Rows(*(_layers(part) for part in (cells.keys, cells.values, cells.queries))))
 
 

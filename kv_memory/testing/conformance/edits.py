@@ -13,6 +13,8 @@ from kv_memory.testing.conformance.case import AllParts, Case, Cases, needs
 from kv_memory.testing.reference import all_cells, assert_close, assert_same_cells, next_log_probs, rotated, without
 
 SPANS = [(0, 12), (20, 33), (50, 60)]
+THERE_AND_BACK = [7, 23, -19, 41, -35, 13, -29, 9, -5, -5]
+"""Distances that add up to none."""
 
 
 CHANGES: dict[str, Callable[[AllParts, SequenceId], None]] = {
@@ -94,6 +96,18 @@ class Edits(Cases):
         before = engine.read_cells(seq, range(25))
         engine.shift(seq, 25, 3)
         assert_same_cells(engine.read_cells(seq, range(25)), before)
+
+    @needs("rows", "shift")
+    def test_many_shifts_are_as_precise_as_one(self, case: Case, ids: list[int]) -> None:
+        """Compare keys after a thousand shifts with those after one: within one float32 rounding of the largest."""
+        engine, seq = case.engine, case.sequence(ids)
+        once, at = engine.fork(seq), 30
+        for delta in [*THERE_AND_BACK * 100, 10]:
+            engine.shift(seq, at, delta)
+            at += delta
+        engine.shift(once, 30, 10)
+        keys, expected = all_cells(engine, seq).keys, all_cells(engine, once).keys
+        assert (keys - expected).abs().max() <= 2**-23 * expected.abs().max()
 
     @needs("edit", "rows", "shift")
     def test_a_shift_into_other_cells_is_refused(self, one_case: Case, ids: list[int]) -> None:
