@@ -9,9 +9,11 @@ these pieces, never from searching text. This module knows nothing of cells.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import Any, Literal
 
 from kv_memory.conversation.messages import Cuts, Message
@@ -19,7 +21,7 @@ from kv_memory.conversation.sentinels import Sentinels
 from kv_memory.conversation.template import TemplateTraits, adapt
 from kv_memory.engines.base import Tokenizer
 from kv_memory.errors import ConversationError
-from kv_memory.positions import Interval
+from kv_memory.positions import Interval, merge
 
 PieceKind = Literal["scaffold", "content", "call"]
 
@@ -34,6 +36,36 @@ class Piece:
     """Character intervals of the message's content that each token stands for; None unless `kind` is "content"."""
     call: int | None = None
     """Number of the tool call within the message; None unless `kind` is "call"."""
+
+    def chars_of(self, tokens: Interval) -> Interval:
+        """Return the characters that these tokens, [start, end) by index, stand for."""
+        assert self.chars is not None, "asked of content"
+        return self.chars[tokens[0]][0], self.chars[tokens[1] - 1][1]
+
+    def touched(self, cuts: Iterable[Interval]) -> list[Interval]:
+        """Return the tokens, as intervals of indices, that share a character with the cuts or with such a token.
+
+        A character of several bytes may be split over several tokens; they are erased together.
+        """
+        starts, ends = self._edges
+        found: list[Interval] = []
+        for cut in merge(cuts):
+            start, end = cut
+            while True:
+                first, last = bisect_right(ends, start), bisect_left(starts, end)
+                while first and starts[first - 1] == ends[first - 1] == start:
+                    first -= 1
+                if first >= last or (starts[first] >= start and ends[last - 1] <= end):
+                    break
+                start, end = min(start, starts[first]), max(end, ends[last - 1])
+            found.append((first, max(first, last)))
+        return merge(found)
+
+    @cached_property
+    def _edges(self) -> tuple[list[int], list[int]]:
+        """The starts and the ends of `chars`, ascending: looked up for each retraction of a long message."""
+        chars = self.chars or ()
+        return list(accumulate((start for start, _ in chars), max)), list(accumulate((end for _, end in chars), max))
 
 
 class ChatFormat:

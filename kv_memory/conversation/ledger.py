@@ -15,7 +15,7 @@ from kv_memory.conversation.chat_format import Piece
 from kv_memory.conversation.messages import Cuts, Message
 from kv_memory.conversation.spans import Span, SpanKind, SpanStatus
 from kv_memory.engines.base import STEERED
-from kv_memory.positions import Interval, merge, moved
+from kv_memory.positions import Interval, merge, moved, subtract
 
 
 @dataclass(frozen=True)
@@ -91,24 +91,25 @@ class Selection:
     span_id: str
     cuts: Cuts
 
-    def tokens(self) -> Iterator[tuple[Run, list[int]]]:
-        """Yield the runs of the message that the cuts touch, each with the indices of the tokens that are touched."""
+    def tokens(self) -> Iterator[tuple[Run, list[Interval]]]:
+        """Yield the runs of the message that the cuts touch, each with intervals of indices of tokens: those that are
+        touched."""
         for run in self.entry.runs:
             if run.piece.kind == "call" and run.piece.call in self.cuts.calls:
-                yield run, list(range(len(run.piece.ids)))
+                yield run, [(0, len(run.piece.ids))]
             elif run.piece.chars is not None:
-                chosen = _overlapping(run.piece.chars, self.cuts.chars)
+                chosen = run.piece.touched(self.cuts.chars)
                 if chosen:
                     yield run, chosen
 
     def chars(self) -> tuple[Interval, ...]:
         """Return the characters that are cut, widened to whole tokens."""
-        touched = [run.piece.chars[i] for run, chosen in self.tokens() if run.piece.chars for i in chosen]
+        touched = [run.piece.chars_of(part) for run, chosen in self.tokens() if run.piece.chars for part in chosen]
         return tuple(merge([*self.cuts.chars, *touched]))
 
     def intervals(self) -> list[Interval]:
         """Return the positions of the tokens that are cut."""
-        return merge((run.start + i, run.start + i + 1) for run, chosen in self.tokens() for i in chosen)
+        return merge((run.start + a, run.start + b) for run, chosen in self.tokens() for a, b in chosen)
 
 
 def selection(entry: Entry, cuts: Cuts) -> Selection:
@@ -296,55 +297,23 @@ class Ledger:
 
     def _take_out(self, selection: Selection) -> None:
         entry = selection.entry
-        chosen = {id(run): set(tokens) for run, tokens in selection.tokens()}
+        chosen = {id(run): parts for run, parts in selection.tokens()}
         chars: list[Interval] = []
         kept: list[Run] = []
         for run in entry.runs:
-            gone = chosen.get(id(run), set())
-            for alive, start, end in _stretches(len(run.piece.ids), gone):
-                part = _slice(run, start, end)
-                if alive:
-                    kept.append(part)
-                    continue
-                widened = None
-                if part.piece.chars is not None:
-                    widened = (part.piece.chars[0][0], part.piece.chars[-1][1])
-                    chars.append(widened)
+            gone = chosen.get(id(run), [])
+            left = subtract([(0, len(run.piece.ids))], gone)
+            kept += [_slice(run, start, end) for start, end in left] if gone else [run]
+            for start, end in gone:
+                widened = None if run.piece.chars is None else run.piece.chars_of((start, end))
+                chars += [] if widened is None else [widened]
+                at = run.start
                 entry.erased.append(
-                    Erased(part.start, part.end, widened, run.piece.call, SpanStatus.APPROXIMATE, selection.span_id)
+                    Erased(at + start, at + end, widened, run.piece.call, SpanStatus.APPROXIMATE, selection.span_id)
                 )
         entry.runs = kept
         entry.cuts |= Cuts(tuple(merge([*chars, *selection.cuts.chars])), selection.cuts.calls)
         entry.message = entry.message.overwritten(entry.cuts)
-
-
-def _overlapping(tokens: Sequence[Interval], cuts: Sequence[Interval]) -> list[int]:
-    """Return the indices of the tokens that share a character with the cuts or with a token that is chosen.
-
-    A character of several bytes may be split over several tokens; they are erased together.
-    """
-    if not cuts:
-        return []
-    widened = list(cuts)
-    while True:
-        chosen = [i for i, t in enumerate(tokens) if any(_touches(t, cut) for cut in widened)]
-        covered = [tokens[i] for i in chosen]
-        if merge([*widened, *covered]) == merge(widened):
-            return chosen
-        widened = merge([*widened, *covered])
-
-
-def _touches(token: Interval, cut: Interval) -> bool:
-    return token[0] < cut[1] and (token[1] > cut[0] or token[0] == token[1] == cut[0])
-
-
-def _stretches(length: int, gone: set[int]) -> Iterator[tuple[bool, int, int]]:
-    """Yield [0, length) as stretches (whether it is kept, start, end)."""
-    start = 0
-    for i in range(1, length + 1):
-        if i == length or (i in gone) != (start in gone):
-            yield start not in gone, start, i
-            start = i
 
 
 def _slice(run: Run, start: int, end: int) -> Run:

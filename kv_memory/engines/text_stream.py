@@ -47,7 +47,8 @@ class TextStream:
         return self._give(len(self._text) - self._held_back())
 
     def flush(self) -> str:
-        """Return the text held back, when no more tokens come. Bytes of an incomplete character are left out."""
+        """Return the text held back, when no more tokens come. Bytes of an incomplete character are left out, and
+        so is a U+FFFD at the very end: decoders write the same for both."""
         return self._give(len(self._text))
 
     @property

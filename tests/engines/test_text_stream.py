@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kv_memory.engines.text_stream import TextStream
+from kv_memory.engines.text_stream import INCOMPLETE, TextStream
 
 
 def decode_bytes(ids: Sequence[int]) -> str:
@@ -20,7 +20,10 @@ def decode_words(ids: Sequence[int]) -> str:
 
 
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
-@given(text=st.text(max_size=20), stop=st.lists(st.text(min_size=1, max_size=3), max_size=2))
+@given(
+    text=st.text(max_size=20).filter(lambda text: not text.endswith(INCOMPLETE)),
+    stop=st.lists(st.text(min_size=1, max_size=3), max_size=2),
+)
 def test_what_comes_out_is_the_text_up_to_the_first_stop_string(text: str, stop: list[str]) -> None:
     """Fed byte by byte: nothing is given out that a stop string takes back."""
     data = text.encode("utf-8")
