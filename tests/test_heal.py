@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from kv_memory import Memory, RetractionReport, Session
+from kv_memory.engines.base import STEERED
 from kv_memory.sessions.heal import Healing
+from tests.lora import steering_engine
 from tests.test_session import CONVERSATION
 from tests.tiny import tiny_engine
 
@@ -108,6 +110,38 @@ def test_what_comes_while_it_heals_is_healed_too(memory: Memory) -> None:
             pass
     assert all(b.ledger.approximate_from is None for b in session.branches)
     never_saw(session)
+
+
+def test_what_was_computed_of_a_message_that_was_replaced_is_computed_again(memory: Memory) -> None:
+    """The new message has as many tokens as the old one had."""
+    session = read(memory)
+    session.retract("c1", eraser="drop")
+    branch = session.branches.latest
+    assert branch is not None
+    healing = Healing(branch)
+    healing.step(len(ENGINE.tokens(branch.seq)) - branch.ledger.entries[3].start - 3)
+    session.prefill(LONG[:-1])
+    session.prefill([*LONG[:-1], {"role": "assistant", "content": "No!"}])
+    assert session.branches.latest is branch
+    while not healing.step(15):
+        pass
+    never_saw(session)
+
+
+def test_steering_states_are_not_run_again() -> None:
+    engine = steering_engine()
+    session = Memory(engine, heal="never").session("s")
+    session.prefill(LONG)
+    session.retract("c1", eraser="steer")
+    branch = session.branches.latest
+    assert branch is not None
+    assert STEERED in engine.tokens(branch.seq)
+    healing = Healing(branch)
+    while not healing.step(15):
+        pass
+    fresh = Memory(engine, heal="never").session("fresh")
+    fresh.prefill(LONG, without=["c1"])
+    torch.testing.assert_close(session.score(LONG, "yes"), fresh.score(LONG, "yes"), atol=2e-5, rtol=0)
 
 
 def test_it_stands_back_while_an_answer_is_written() -> None:

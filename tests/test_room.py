@@ -36,6 +36,20 @@ def test_what_can_never_fit_evicts_nobody() -> None:
     assert all(branch.resident for branch in memory.session("a").branches)
 
 
+def test_a_conversation_that_is_being_answered_is_not_evicted() -> None:
+    engine, other = tiny_engine(), [{"role": "user", "content": "x" * 130}]
+    size = Memory(engine).count_tokens(other)
+    memory = Memory(engine, cache_tokens=size + 20, heal="never")
+    stream = memory.session("a").stream(H, max_tokens=20, temperature=1.0, seed=1)
+    items = iter(stream)
+    next(items)
+    with pytest.raises(ContextLengthError, match=f"at most {size + 20}"):
+        memory.session("b").prefill(other)
+    assert stream.finish().finish_reason == "length"
+    memory.session("b").prefill(other)
+    assert not any(branch.resident for branch in memory.session("a").branches)
+
+
 def test_a_fork_that_does_not_fit_leaves_its_id_free() -> None:
     memory = Memory(tiny_engine(), cache_tokens=150, heal="never")
     session = memory.session("a")

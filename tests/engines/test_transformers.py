@@ -64,6 +64,19 @@ def test_influence_has_a_row_for_each_probe_layer() -> None:
             engine.influence(seq, [(20, 30)], layers=unknown)
 
 
+def test_influence_counts_the_cells_that_are_there_now() -> None:
+    """The softmax is over all cells before the asking one: what an earlier score kept of it does not outlive them."""
+    engine = tiny_engine()
+    seq = engine.create()
+    engine.prefill(seq, LONG[:200])
+    engine.influence(seq, [(50, 60)])
+    engine.drop(seq, 50, 60)
+    engine.shift(seq, 60, -10)
+    _, kept = engine.influence(seq, [(70, 80)])
+    _, fresh = engine.influence(engine.fork(seq), [(70, 80)])
+    assert_close(kept, fresh)
+
+
 def test_without_probe_layers_there_is_no_influence() -> None:
     engine = TransformersEngine(tiny_model(), tiny_tokenizer(), probe_layers=())
     seq = engine.create()

@@ -290,3 +290,14 @@ def test_a_policy_may_not_retract_what_the_user_said(model: Scripted) -> None:
         talk.say("Hello.")
     assert talk.reports == []
     assert "Hello." in str(talk.state["messages"])
+
+
+@pytest.mark.parametrize("sync", [True, False], ids=["sync", "async"])
+def test_a_tool_may_not_retract_what_the_user_said(model: Scripted, sync: bool) -> None:
+    talk = Talk(model, [], sync=sync)
+    talk.say("look_up(W-5530)", order("delivered"))
+    user = talk.state["messages"][0]
+    with pytest.warns(UserWarning, match="'tool' may not retract the user span"):
+        talk.say("withdraw(W-5530)", user.id)
+    assert talk.reports == []
+    assert talk.state["messages"][0].text == user.text
