@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 LANGCHAIN := integrations/langchain
 
-.PHONY: demo test test-newest test-langchain llama lint format lock release clean
+.PHONY: demo test test-newest test-langchain mutants llama lint format lock release clean
 
 demo: $(STAMP)
 	@$(BIN)/kv-memory demo
@@ -33,6 +33,10 @@ test-newest:
 # Pins the newest release of everything in constraints.txt, but for what is pinned there by hand
 lock:
 	@$(PYTHON) scripts/lock.py
+
+# Breaks the lines that the guarantee rests on, one at a time in a copy; fails if no test notices one of them
+mutants: $(STAMP)
+	@$(BIN)/python scripts/mutants.py
 
 # The integration alone, in a copy of its packages with another langchain-core: make test-langchain CORE=1.8.2
 test-langchain: $(STAMP)

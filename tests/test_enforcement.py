@@ -72,8 +72,17 @@ def test_what_is_retracted_while_it_is_being_read_is_gone_before_the_answer(monk
         began.set()
         threading.Event().wait(0.02)
 
+    seen: list[str] = []
+    generate = TransformersEngine.generate
+
+    def watched(self: TransformersEngine, seq: int, *given: Any) -> Any:
+        seen.append(self.tokenizer.decode(self.tokens(seq)))
+        return generate(self, seq, *given)
+
+    monkeypatch.setattr(TransformersEngine, "generate", watched)
     session.chat(long, max_tokens=1, progress=slow)
     thread.join()
+    assert [SECRET in text for text in seen] == [False]
     assert not visible(session)
     (branch,) = session.branches
     assert "x" * 300 in decoded(branch)

@@ -22,6 +22,7 @@ from kv_memory.policy.config import Cascade, Handling
 from kv_memory.policy.reasons import Reason
 from kv_memory.positions import Interval, merge
 from kv_memory.sessions.branch import Branch
+from kv_memory.sessions.records import STRICT
 from kv_memory.sessions.state import SessionState
 
 
@@ -104,7 +105,7 @@ def plan_retraction(
     if keep_undo:
         require(state.engine, CellRows, "keep_undo")
     elif keep_undo is None:
-        keep_undo = policy.keep_undo and isinstance(state.engine, CellRows)
+        keep_undo = policy.keep_undo and handling.category not in STRICT and isinstance(state.engine, CellRows)
     # The memory's own eraser may be approximate: it is not used where the policy wants an exact one.
     wanted = None if eraser is None and handling.exact else state.eraser(eraser)
     resolved = state.resolve(targets, state.given(messages))

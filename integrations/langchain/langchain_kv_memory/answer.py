@@ -77,6 +77,7 @@ def metadata_of(reply: Reply, metadata: dict[str, Any]) -> dict[str, Any]:
         "prefilled": usage.prefilled,
         "erased": usage.erased,
         "left_out": usage.left_out,
+        "corrected": list(usage.corrected),
     }
     reason = "tool_calls" if reply.message.get("tool_calls") else str(reply.finish_reason)
     return {**metadata, "finish_reason": reason, "kv_memory": {**metadata["kv_memory"], **cache}}
