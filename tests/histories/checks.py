@@ -20,7 +20,6 @@ from tests.lora import steering_engine
 
 ENGINE = steering_engine()
 FRESH = Memory(ENGINE, heal="never")
-CLOSE = {"atol": 2e-4, "rtol": 0}
 
 
 def free(session: Session) -> Iterator[Branch]:
@@ -29,7 +28,7 @@ def free(session: Session) -> Iterator[Branch]:
 
 
 def decoded(branch: Branch) -> str:
-    return ENGINE.tokenizer.decode([i for i in ENGINE.tokens(branch.seq) if i != STEERED])
+    return branch.engine.tokenizer.decode([i for i in branch.engine.tokens(branch.seq) if i != STEERED])
 
 
 def tokens(branch: Branch) -> int:
@@ -40,8 +39,8 @@ def tokens(branch: Branch) -> int:
 def check_cells(session: Session, forbidden: Sequence[str]) -> None:
     """Check that ledger and cells agree, and that no cells hold one of these texts."""
     for branch in free(session):
-        assert branch.ledger.positions() == ENGINE.positions(branch.seq)
-        assert branch.ledger.token_ids() == ENGINE.tokens(branch.seq)
+        assert branch.ledger.positions() == branch.engine.positions(branch.seq)
+        assert branch.ledger.token_ids() == branch.engine.tokens(branch.seq)
         text = decoded(branch)
         shown = [word for word in forbidden if word in text]
         assert not shown, f"branch {branch.number} of {session.id} holds {shown}"
@@ -115,7 +114,7 @@ def check_influence(branch: Branch) -> None:
         fresh = ENGINE.create()
         try:
             ENGINE.prefill(fresh, ENGINE.tokens(branch.seq))
-            torch.testing.assert_close(ENGINE.score(branch.seq, [5]), ENGINE.score(fresh, [5]), **CLOSE)
+            torch.testing.assert_close(ENGINE.score(branch.seq, [5]), ENGINE.score(fresh, [5]), atol=2e-4, rtol=0)
         finally:
             ENGINE.free(fresh)
 

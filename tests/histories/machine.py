@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -79,10 +80,11 @@ class Histories(RuleBasedStateMachine):
 
     @rule(data=DATA)
     def say(self, data: Data) -> None:
-        _, talk = self._talk(data)
+        known, talk = self._talk(data)
         if len(talk) < 12:
             for _ in range(data.draw(st.integers(1, 2))):
                 self._say(talk, data)
+        self._read_perhaps(known, talk, data)
 
     @rule(data=DATA)
     def diverge(self, data: Data) -> None:
@@ -90,10 +92,11 @@ class Histories(RuleBasedStateMachine):
         if len(known.talks) < 4:
             known.talks.append(talk[: data.draw(st.integers(0, len(talk)))])
             self._say(known.talks[-1], data)
+            self._read_perhaps(known, known.talks[-1], data)
 
     @rule(data=DATA, how=st.sampled_from(["vanish", "empty", "placeholder", "correct", "back", "back"]))
     def edit(self, data: Data, how: str) -> None:
-        _, talk = self._talk(data)
+        known, talk = self._talk(data)
         if len(talk) < 2:
             return
         number = data.draw(st.integers(0, len(talk) - 1))
@@ -108,22 +111,23 @@ class Histories(RuleBasedStateMachine):
             talk[number] = self.world.new(said.role, [(self.world.word(), None)], id=said.id, call_id=said.call_id)
         else:
             talk[number] = replace(talk[number], edit="" if how == "empty" else "[cleared]")
+        self._read_perhaps(known, talk, data)
 
+    @precondition(lambda self: any(known.reports for known in self.world.known.values()))
     @rule(data=DATA)
     def tombstone(self, data: Data) -> None:
-        known, talk = self._talk(data)
-        if not known.reports:
-            return
+        known = data.draw(st.sampled_from([known for known in self.world.known.values() if known.reports]))
+        talk = data.draw(st.sampled_from(known.talks))
         for report in data.draw(st.lists(st.sampled_from(known.reports), min_size=1, max_size=3)):
-            if data.draw(st.booleans()):
-                report = RetractionReport.model_validate_json(report.model_dump_json())
             left = tombstoned(talk, self.world.records_of(report, None, talk), self.world.said)
             if left is None:
                 return
-            found = report.tombstones(messages_of(talk))
-            if not any(version.said.text in self.world.said.unclear for version in talk):
+            stored = RetractionReport.model_validate_json(report.model_dump_json())
+            found = (stored if data.draw(st.booleans()) else report).tombstones(messages_of(talk))
+            if not any(map(self.world.said.mistakable, talk)):
                 assert found == messages_of(left), "the tombstones are not what is left"
                 talk[:] = left
+        self._read_perhaps(known, talk, data)
 
     # Reading and answering
 
@@ -149,6 +153,10 @@ class Histories(RuleBasedStateMachine):
                 assert usage.reused + usage.prefilled == held, "reused and prefilled are not the cells"
         self._check_corrected(known, talk, usage.corrected)
         return done
+
+    def _read_perhaps(self, known: Known, talk: list[Version], data: Data) -> None:
+        if data.draw(st.integers(0, 2)):
+            self._read(known, talk)
 
     def _check_corrected(self, known: Known, talk: list[Version], corrected: tuple[str, ...]) -> None:
         retracted = {name: record.text for record in known.in_force for name in record.ids if name is not None}
@@ -263,7 +271,9 @@ class Histories(RuleBasedStateMachine):
         if said.call_id:
             options.append((said.call_id, said.whole))
         answered = {v.said.call_id for v in talk}
-        options += [(name, Parts(calls=frozenset([i]))) for i, (name, _) in enumerate(said.calls) if name not in answered]
+        options += [
+            (name, Parts(calls=frozenset([i]))) for i, (name, _) in enumerate(said.calls) if name not in answered
+        ]
         options += [(name, Parts(chars)) for name, chars in said.documents()]
         if len([v for v in talk if v.said.text == said.text]) == 1:
             options.append((version.message(), said.whole))
@@ -299,7 +309,9 @@ class Histories(RuleBasedStateMachine):
             assert report.status is RetractionStatus.PLANNED
             assert state_of(session) == before
             return None
-        found = [r.parts for r in meant if r.parts <= parts and parts - world.said.ever.get(said.text, Parts()) <= r.parts]
+        found = [
+            r.parts for r in meant if r.parts <= parts and parts - world.said.ever.get(said.text, Parts()) <= r.parts
+        ]
         assert found, f"the report is not of {target}: {report.redactions}"
         world.enforce(known, report.id, records)
         known.reports.append(report)
@@ -319,12 +331,14 @@ class Histories(RuleBasedStateMachine):
             options["dry_run"] = True
         return options
 
-    @rule(data=DATA)
-    def retract(self, data: Data) -> None:
+    @rule(data=DATA, again=st.booleans())
+    def retract(self, data: Data, again: bool) -> None:
         known = self._known(data)
         named = self._target(known, data)
         if named is not None:
             self._retract(known, named, **self._options(data))
+            if again:
+                self._read(known, data.draw(st.sampled_from(known.talks)))
 
     @rule(data=DATA)
     def retract_given(self, data: Data) -> None:
@@ -333,30 +347,32 @@ class Histories(RuleBasedStateMachine):
         if named is not None:
             self._retract(known, named, messages=messages_of(talk), **self._options(data))
 
-    @rule(data=DATA)
-    def undo(self, data: Data) -> None:
-        known = self._known(data)
-        if known.reports:
-            report = data.draw(st.sampled_from(known.reports))
-            status = self.world.session(known).undo(report)
-            assert (status is UndoStatus.NOOP) == (not known.records.pop(report.id, None))
+    @precondition(lambda self: any(known.reports for known in self.world.known.values()))
+    @rule(data=DATA, again=st.booleans())
+    def undo(self, data: Data, again: bool) -> None:
+        known = data.draw(st.sampled_from([known for known in self.world.known.values() if known.reports]))
+        report = data.draw(st.sampled_from(known.reports))
+        status = self.world.session(known).undo(report)
+        assert (status is UndoStatus.NOOP) == (not known.records.pop(report.id, None))
+        if again:
+            self._read(known, data.draw(st.sampled_from(known.talks)))
 
     @rule(data=DATA)
     def defer(self, data: Data) -> None:
         known = self._known(data)
         named = self._target(known, data)
         if named is not None:
-            session, options = self.world.session(known), {"reason": data.draw(st.sampled_from(REASONS))}
+            session = self.world.session(known)
+            options: dict[str, Any] = {"reason": data.draw(st.sampled_from(REASONS))}
             made: list[RetractionReport] = []
 
             def action() -> None:
-                try:
+                with suppress(TargetError):
                     made.append(session.retract(named[0], **options))
-                except TargetError:
-                    pass
 
             def note() -> None:
-                for report in made:
+                while made:
+                    report = made.pop()
                     self.world.enforce(known, report.id, self.world.records_of(report, None, named[3]))
                     known.reports.append(report)
 
@@ -369,7 +385,8 @@ class Histories(RuleBasedStateMachine):
         named = self._target(known, data)
         if named is None or not talk:
             return
-        session, options = self.world.session(known), {"eraser": data.draw(st.sampled_from(ERASERS))}
+        session = self.world.session(known)
+        options: dict[str, Any] = {"eraser": data.draw(st.sampled_from(ERASERS))}
         errors: list[BaseException] = []
 
         def chat() -> None:
@@ -460,6 +477,8 @@ class Histories(RuleBasedStateMachine):
     def nothing_in_force_is_visible(self) -> None:
         if not hasattr(self, "world"):
             return
+        for known in self.world.known.values():
+            known.catch_up()
         sessions = [self.world.session(known) for known in self.world.known.values()]
         if not any(branch.busy for session in sessions for branch in session.branches):
             self.world.memory.healer.wait(60)

@@ -147,7 +147,7 @@ class Hidden:
 
 
 @dataclass
-class Said_:
+class Everything:
     """All messages that were ever said in a history, and what was ever retracted of them."""
 
     by_text: dict[Text, list[Said]] = field(default_factory=dict)
@@ -163,20 +163,28 @@ class Said_:
             self.unclear.add(text)
         self.ever[text] = before | parts
 
+    def mistakable(self, version: Version) -> bool:
+        """Return whether a message may be taken for what is left of one whose text is unclear."""
+        said = version.said
+        return any(
+            text[0] == said.role
+            and len(said.content) <= len(text[1])
+            and any(not any(map(differ, said.ids, other.ids)) for other in self.by_text[text])
+            for text in self.unclear
+        )
+
 
 def _edges(chars: Iterable[int]) -> set[int]:
     held = set(chars)
     return {i for i in held if i - 1 not in held} | {i + 1 for i in held if i + 1 not in held}
 
 
-def hidden(talk: Sequence[Version], records: Sequence[Record], said: Said_) -> list[Hidden]:
+def hidden(talk: Sequence[Version], records: Sequence[Record], said: Everything) -> list[Hidden]:
     """Return what is to be hidden of each message of a conversation."""
     found = [Hidden() for _ in talk]
     for record in dict.fromkeys(records):
         alike = [
-            i
-            for i, v in enumerate(talk)
-            if v.said.text == record.text and not any(map(differ, v.said.ids, record.ids))
+            i for i, v in enumerate(talk) if v.said.text == record.text and not any(map(differ, v.said.ids, record.ids))
         ]
         alike = [i for i in alike if talk[i].said.ids == record.ids] or alike
         known = len(alike) == 1 and talk[alike[0]].edit is None
@@ -189,8 +197,8 @@ def hidden(talk: Sequence[Version], records: Sequence[Record], said: Said_) -> l
             if known:
                 found[i].must |= part
     for v, parts in zip(talk, found, strict=True):
-        if v.said.text in said.unclear and parts.may:
-            parts.may |= said.ever[v.said.text] & v.own
+        if said.mistakable(v):
+            parts.may |= v.own
     return found
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from kv_memory import Memory, RetractionReport, Session
 from kv_memory.conversation.messages import parse_messages
 from tests.histories.checks import ENGINE
-from tests.histories.oracle import Hidden, Parts, Record, Said, Said_, Text, Version, hidden, place_of
+from tests.histories.oracle import Everything, Hidden, Parts, Record, Said, Text, Version, hidden, place_of
 
 LETTERS = [ENGINE.tokenizer.encode(c, special=False)[0][0] for c in "abcdefghijklmnop"]
 
@@ -47,15 +47,14 @@ class Known:
     """Conversation of the branch that was used last."""
     streams: list[Stream] = field(default_factory=list)
     waiting: list[Callable[[], object]] = field(default_factory=list)
-    """What the oracle is to do when the deferred actions run."""
+    """What the oracle notes of the deferred actions, once they have run."""
 
     @property
     def in_force(self) -> list[Record]:
         return [record for records in self.records.values() for record in records]
 
     def catch_up(self) -> None:
-        ready, self.waiting = self.waiting, []
-        for action in ready:
+        for action in self.waiting:
             action()
 
 
@@ -69,7 +68,7 @@ class World:
             self.options["audit"] = Path(self.folder.name) / "audit.sqlite"
         self.memory = Memory(ENGINE, **self.options)
         self.known: dict[str, Known] = {}
-        self.said = Said_()
+        self.said = Everything()
         self.streams: list[Any] = []
         """All streams that were ever begun."""
         self._digests: dict[tuple[str, Text], str] = {}
@@ -180,7 +179,7 @@ class World:
         self.folder.cleanup()
 
 
-def tombstoned(talk: Sequence[Version], records: Sequence[Record], said: Said_) -> list[Version] | None:
+def tombstoned(talk: Sequence[Version], records: Sequence[Record], said: Everything) -> list[Version] | None:
     """The versions that are left of a conversation without records; None where the rules leave it open."""
     found = hidden(talk, records, said)
     if any(parts.may != parts.must for parts in found) or any(version.edit is not None for version in talk):
