@@ -58,6 +58,11 @@ class TurnLock:
             self._turn_over.notify_all()
         self._lock.release()
 
+    @property
+    def held(self) -> bool:
+        """Return whether this thread holds the lock."""
+        return self._depth > 0 and self._owner == threading.get_ident()
+
     def __enter__(self) -> None:
         self.acquire()
 

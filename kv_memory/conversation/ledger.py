@@ -117,7 +117,7 @@ def selection(entry: Entry, cuts: Cuts) -> Selection:
     whole = entry.everything()
     if len(cuts.calls) == 1 and not cuts.chars:
         return Selection(entry, f"{entry.span_id}.call{min(cuts.calls)}", cuts)
-    if set(cuts.chars) >= set(whole.chars) or cuts.calls:
+    if cuts.calls or (set(cuts.chars) >= set(whole.chars) and not whole.calls):
         return Selection(entry, entry.span_id, cuts)
     for i, document in enumerate(entry.message.documents):
         if cuts.chars == ((document.start, document.end),):

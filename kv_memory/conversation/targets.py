@@ -152,8 +152,9 @@ def _documents(entry: Entry, name: str) -> Iterator[Selection]:
 
 
 def _message(ledger: Ledger, message: Message) -> Selection:
-    """Return the message with this text; where there are several, the one with the same id."""
+    """Return the message with this text; where there are several, the one with the same id, or the same version."""
     found = [e for e in ledger.entries if same(e, message) and not ids_differ(e.message.id, message.id)]
+    found = [e for e in found if e.message.missing == message.missing] or found
     found = [e for e in found if message.id is not None and e.message.id == message.id] or found
     if not found:
         raise UnknownTargetError(f"Nothing in this session is {_name(message)!r} with that text.")

@@ -15,6 +15,7 @@ from kv_memory.errors import RefusedError
 from kv_memory.policy.authority import claims
 from kv_memory.policy.reasons import Reason
 from kv_memory.sessions.branch import Branch
+from kv_memory.sessions.enforce import enforce_free
 from kv_memory.sessions.plan import Tools
 from kv_memory.sessions.records import STRICT
 from kv_memory.sessions.reply import FinishReason
@@ -61,18 +62,20 @@ def retract(state: SessionState, plan: RetractionPlan, started: float) -> Retrac
         )
         state.reports.append(report)
         state.kept.put(report.id, run.kept)
+    state.finish_waiting()  # answers that were interrupted have ended
     state.settle(plan.handling.heal)
     return state.report(report.id)
 
 
 def leave_out(state: SessionState, messages: Sequence[Message], tools: Tools, targets: Sequence[Target]) -> None:
-    """Put in force, before a conversation is prefilled, that these parts of it are not; nothing is erased here."""
+    """Put in force, before a conversation is prefilled, that these parts of it are not; erase what was read before."""
     unread = state.unread(state.identify(messages), tools)
     found = [resolved for target in targets for resolved in resolve(state.identified(target), [], unread)]
     redactions = state.records.described(found)
     with state.records.logged(targets, redactions) as attempt:
         state.records.remember(attempt.id, redactions, "")
         attempt.outcome = Outcome("never read")
+    enforce_free(state)
 
 
 def authorise(

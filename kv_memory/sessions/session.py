@@ -139,7 +139,8 @@ class Session:
         eraser = None if history_eraser is None else self._memory.load_eraser(history_eraser)
         turn = self._turn(parse_messages(messages), tools, Sampling(**sampling))
         answer = self._answer(turn, tools, cancelled or (lambda: False), progress, eraser)
-        return ReplyStream(answer, turn.id)
+        self._state.hold(answer)
+        return ReplyStream(answer, turn.id, self._state.let_go)
 
     def _turn(self, messages: list[Message], tools: Tools, sampling: Sampling) -> Turn:
         form, sealed = self._memory.format, self._memory.originals.sealed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Protocol
 
 from kv_memory.audit import AuditLog
@@ -62,12 +62,27 @@ class SessionState:
         self.kept = Shelf(self.engine.lock, self.settle)
         self._waiting: list[tuple[Branch, Callable[[], object]]] = []
         self._deferred: deque[Callable[[], object]] = deque()
+        self._answers: set[Generator[object]] = set()
+        """Answers that somebody may still read. Python does not end them as garbage, in the middle of another call."""
 
     # Work that waits
 
     def defer(self, action: Callable[[], object]) -> None:
         """Defer an action until before the next conversation is read, with the engine's lock held. Never blocks."""
         self._deferred.append(action)
+
+    def hold(self, answer: Generator[object]) -> None:
+        """Hold an answer until `let_go`."""
+        self._answers.add(answer)
+
+    def let_go(self, answer: Generator[object]) -> None:
+        """End an answer that nobody reads any more. Where this thread is in the middle of a call, as when the garbage
+        collector finds the answer there, it ends before the next conversation is read."""
+        self._answers.discard(answer)
+        if self.engine.lock.held:
+            self.defer(answer.close)
+        else:
+            answer.close()
 
     def when_free(self, branch: Branch, action: Callable[[], object]) -> None:
         """Defer an action until no answer is being generated on the branch."""
@@ -78,7 +93,11 @@ class SessionState:
         ready: list[Callable[[], object]] = []
         while self._deferred:
             ready.append(self._deferred.popleft())
-        ready += [action for branch, action in self._waiting if not branch.busy]
+        run_all([*ready, self.finish_waiting])
+
+    def finish_waiting(self) -> None:
+        """Run the actions that waited for branches that are free now; see `run_all`."""
+        ready = [action for branch, action in self._waiting if not branch.busy]
         self._waiting = [(branch, action) for branch, action in self._waiting if branch.busy]
         run_all(ready)
 
@@ -179,6 +198,7 @@ class SessionState:
             if branch.interrupt is not None:
                 branch.interrupt(FinishReason.CANCELLED)
             branch.evict()
+        self.finish_waiting()
 
     # Reports
 

@@ -36,11 +36,18 @@ class ReplyStream:
     Closing it early removes the answer from the cache.
     """
 
-    def __init__(self, items: Generator[str | Reply], answer_id: str) -> None:
+    def __init__(
+        self, items: Generator[str | Reply], answer_id: str, let_go: Callable[[Generator[str | Reply]], object]
+    ) -> None:
+        """Create a stream; `let_go` is given its items, which it holds, once nobody can read them any more."""
         self._items = items
+        self._let_go = let_go
         _open_streams.add(self)
         self._answer_id = answer_id
         self.reply: Reply | None = None
+
+    def __del__(self) -> None:
+        self._let_go(self._items)
 
     def __iter__(self) -> Iterator[str]:
         for item in self._items:

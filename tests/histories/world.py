@@ -1,0 +1,187 @@
+"""The things that a history works on: a memory, its sessions as the oracle knows them, and the messages said so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from kv_memory import Memory, RetractionReport, Session
+from kv_memory.conversation.messages import parse_messages
+from tests.histories.checks import ENGINE
+from tests.histories.oracle import Everything, Hidden, Parts, Record, Said, Text, Version, hidden, place_of
+
+LETTERS = [ENGINE.tokenizer.encode(c, special=False)[0][0] for c in "abcdefghijklmnop"]
+
+
+def letters(ids: Sequence[int], logits: Any) -> Any:
+    """A mask under which answers are letters, so that their text has the same tokens when it is read."""
+    left = logits.clone()
+    left[:] = float("-inf")
+    left[LETTERS] = logits[LETTERS]
+    return left
+
+
+@dataclass(eq=False)
+class Stream:
+    """An answer that is being generated."""
+
+    stream: Any
+    items: Iterator[str]
+    talk: list[Version]
+
+
+@dataclass(eq=False)
+class Known:
+    """A session as the oracle knows it."""
+
+    name: str
+    talks: list[list[Version]] = field(default_factory=list)
+    records: dict[str, list[Record]] = field(default_factory=dict)
+    """Records in force, by the retraction that asked for them."""
+    reports: list[RetractionReport] = field(default_factory=list)
+    """All its reports, those that were undone too."""
+    latest: list[Version] = field(default_factory=list)
+    """Conversation of the branch that was used last."""
+    streams: list[Stream] = field(default_factory=list)
+    waiting: list[Callable[[], object]] = field(default_factory=list)
+    """What the oracle notes of the deferred actions, once they have run."""
+
+    @property
+    def in_force(self) -> list[Record]:
+        return [record for records in self.records.values() for record in records]
+
+    def catch_up(self) -> None:
+        for action in self.waiting:
+            action()
+
+
+class World:
+    """One memory over the shared engine, and what was ever said to it."""
+
+    def __init__(self, heal: Any, cache_tokens: int | None, audited: bool) -> None:
+        self.folder = TemporaryDirectory()
+        self.options: dict[str, Any] = {"heal": heal, "cache_tokens": cache_tokens}
+        if audited:
+            self.options["audit"] = Path(self.folder.name) / "audit.sqlite"
+        self.memory = Memory(ENGINE, **self.options)
+        self.known: dict[str, Known] = {}
+        self.said = Everything()
+        self.streams: list[Any] = []
+        """All streams that were ever begun."""
+        self._digests: dict[tuple[str, Text], str] = {}
+        self._count = 0
+
+    @property
+    def audited(self) -> bool:
+        return "audit" in self.options
+
+    def session(self, known: Known) -> Session:
+        return self.memory.session(known.name)
+
+    # Messages
+
+    def number(self) -> int:
+        self._count += 1
+        return self._count
+
+    def word(self, plain: bool = True) -> str:
+        number = self.number()
+        return f"k{number:04}z" if plain else f"é{number:04}🙂"
+
+    def new(self, role: str, texts: Sequence[tuple[str, str | None]], **more: Any) -> Version:
+        """A message whose words are its texts."""
+        words, at = [], 0
+        for text, _ in texts:
+            words.append((at, at + len(text)))
+            at += len(text)
+        said = Said(self.number(), role, tuple(texts), tuple(words), **more)
+        alike = self.said.by_text.setdefault(said.text, [])
+        alike.append(said)
+        return Version(said)
+
+    # Records
+
+    def hidden(self, known: Known, talk: Sequence[Version]) -> list[Hidden]:
+        return hidden(talk, known.in_force, self.said)
+
+    def text_of(self, digest: str) -> Text | None:
+        """The text that a digest in a report stands for; None where it is no message of a history."""
+        key = self.memory.originals.key
+        name = key.id if key is not None else ""
+        for text, alike in self.said.by_text.items():
+            if (name, text) not in self._digests:
+                (message,) = parse_messages([Version(alike[0]).message()])
+                self._digests[name, text] = str(self.memory.originals.sealed(message).identity)
+            if self._digests[name, text] == digest:
+                return text
+        return None
+
+    def records_of(self, report: RetractionReport, named: Said | None, talk: Sequence[Version]) -> list[Record]:
+        """The records that a report says to be in force; `named` is the message of this conversation that was named."""
+        records = []
+        for redaction in report.redactions:
+            text = self.text_of(redaction.digest)
+            if text is None:
+                assert not redaction.chars or redaction.role in ("user", "tool"), "a report of nothing that was said"
+                continue
+            parts = Parts(frozenset(i for a, b in redaction.chars for i in range(a, b)), redaction.calls)
+            place = None
+            if named is not None and named.text == text and named in [v.said for v in talk]:
+                place = place_of(talk, [v.said for v in talk].index(named))
+            records.append(Record(text, (redaction.message_id, redaction.tool_call_id), parts, place))
+        return records
+
+    def enforce(self, known: Known, retraction: str, records: Sequence[Record]) -> None:
+        """Put records in force."""
+        known.records[retraction] = [*known.records.get(retraction, []), *records]
+        for record in records:
+            self.said.note(record.text, record.parts)
+
+    def forbidden(self, known: Known) -> list[str]:
+        """The words that no cells of a session may hold: of messages that nobody else said too."""
+        words = []
+        for record in known.in_force:
+            alike = self.said.by_text[record.text]
+            if len({said.ids for said in alike}) == 1:
+                said = alike[0]
+                words += [said.content[a:b] for a, b in said.words if record.parts.chars >= set(range(a, b))]
+                words += [said.calls[i][1] for i in record.parts.calls]
+        return [word for word in words if len(word) >= 6 and not word.isalpha()]
+
+    def copy(self, known: Known, name: str) -> Known:
+        """A session that begins as a copy of another."""
+        records = {f"from {known.name}": list(dict.fromkeys(known.in_force))}
+        return Known(name, [list(talk) for talk in known.talks], records, latest=list(known.latest))
+
+    # Ends
+
+    def restart(self) -> None:
+        """Another process: nothing is in the cache, and the log has what was retracted."""
+        self.close()
+        self.memory = Memory(ENGINE, **self.options)
+        for known in self.known.values():
+            known.latest, known.streams, known.waiting = [], [], []
+
+    def close(self) -> None:
+        for stream in self.streams:
+            stream.close()
+        self.memory.healer.stop()
+        for name in self.memory.sessions():
+            self.memory.delete_session(name)
+
+    def end(self) -> None:
+        self.close()
+        if self.memory.audit is not None:
+            self.memory.audit.close()
+        self.folder.cleanup()
+
+
+def tombstoned(talk: Sequence[Version], records: Sequence[Record], said: Everything) -> list[Version] | None:
+    """The versions that are left of a conversation without records; None where the rules leave it open."""
+    found = hidden(talk, records, said)
+    if any(parts.may != parts.must for parts in found) or any(version.edit is not None for version in talk):
+        return None
+    return [replace(v, missing=v.missing | parts.must) for v, parts in zip(talk, found, strict=True)]
