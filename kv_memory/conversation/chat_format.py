@@ -17,7 +17,7 @@ from itertools import accumulate, pairwise
 from typing import Any, Literal
 
 from kv_memory.conversation.messages import Cuts, Message
-from kv_memory.conversation.sentinels import Sentinels
+from kv_memory.conversation.sentinels import OwnerRun, Sentinels
 from kv_memory.conversation.template import TemplateTraits, adapt
 from kv_memory.engines.base import Tokenizer
 from kv_memory.errors import ConversationError
@@ -68,6 +68,70 @@ class Piece:
         return list(accumulate((start for start, _ in chars), max)), list(accumulate((end for _, end in chars), max))
 
 
+@dataclass(frozen=True)
+class Part:
+    """A stretch of the rendered text of one message, before it is tokenized."""
+
+    kind: PieceKind
+    text: str
+    """The text as the template wrote it; of content, "": see `Message.content`."""
+    call: int | None = None
+    trusted: bool = False
+    """Whether the template's author wrote it, so that structure tokens in it are meant."""
+
+
+class Layout:
+    """A conversation as the template writes it: whose each stretch of the text is, in the order of the text."""
+
+    def __init__(
+        self, form: ChatFormat, messages: Sequence[Message], stretches: Sequence[tuple[int, list[Part]]]
+    ) -> None:
+        self._form = form
+        self._messages = messages
+        self._stretches = stretches
+        """Parts in the order of the text, each with the index of its message."""
+        self._own: list[list[Part]] = [[] for _ in messages]
+        for owner, parts in stretches:
+            self._own[owner] += parts
+
+    def flow(self, start: int = 0, cuts: Mapping[int, Cuts] | None = None) -> list[tuple[int, Piece]]:
+        """Return the pieces of `messages[start:]` in the order of the text, each with the index of its message.
+
+        `cuts`, by message index, are left out as if they had never been written.
+        """
+        return [
+            (owner, piece)
+            for owner, parts in self._stretches
+            if owner >= start
+            for part in parts
+            for piece in self._form.pieces(part, self._messages[owner], (cuts or {}).get(owner, Cuts()))
+        ]
+
+    def scaffold(self, index: int) -> list[int]:
+        """Return the ids of all that is around the content and the calls of one message."""
+        parts = (part for part in self._own[index] if part.kind == "scaffold")
+        pieces = (self._form.pieces(part, self._messages[index], Cuts()) for part in parts)
+        return [i for found in pieces for piece in found for i in piece.ids]
+
+    def text(self, index: int) -> str:
+        """Return the text of one message, with its content and its calls."""
+        content = self._messages[index].content
+        return "".join(content if part.kind == "content" else part.text for part in self._own[index])
+
+    def closed(self, count: int) -> int:
+        """Return the most messages, at most `count` from the first on, whose text comes before that of all others.
+
+        It is fewer where the template moves a message to another place, as some do with a late system message.
+        """
+        owners = [owner for owner, _ in self._stretches]
+        while count:
+            first = next((i for i, owner in enumerate(owners) if owner >= count), len(owners))
+            if all(owner >= count for owner in owners[first:]):
+                break
+            count -= 1
+        return count
+
+
 class ChatFormat:
     """The conversion of conversations to tokens for one model, by its chat template."""
 
@@ -86,34 +150,61 @@ class ChatFormat:
         start: int = 0,
         cuts: Mapping[int, Cuts] | None = None,
     ) -> list[list[Piece]]:
-        """Return the pieces of `messages[start:]`, one list per message; their ids in order are what to prefill.
+        """Return the pieces of `messages[start:]`, one list per message; where the template keeps the order of the
+        messages, their ids in order are what to prefill.
 
         `cuts`, by message index, are left out as if they had never been written. Raises ConversationError where the
         template cannot express the conversation.
         """
-        sentinels, text = self._render(messages, tools, generate=False)
-        bounds = self._bounds(sentinels, text, messages, tools)
-        cuts = cuts or {}
-        return [
-            list(self._pieces(sentinels, text[bounds[i] : bounds[i + 1]], messages[i], cuts.get(i, Cuts())))
-            for i in range(start, len(messages))
-        ]
+        found: list[list[Piece]] = [[] for _ in messages[start:]]
+        for owner, piece in self.layout(messages, tools).flow(start, cuts):
+            found[owner - start].append(piece)
+        return found
+
+    def layout(
+        self, messages: Sequence[Message], tools: list[dict[str, Any]] | None = None, *, head: str = ""
+    ) -> Layout:
+        """Return the conversation as the template writes it; with a `head` as it does right before an answer, without
+        that head. Raises as `encode`."""
+        sentinels, text = self._render(messages, tools, generate=bool(head))
+        text = text.removesuffix(head)
+        runs = sentinels.runs(text)
+        left_out = set(range(len(messages))) - {run.owner for run in runs}
+        if left_out:
+            i = min(left_out)
+            raise ConversationError(f"The model's chat template leaves message {i} ({messages[i].role}) out.")
+        bounds = self._bounds(runs, text, messages, tools)
+        return Layout(
+            self,
+            messages,
+            [
+                (run.owner, list(self._parts(sentinels, text[start:end])))
+                for run, (start, end) in zip(runs, pairwise(bounds), strict=True)
+            ],
+        )
 
     def generation_prompt(self, messages: Sequence[Message], tools: list[dict[str, Any]] | None = None) -> Piece:
+        """Return the tokens of `head`."""
+        return self.scaffold(self.head(messages, tools))
+
+    def head(self, messages: Sequence[Message], tools: list[dict[str, Any]] | None = None) -> str:
         """Return what the template writes after the last message to make the assistant speak."""
         sentinels, with_head = self._render(messages, tools, generate=True)
         _, without = self._render(messages, tools, generate=False)
         if not with_head.startswith(without):
-            end = sentinels.extents(with_head)[len(messages) - 1][1]
-            tail = without[sentinels.extents(without)[len(messages) - 1][1] :]
-            return self._scaffold_piece(with_head[end + _common_prefix(with_head[end:], tail) :])
-        return self._scaffold_piece(with_head[len(without) :])
+            end, tail = sentinels.end(with_head), without[sentinels.end(without) :]
+            return with_head[end + _common_prefix(with_head[end:], tail) :]
+        return with_head[len(without) :]
 
     def closing(self, messages: Sequence[Message], tools: list[dict[str, Any]] | None = None) -> Piece:
+        """Return the tokens of `end`."""
+        return self.scaffold(self.end(messages, tools))
+
+    def end(self, messages: Sequence[Message], tools: list[dict[str, Any]] | None = None) -> str:
         """Return what the template writes after the text of the last message, which is an assistant's."""
         last = Message("assistant", "x")  # a sentinel must stand for the text even where the message has none
         sentinels, text = self._render([*messages[:-1], last], tools, generate=False)
-        return self._scaffold_piece(text[sentinels.extents(text)[len(messages) - 1][1] :])
+        return text[sentinels.end(text) :]
 
     def tokens_in(self, message: Message, cuts: Cuts) -> int:
         """Return the approximate number of tokens of these parts of a message."""
@@ -129,30 +220,31 @@ class ChatFormat:
         return sentinels, self._tokenizer.render(rendered, shown_tools, generate)
 
     def _bounds(
-        self, sentinels: Sentinels, text: str, messages: Sequence[Message], tools: list[dict[str, Any]] | None
+        self, runs: Sequence[OwnerRun], text: str, messages: Sequence[Message], tools: list[dict[str, Any]] | None
     ) -> list[int]:
-        """Return where in the rendered text each message begins, and where the last one ends."""
-        extents = sentinels.extents(text)
-        for i, message in enumerate(messages):
-            if i not in extents:
-                raise ConversationError(f"The model's chat template leaves message {i} ({message.role}) out.")
+        """Return where in the rendered text each run of a message begins, and where the last one ends."""
         bounds = [0]
-        for i in range(len(messages) - 1):
-            end = extents[i][1]
-            gap = text[end : extents[i + 1][0]]
-            key = (gap, messages[i].role, messages[i + 1].role)
+        for run, following in pairwise(runs):
+            gap = text[run.end : following.start]
+            key = (gap, messages[run.owner].role, messages[following.owner].role)
             if key not in self._splits:
-                self._splits[key] = self._tail_length(gap, messages[: i + 1], tools)
-            bounds.append(end + self._splits[key])
+                tail = self._tail(messages[: run.owner + 1], tools)
+                tail = text[runs[-1].end :] if tail is None else tail
+                self._splits[key] = _common_prefix(gap, tail)
+            bounds.append(run.end + self._splits[key])
         return [*bounds, len(text)]
 
-    def _tail_length(self, gap: str, messages: Sequence[Message], tools: list[dict[str, Any]] | None) -> int:
-        """Return how much of the text between two contents closes the first: what the template also writes without a
-        second."""
-        sentinels, alone = self._render(messages, tools, generate=False)
-        return _common_prefix(gap, alone[sentinels.extents(alone)[len(messages) - 1][1] :])
+    def _tail(self, messages: Sequence[Message], tools: list[dict[str, Any]] | None) -> str | None:
+        """Return what the template writes after the last message where none follows; None where it does not take the
+        messages alone, as one that looks for the first message of the user."""
+        try:
+            sentinels, alone = self._render(messages, tools, generate=False)
+        except ConversationError:
+            return None
+        runs = sentinels.runs(alone)
+        return alone[runs[-1].end :] if runs and runs[-1].owner == len(messages) - 1 else None
 
-    def _pieces(self, sentinels: Sentinels, text: str, message: Message, cuts: Cuts) -> Iterator[Piece]:
+    def _parts(self, sentinels: Sentinels, text: str) -> Iterator[Part]:
         call: int | None = None
         # The JSON around a call's sentinels belongs to the call, up to the nearest line break or tag on either side.
         said = ""  # text of the current tool call: one piece, tokenized as the model would have written it
@@ -162,22 +254,30 @@ class ChatFormat:
                 said, literal = said + literal, ""
             elif call is not None:
                 said, literal = said + _until(literal, "\n<"), literal[len(_until(literal, "\n<")) :]
-                if call not in cuts.calls:
-                    yield Piece("call", tuple(self._tokenizer.encode(said, special=False)[0]), call=call)
+                yield Part("call", said, call)
             if next_call is not None and call != next_call:
                 said = _until(literal[::-1], "\n>")[::-1]
                 literal = literal[: len(literal) - len(said)]
             if literal:
-                yield self._scaffold_piece(literal)
+                yield Part("scaffold", literal, trusted=True)
             call = next_call
             if sentinel is None:
                 return
             if call is not None:
                 said += sentinel.written
             elif sentinel.kind == "content":
-                yield from self._content(message, cuts)
+                yield Part("content", "")
             elif sentinel.text:
-                yield Piece("scaffold", tuple(self._tokenizer.encode(sentinel.written, special=False)[0]))
+                yield Part("scaffold", sentinel.written)
+
+    def pieces(self, part: Part, message: Message, cuts: Cuts) -> Iterator[Piece]:
+        """Yield the tokens of a part of a message, less `cuts`."""
+        if part.kind == "content":
+            yield from self._content(message, cuts)
+        elif part.trusted:
+            yield self.scaffold(part.text)
+        elif part.call not in cuts.calls or part.kind == "scaffold":
+            yield Piece(part.kind, tuple(self._tokenizer.encode(part.text, special=False)[0]), call=part.call)
 
     def _content(self, message: Message, cuts: Cuts) -> Iterator[Piece]:
         text = message.content
@@ -192,7 +292,8 @@ class ChatFormat:
             ids, offsets = self._tokenizer.encode(text[a:b], special=False)
             yield Piece("content", tuple(ids), tuple((a + x, a + y) for x, y in offsets))
 
-    def _scaffold_piece(self, text: str) -> Piece:
+    def scaffold(self, text: str) -> Piece:
+        """Return the tokens of a text that the template's author wrote."""
         if text not in self._scaffold:
             self._scaffold[text] = tuple(self._tokenizer.encode(text, special=True)[0])
         return Piece("scaffold", self._scaffold[text])

@@ -57,9 +57,9 @@ class Entry:
     digest: str
     """Digest of the message as it was prefilled, before any of it was retracted."""
     runs: list[Run]
-    tail: tuple[int, ...] = ()
-    """Token ids of the scaffolding that closes the message."""
     generated: bool = False
+    written: str | None = None
+    """Text of a generated message with its scaffolding, until some of it is retracted."""
     erased: list[Erased] = field(default_factory=list)
     cuts: Cuts = field(default_factory=Cuts)
 
@@ -77,6 +77,11 @@ class Entry:
     def intervals(self) -> list[Interval]:
         """Return the positions of all cells of the message, scaffolding too."""
         return merge((run.start, run.end) for run in self.runs)
+
+    @property
+    def scaffold(self) -> list[int]:
+        """Return the token ids of all that is around the content and the calls."""
+        return [i for run in self.runs if run.piece.kind == "scaffold" for i in run.piece.ids]
 
     def everything(self) -> Cuts:
         """Return cuts that leave only the scaffolding."""
@@ -152,6 +157,7 @@ class Ledger:
         start: int,
         *,
         generated: bool = False,
+        written: str | None = None,
         cuts: Cuts | None = None,
     ) -> Entry:
         """Append a message whose pieces have the positions from `start` on; `cuts` is what they leave out of it."""
@@ -160,9 +166,20 @@ class Ledger:
             if piece.ids:
                 runs.append(Run(piece, at))
                 at += len(piece.ids)
-        last = pieces[-1] if pieces and pieces[-1].kind == "scaffold" else None
-        tail = last.ids if last else ()
-        entry = Entry(next(self._serials), message, message.digest(), runs, tail, generated)
+        return self.enter(message, runs, start, generated=generated, written=written, cuts=cuts)
+
+    def enter(
+        self,
+        message: Message,
+        runs: Sequence[Run],
+        start: int,
+        *,
+        generated: bool = False,
+        written: str | None = None,
+        cuts: Cuts | None = None,
+    ) -> Entry:
+        """Append a message whose pieces are at these places; one that has none is at `start`."""
+        entry = Entry(next(self._serials), message, message.digest(), list(runs), generated, written)
         if cuts:
             hole = runs[0].end if runs else start  # parts left out never had cells: they are empty intervals here
             for chars, call in [*((c, None) for c in cuts.chars), *((None, c) for c in sorted(cuts.calls))]:
@@ -246,6 +263,11 @@ class Ledger:
         """Return one past the position of the last token; 0 when empty."""
         return max((run.end for run in self._runs()), default=0)
 
+    def closed(self, entries: int) -> bool:
+        """Return whether all cells of the first `entries` messages come before those of the others."""
+        ends = max((run.end for entry in self.entries[:entries] for run in entry.runs), default=0)
+        return all(run.start >= ends for entry in self.entries[entries:] for run in entry.runs)
+
     def token_ids(self) -> list[int]:
         """Return the ids of all cells, in the order of their positions; STEERED for a steering state."""
         runs: list[tuple[int, Sequence[int]]] = [(run.start, run.piece.ids) for run in self._runs()]
@@ -312,6 +334,7 @@ class Ledger:
                     Erased(at + start, at + end, widened, run.piece.call, SpanStatus.APPROXIMATE, selection.span_id)
                 )
         entry.runs = kept
+        entry.written = None
         entry.cuts |= Cuts(tuple(merge([*chars, *selection.cuts.chars])), selection.cuts.calls)
         entry.message = entry.message.overwritten(entry.cuts)
 

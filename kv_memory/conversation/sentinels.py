@@ -36,6 +36,16 @@ class Sentinel:
         return text
 
 
+@dataclass(frozen=True)
+class OwnerRun:
+    """Sentinels of one message, with nothing of another one between them: from the first on to the end of the last."""
+
+    owner: int
+    """Index of the message."""
+    start: int
+    end: int
+
+
 class Sentinels:
     """All sentinels of one rendering."""
 
@@ -58,10 +68,20 @@ class Sentinels:
             at = match.end()
         yield text[at:], None
 
-    def extents(self, text: str) -> dict[int, tuple[int, int]]:
-        """Return, for each message with a sentinel in rendered text, the start of its first and the end of its last."""
-        found: dict[int, tuple[int, int]] = {}
+    def runs(self, text: str) -> list[OwnerRun]:
+        """Return, in the order of rendered text, where sentinels of one message stand together."""
+        found: list[OwnerRun] = []
         for match in self._pattern.finditer(text):
             owner = self._sentinels[int(match[1])].owner
-            found[owner] = (found.get(owner, match.span())[0], match.end())
+            if owner < 0:
+                continue
+            if found and found[-1].owner == owner:
+                found[-1] = replace(found[-1], end=match.end())
+            else:
+                found.append(OwnerRun(owner, *match.span()))
         return found
+
+    def end(self, text: str) -> int:
+        """Return where the last message ends in rendered text, without its scaffolding."""
+        runs = self.runs(text)
+        return runs[-1].end if runs else 0

@@ -9,7 +9,7 @@ from typing import Any
 
 from kv_memory.calibration.record import Calibration
 from kv_memory.conversation.chat_format import Piece
-from kv_memory.conversation.ledger import Entry, Ledger, Selection
+from kv_memory.conversation.ledger import Entry, Ledger, Run, Selection
 from kv_memory.conversation.messages import Cuts, Message
 from kv_memory.engines.base import Cells, Engine, SequenceId
 from kv_memory.erasers.base import Eraser, Erasure
@@ -108,16 +108,17 @@ class Branch:
     def append(
         self,
         messages: Sequence[Message],
-        pieces: Sequence[Sequence[Piece]],
+        pieces: Sequence[tuple[int, Piece]],
         cuts: Sequence[Cuts],
         progress: Callable[[int], None] | None = None,
     ) -> int:
         """Prefill messages and append them, each with what its pieces leave out; return the number of tokens.
 
+        `pieces`: in the order of the text, each with the index of its message.
         Calls that wait for the engine take their turn between chunks. On an error the branch is as it was. Raises
         ConversationError where it was evicted meanwhile.
         """
-        ids = [i for message in pieces for piece in message for i in piece.ids]
+        ids = [i for _, piece in pieces for i in piece.ids]
         at = self.engine.next_position(self.seq)
         self.busy = True
         try:
@@ -128,9 +129,12 @@ class Branch:
             raise
         finally:
             self.busy = False
-        for message, parts, left_out in zip(messages, pieces, cuts, strict=True):
-            self.ledger.append(message, parts, at, cuts=left_out)
-            at += sum(len(piece.ids) for piece in parts)
+        runs: list[list[Run]] = [[] for _ in messages]
+        for owner, piece in pieces:
+            runs[owner] += [Run(piece, at)] if piece.ids else []
+            at += len(piece.ids)
+        for message, own, left_out in zip(messages, runs, cuts, strict=True):
+            self.ledger.enter(message, own, at, cuts=left_out)
         return len(ids)
 
     def _prefill(self, ids: Sequence[int], progress: Callable[[int], None]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from kv_memory.conversation.alignment import Alignment, align, replaces
-from kv_memory.conversation.chat_format import ChatFormat, Piece
+from kv_memory.conversation.chat_format import ChatFormat, Layout, Piece
 from kv_memory.conversation.ledger import Ledger
 from kv_memory.conversation.messages import Cuts, Message
 from kv_memory.conversation.redactions import Redaction, cuts_for
@@ -52,8 +52,8 @@ class ReadingPlan(Generic[Source]):
     """Branches that hold the conversation as it was before messages vanished from it."""
     messages: tuple[Message, ...]
     """Messages of the whole conversation."""
-    pieces: tuple[tuple[Piece, ...], ...]
-    """Pieces of each message to prefill."""
+    pieces: tuple[tuple[int, Piece], ...]
+    """Pieces to prefill, in the order of the text, each with the index of its message among those to prefill."""
     cuts: Mapping[int, Cuts]
     """Parts of the conversation that are left out, by message index: those that are retracted, and those that the
     versions which the history holds lack."""
@@ -67,7 +67,7 @@ class ReadingPlan(Generic[Source]):
     @property
     def tokens(self) -> int:
         """Return the number of tokens to prefill."""
-        return sum(len(piece.ids) for message in self.pieces for piece in message)
+        return sum(len(piece.ids) for _, piece in self.pieces)
 
     @property
     def unread_cuts(self) -> list[Cuts]:
@@ -87,52 +87,81 @@ def plan_reading(
     redactions: Sequence[Redaction],
     form: ChatFormat,
     *,
+    head: str = "",
     beside: bool = False,
 ) -> ReadingPlan[Source]:
     """Plan how a branch comes to hold exactly these messages, less what the redactions leave out of them.
 
-    `beside`: nothing has vanished, the conversation is only looked at; what goes on after it is kept. Raises
-    ConversationError where the template cannot express the conversation.
+    `head`: what the template is to write after it to make the assistant speak; see `ChatFormat.layout`. `beside`:
+    nothing has vanished, the conversation is only looked at; what goes on after it is kept. Raises ConversationError
+    where the template cannot express the conversation.
     """
     branches = list(branches)
     digest = hashlib.sha256(json.dumps(tools, sort_keys=True, default=str).encode()).hexdigest()
     candidates = [branch for branch in branches if branch.tools_digest == digest and branch.resident]
     cuts = cuts_for(messages, redactions)
     cuts |= {i: message.missing | cuts.get(i, Cuts()) for i, message in enumerate(messages) if message.missing}
-    source, alignment = _longest_match(candidates, messages, cuts)
-    pieces = form.encode(messages, tools, start=max(alignment.known - 1, 0), cuts=cuts)
-    if source and not _closes_alike(source.ledger, alignment, pieces.pop(0)):
-        # the template closes the last known message differently now: prefill that message again
-        source, alignment = _longest_match(candidates, messages[: alignment.known - 1], cuts)
-        pieces = form.encode(messages, tools, start=alignment.known, cuts=cuts)
+    layout = form.layout(messages, tools, head=head)
+    source, alignment, rewritten = _longest_match(candidates, messages, cuts, layout)
     old = (
         [] if beside else [b for b in branches if b.resident and not b.busy and _vanished(b, branches, messages, cuts)]
     )
     in_place = source is not None and (_ends_there(source, alignment) or source in old)
+    if source is not None and rewritten and not source.busy and not beside:
+        in_place = True  # it is the same conversation, which the template writes in another way from here on
     return ReadingPlan(
         source=source,
         alignment=alignment,
         in_place=in_place,
         replaced=tuple(branch for branch in old if not (in_place and branch is source)),
         messages=tuple(messages),
-        pieces=tuple(tuple(parts) for parts in pieces),
+        pieces=tuple((owner - alignment.known, piece) for owner, piece in layout.flow(alignment.known, cuts)),
         cuts=cuts,
         tools_digest=digest,
     )
 
 
 def _longest_match(
-    branches: Sequence[Source], messages: Sequence[Message], cuts: Mapping[int, Cuts]
-) -> tuple[Source | None, Alignment]:
-    """Find the branch that has most of these messages; among equals one that can be continued without a copy."""
-    best: tuple[Source | None, Alignment] = (None, Alignment())
+    branches: Sequence[Source], messages: Sequence[Message], cuts: Mapping[int, Cuts], layout: Layout
+) -> tuple[Source | None, Alignment, bool]:
+    """Find the branch that has most of these messages; among equals one that can be continued without a copy.
+
+    Also returns whether it has more of them, which the template writes in another way now.
+    """
+    best: tuple[Source | None, Alignment, bool] = (None, Alignment(), False)
     rank = (0, False, 0.0)
     for branch in branches:
         alignment = align(branch.ledger, messages, cuts)
+        written = _as_written(branch.ledger, alignment, layout)
+        rewritten = written < alignment.known
+        if rewritten:
+            alignment = align(branch.ledger, messages[:written], cuts)
         this = (alignment.known, _ends_there(branch, alignment), branch.used)
         if alignment.known and this > rank:
-            best, rank = (branch, alignment), this
+            best, rank = (branch, alignment, rewritten), this
     return best
+
+
+def _as_written(ledger: Ledger, alignment: Alignment, layout: Layout) -> int:
+    """Return how many of the known messages the cells hold as the template writes them now.
+
+    It may write earlier messages in another way once others follow: it wraps tool results together, drops old thoughts,
+    repeats the list of tools, or moves a message to another place.
+    """
+    written = 0
+    for number in alignment.kept:
+        entry = ledger.entries[number]
+        if entry.generated:
+            same = entry.written is None or entry.written == layout.text(written)
+        else:
+            same = entry.scaffold == layout.scaffold(written)
+        if not same:
+            break
+        written += 1
+    written = layout.closed(written)
+    while written and not ledger.closed(alignment.kept[written - 1] + 1):
+        written -= 1
+    return written
 
 
 def _ends_there(branch: Known, alignment: Alignment) -> bool:
@@ -151,12 +180,3 @@ def _vanished(
     latest = branch is max(branches, key=lambda b: b.used)
     shortened = latest and alignment.known == len(messages) and alignment.end < len(branch.ledger)
     return shortened or replaces(branch.ledger, messages, alignment)
-
-
-def _closes_alike(ledger: Ledger, alignment: Alignment, pieces: Sequence[Piece]) -> bool:
-    """Return whether the template still closes the last known message as it was cached.
-
-    It may not: a template that wraps tool results together writes another ending once a second one follows.
-    """
-    entry = ledger.entries[alignment.kept[-1]]
-    return entry.generated or not pieces or pieces[-1].kind != "scaffold" or pieces[-1].ids == entry.tail

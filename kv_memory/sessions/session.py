@@ -156,7 +156,7 @@ class Session:
     ) -> Generator[str | Reply]:
         """Yield the text of an answer as it is generated, then the reply."""
         with self._engine.lock:
-            branch, usage = self._read(turn.messages, tools, room=turn.room, progress=progress, eraser=eraser)
+            branch, usage = self._read(turn.messages, tools, progress=progress, eraser=eraser, turn=turn)
             turn.begin(branch)
         try:
             yield from turn.generate(cancelled)
@@ -173,28 +173,28 @@ class Session:
         messages: Sequence[Message],
         tools: Tools,
         *,
-        room: int = 0,
         progress: Progress | None = None,
         eraser: Eraser | None = None,
+        turn: Turn | None = None,
         beside: bool = False,
     ) -> tuple[Branch, Usage]:
-        """Make a branch hold this conversation, less what is retracted; with `beside` no longer one is given up.
+        """Make a branch hold this conversation, less what is retracted, so that the `turn` can follow.
 
-        Callers hold the engine's lock.
+        With `beside` no longer one is given up. Callers hold the engine's lock.
         """
+        room, head = (turn.room, turn.begins) if turn else (0, "")
         state = self._state
         state.catch_up()
         messages = state.identify(messages)
-        plan = plan_reading(
-            state.branches, messages, tools, state.records.redactions, self._memory.format, beside=beside
-        )
+        redactions, form = state.records.redactions, self._memory.format
+        plan = plan_reading(state.branches, messages, tools, redactions, form, head=head, beside=beside)
         branch, erased = state.branches.open(plan, room)
         enforce(state, branch)
         usage = state.branches.fill(plan, branch, eraser, progress, erased)
         state.catch_up()  # other calls had their turn while it was being prefilled
         enforce(state, branch)
         found = {
-            "left_out": plan.left_out(branch.ledger, self._memory.format),
+            "left_out": plan.left_out(branch.ledger, form),
             "corrected": state.records.corrected(plan.unread),
         }
         return branch, usage.model_copy(update=found)
@@ -208,7 +208,7 @@ class Session:
             engine = require(self._engine, Scoring, "Session.score")
             parsed, form = parse_messages(messages), self._memory.format
             turn = self._turn(parsed, tools, Sampling())
-            branch, _ = self._read(parsed, tools, room=turn.room, beside=True)
+            branch, _ = self._read(parsed, tools, turn=turn, beside=True)
             start = self._engine.next_position(branch.seq)
             try:
                 self._engine.prefill(branch.seq, turn.head.ids)

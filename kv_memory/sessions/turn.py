@@ -101,7 +101,9 @@ class Turn:
         `sealed` gives the answer, once it is written, its identity in the session.
         """
         self.messages = messages
-        self.head: Piece = form.generation_prompt(messages, tools)
+        self.begins = form.head(messages, tools)
+        """Text that makes the assistant speak."""
+        self.head: Piece = form.scaffold(self.begins)
         self.id = uuid.uuid4().hex[:12]
         if sampling.mask is not None:
             sampling = replace(sampling, mask=engine.lock.callback(sampling.mask))
@@ -193,14 +195,17 @@ class Turn:
     def _enter(self, branch: Branch) -> bool:
         """Close the turn in the cache and append it; return False where its closing no longer fits in the context."""
         said = parse_messages([read_message(self._text, self.id)])[0]
-        closing = self._form.closing([*self.messages, said], self._tools)
+        ends = self._form.end([*self.messages, said], self._tools)
+        closing = self._form.scaffold(ends)
         if self._engine.next_position(branch.seq) + len(closing.ids) > self._engine.max_positions:
             return False
         ids = [token for position, token in self._engine.cells(branch.seq) if position >= self._start]
         ids = ids[len(self.head.ids) :]
         self._engine.prefill(branch.seq, closing.ids)
         answer = _generated_pieces(self._engine.tokenizer, ids, self._text, bool(said.tool_calls))
-        branch.ledger.append(self._sealed(said), [self.head, *answer, closing], self._start, generated=True)
+        written = "".join([self.begins, self._text, ends])
+        pieces = [self.head, *answer, closing]
+        branch.ledger.append(self._sealed(said), pieces, self._start, generated=True, written=written)
         return True
 
 
