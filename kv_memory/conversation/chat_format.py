@@ -8,6 +8,7 @@ these pieces, never from searching text. This module knows nothing of cells.
 
 from __future__ import annotations
 
+import json
 import secrets
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,13 +18,15 @@ from itertools import accumulate, pairwise
 from typing import Any, Literal
 
 from kv_memory.conversation.messages import Cuts, Message
-from kv_memory.conversation.sentinels import OwnerRun, Sentinels
+from kv_memory.conversation.sentinels import OwnerRun, Plain, Sentinel, Sentinels
 from kv_memory.conversation.template import TemplateTraits, adapt
 from kv_memory.engines.base import Tokenizer
 from kv_memory.errors import ConversationError
 from kv_memory.positions import Interval, merge
 
-PieceKind = Literal["scaffold", "content", "call"]
+MOST_KNOWN = 10_000
+"""Texts of which it is remembered whether they hold structure tokens."""
+PieceKind = Literal["scaffold", "content", "call", "reasoning"]
 
 
 @dataclass(frozen=True)
@@ -74,10 +77,14 @@ class Part:
 
     kind: PieceKind
     text: str
-    """The text as the template wrote it; of content, "": see `Message.content`."""
+    """The text as the template wrote it."""
     call: int | None = None
     trusted: bool = False
     """Whether the template's author wrote it, so that structure tokens in it are meant."""
+    start: int = 0
+    """First character of the message's content; 0 unless `kind` is "content"."""
+    within: tuple[tuple[str, bool], ...] = ()
+    """Of a call, its text in stretches, each with whether the template's author wrote it."""
 
 
 class Layout:
@@ -115,8 +122,7 @@ class Layout:
 
     def text(self, index: int) -> str:
         """Return the text of one message, with its content and its calls."""
-        content = self._messages[index].content
-        return "".join(content if part.kind == "content" else part.text for part in self._own[index])
+        return "".join(part.text for part in self._own[index])
 
     def closed(self, count: int) -> int:
         """Return the most messages, at most `count` from the first on, whose text comes before that of all others.
@@ -141,6 +147,8 @@ class ChatFormat:
         self._traits = TemplateTraits.probe(tokenizer)
         self._splits: dict[tuple[str, str, str], int] = {}
         self._scaffold: dict[str, tuple[int, ...]] = {}
+        self._known: dict[str, bool] = {}
+        """Whether a text of a tool or a call holds a structure token: asked again in each call."""
 
     def encode(
         self,
@@ -174,11 +182,14 @@ class ChatFormat:
             i = min(left_out)
             raise ConversationError(f"The model's chat template leaves message {i} ({messages[i].role}) out.")
         bounds = self._bounds(runs, text, messages, tools)
+        plain, shown = adapt(messages, tools, Plain(), self._traits, self._structured)
+        real = self._tokenizer.render(plain, shown, bool(head)).removesuffix(head)
+        written = iter(sentinels.written(text, real) or ())
         return Layout(
             self,
             messages,
             [
-                (run.owner, list(self._parts(sentinels, text[start:end])))
+                (run.owner, list(self._parts(sentinels, text[start:end], messages[run.owner], written)))
                 for run, (start, end) in zip(runs, pairwise(bounds), strict=True)
             ],
         )
@@ -216,7 +227,7 @@ class ChatFormat:
         self, messages: Sequence[Message], tools: list[dict[str, Any]] | None, *, generate: bool
     ) -> tuple[Sentinels, str]:
         sentinels = Sentinels(self._nonce)
-        rendered, shown_tools = adapt(messages, tools, sentinels, self._traits)
+        rendered, shown_tools = adapt(messages, tools, sentinels, self._traits, self._structured)
         return sentinels, self._tokenizer.render(rendered, shown_tools, generate)
 
     def _bounds(
@@ -230,9 +241,14 @@ class ChatFormat:
             if key not in self._splits:
                 tail = self._tail(messages[: run.owner + 1], tools)
                 tail = text[runs[-1].end :] if tail is None else tail
-                self._splits[key] = _common_prefix(gap, tail)
+                self._splits[key] = self._whole_tokens(gap, _common_prefix(gap, tail))
             bounds.append(run.end + self._splits[key])
         return [*bounds, len(text)]
+
+    def _whole_tokens(self, text: str, length: int) -> int:
+        """Return the length of the tokens of a scaffolding that end within the first `length` characters."""
+        ends = [end for _, end in self._tokenizer.encode(text, special=True)[1]]
+        return max((end for end in ends if end <= length), default=0)
 
     def _tail(self, messages: Sequence[Message], tools: list[dict[str, Any]] | None) -> str | None:
         """Return what the template writes after the last message where none follows; None where it does not take the
@@ -244,59 +260,123 @@ class ChatFormat:
         runs = sentinels.runs(alone)
         return alone[runs[-1].end :] if runs and runs[-1].owner == len(messages) - 1 else None
 
-    def _parts(self, sentinels: Sentinels, text: str) -> Iterator[Part]:
+    def _parts(self, sentinels: Sentinels, text: str, message: Message, written: Iterator[str]) -> Iterator[Part]:
+        """Yield the parts of a message. `written`: what each sentinel stands for; none where that is not known."""
         call: int | None = None
         # The JSON around a call's sentinels belongs to the call, up to the nearest line break or tag on either side.
-        said = ""  # text of the current tool call: one piece, tokenized as the model would have written it
+        said: list[tuple[str, bool]] = []  # the current tool call: one piece, as the model would have written it
+        before: Sentinel | None = None
         for between, sentinel in sentinels.split(text):
             literal, next_call = between, sentinel.call if sentinel else None
             if call is not None and call == next_call:
-                said, literal = said + literal, ""
+                said, literal = [*said, (literal, True)], ""
             elif call is not None:
-                said, literal = said + _until(literal, "\n<"), literal[len(_until(literal, "\n<")) :]
-                yield Part("call", said, call)
+                rest = _until(literal, "\n<")
+                said, literal = [*said, (rest, True)], literal[len(rest) :]
+                yield Part("call", "".join(part for part, _ in said), call, within=tuple(said))
             if next_call is not None and call != next_call:
-                said = _until(literal[::-1], "\n>")[::-1]
-                literal = literal[: len(literal) - len(said)]
-            if literal:
+                said = [(_until(literal[::-1], "\n>")[::-1], True)]
+                literal = literal[: len(literal) - len(said[0][0])]
+            if literal and _is_content(literal, before, sentinel, message):
+                yield Part("content", literal, start=sentinel.start - len(literal) if sentinel else 0)
+            elif literal:
                 yield Part("scaffold", literal, trusted=True)
-            call = next_call
+            call, before = next_call, sentinel
             if sentinel is None:
                 return
+            found = next(written, sentinel.written)
             if call is not None:
-                said += sentinel.written
+                said.append((found, False))
             elif sentinel.kind == "content":
-                yield Part("content", "")
-            elif sentinel.text:
-                yield Part("scaffold", sentinel.written)
+                yield Part("content", found, start=sentinel.start)
+            elif sentinel.kind == "reasoning":
+                yield Part("reasoning", found)
+            elif found:
+                yield Part("scaffold", found)
 
     def pieces(self, part: Part, message: Message, cuts: Cuts) -> Iterator[Piece]:
         """Yield the tokens of a part of a message, less `cuts`."""
         if part.kind == "content":
-            yield from self._content(message, cuts)
+            yield from self._content(part, message, cuts)
         elif part.trusted:
             yield self.scaffold(part.text)
-        elif part.call not in cuts.calls or part.kind == "scaffold":
-            yield Piece(part.kind, tuple(self._tokenizer.encode(part.text, special=False)[0]), call=part.call)
+        elif part.kind == "scaffold":
+            yield Piece("scaffold", self._untrusted(part.text))
+        elif part.kind == "reasoning":
+            yield from () if message.wholly_in(cuts) else (Piece("reasoning", self._untrusted(part.text)),)
+        elif part.call not in cuts.calls:
+            yield Piece("call", self._call(part), call=part.call)
 
-    def _content(self, message: Message, cuts: Cuts) -> Iterator[Piece]:
-        text = message.content
-        start, end = 0, len(text)
-        if self._traits.trims:
-            start, end = len(text) - len(text.lstrip()), max(len(text.rstrip()), len(text) - len(text.lstrip()))
+    def _call(self, part: Part) -> tuple[int, ...]:
+        if not any(self._structured(text) for text, trusted in part.within if not trusted):
+            return tuple(self._tokenizer.encode(part.text, special=True)[0])
+        ids = (self._tokenizer.encode(text, special=trusted)[0] for text, trusted in part.within)
+        return tuple(i for found in ids for i in found)
+
+    def _untrusted(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer.encode(text, special=False)[0])
+
+    def _structured(self, text: str) -> bool:
+        """Return whether a text holds a structure token of the model."""
+        if len(self._known) > MOST_KNOWN:
+            self._known.clear()
+        if text not in self._known:
+            trusted, plain = (self._tokenizer.encode(text, special=special)[0] for special in (True, False))
+            self._known[text] = trusted != plain
+        return self._known[text]
+
+    def _content(self, part: Part, message: Message, cuts: Cuts) -> Iterator[Piece]:
+        places = _places(message.content, part.text, part.start)
+        start, end = places[0], places[-1]
         edges = {start, end} | {c for cut in cuts.chars for c in cut}
         edges |= {edge for document in message.documents for edge in (document.start, document.end)}
         for a, b in pairwise(sorted(edge for edge in edges if start <= edge <= end)):
             if any(cut_start <= a and b <= cut_end for cut_start, cut_end in cuts.chars):
                 continue
-            ids, offsets = self._tokenizer.encode(text[a:b], special=False)
-            yield Piece("content", tuple(ids), tuple((a + x, a + y) for x, y in offsets))
+            first, last = bisect_left(places, a), bisect_left(places, b)
+            ids, offsets = self._tokenizer.encode(part.text[first:last], special=False)
+            chars = tuple(
+                (places[first + x], places[first + y - 1] + 1 if y > x else places[first + y]) for x, y in offsets
+            )
+            yield Piece("content", tuple(ids), chars)
 
     def scaffold(self, text: str) -> Piece:
         """Return the tokens of a text that the template's author wrote."""
         if text not in self._scaffold:
             self._scaffold[text] = tuple(self._tokenizer.encode(text, special=True)[0])
         return Piece("scaffold", self._scaffold[text])
+
+
+def _places(content: str, written: str, start: int) -> Sequence[int]:
+    """Return, for each character that the template wrote of a content and for the end, the content's character.
+
+    The template may have stripped it, or escaped it for JSON or HTML; `start` is where in the content it begins.
+    """
+    at = content.find(written, start)
+    if at >= 0:
+        return range(at, at + len(written) + 1)
+    for escape in (_json, lambda c: _json(_json(c)), _html):
+        escaped = [escape(c) for c in content]
+        at = "".join(escaped).find(written)
+        if at >= 0:
+            places = [i for i, c in enumerate(escaped) for _ in c]
+            return [*places[at : at + len(written)], places[at + len(written) - 1] + 1 if written else start]
+    return [min(start + i, len(content)) for i in range(len(written) + 1)]
+
+
+def _json(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)[1:-1]
+
+
+def _html(text: str) -> str:
+    return Sentinel("content", 0, text, in_html=True).written
+
+
+def _is_content(literal: str, before: Sentinel | None, after: Sentinel | None, message: Message) -> bool:
+    """Return whether a text between two stretches of the content is content itself: a tag around thoughts."""
+    if before is None or after is None or {before.kind, after.kind} != {"content"}:
+        return False
+    return literal == message.content[before.start + len(before.text) : after.start]
 
 
 def _until(text: str, stops: str) -> str:

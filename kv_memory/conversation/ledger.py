@@ -100,7 +100,9 @@ class Selection:
         """Yield the runs of the message that the cuts touch, each with intervals of indices of tokens: those that are
         touched."""
         for run in self.entry.runs:
-            if run.piece.kind == "call" and run.piece.call in self.cuts.calls:
+            if (run.piece.kind == "call" and run.piece.call in self.cuts.calls) or (
+                run.piece.kind == "reasoning" and self.entry.message.wholly_in(self.cuts)
+            ):
                 yield run, [(0, len(run.piece.ids))]
             elif run.piece.chars is not None:
                 chosen = run.piece.touched(self.cuts.chars)

@@ -17,6 +17,8 @@ from kv_memory.errors import ConversationError
 from kv_memory.positions import merge, subtract
 
 ROLES = ("system", "user", "assistant", "tool")
+REASONING = ("reasoning_content", "reasoning", "thinking")
+"""Fields of an assistant's message that hold its thoughts, by which chat templates know them."""
 _ROLE_NAMES = {"developer": "system", "function": "tool"}
 
 
@@ -76,6 +78,10 @@ class Message:
     id: str | None = None
     name: str | None = None
     documents: tuple[DocumentPart, ...] = ()
+    reasoning: str = ""
+    """Thoughts of the assistant that came beside the content; they are retracted with the whole message."""
+    reasoning_key: str = ""
+    """Name of the field in which they came."""
     placeholder: bool = False
     """Whether the caller put this text in the place of a message with the same id, whose text is to be erased.
     Otherwise it is ordinary text."""
@@ -94,8 +100,14 @@ class Message:
 
     @cached_property
     def _digest(self) -> str:
-        said = json.dumps([self.role, self.content, [[c.name, c.arguments] for c in self.tool_calls]], sort_keys=True)
+        calls = [[call.name, call.arguments] for call in self.tool_calls]
+        said = json.dumps([self.role, self.content, calls, *filter(None, [self.reasoning])], sort_keys=True)
         return hashlib.sha256(said.encode()).hexdigest()
+
+    def wholly_in(self, cuts: Cuts) -> bool:
+        """Return whether cuts take out all of the content and all calls."""
+        content = subtract([(0, len(self.content))], cuts.chars)
+        return not content and cuts.calls >= frozenset(range(len(self.tool_calls)))
 
     def overwritten(self, cuts: Cuts) -> Message:
         """Return the message with what is cut replaced by NUL characters, so that the offsets of the rest stay true."""
@@ -105,7 +117,8 @@ class Message:
         calls = (
             replace(call, name="", arguments={}) if i in cuts.calls else call for i, call in enumerate(self.tool_calls)
         )
-        return replace(self, content=content, tool_calls=tuple(calls))
+        reasoning = "" if self.wholly_in(cuts) else self.reasoning
+        return replace(self, content=content, tool_calls=tuple(calls), reasoning=reasoning)
 
 
 def ids_differ(a: str | None, b: str | None) -> bool:
@@ -165,6 +178,7 @@ def _parse_message(message: Any, index: int) -> Message:
         raise ConversationError(f"Message {index} has the role {message.get('role')!r}; known are {', '.join(ROLES)}.")
     content, documents = _parse_content(message.get("content"), index)
     calls = message.get("tool_calls") or ()
+    thought = next((key for key in REASONING if isinstance(message.get(key), str) and message[key]), "")
     if not isinstance(calls, (list, tuple)) or (calls and role != "assistant"):
         raise ConversationError(f"Message {index}: tool_calls is a list and belongs to the assistant.")
     return Message(
@@ -175,6 +189,8 @@ def _parse_message(message: Any, index: int) -> Message:
         id=_text_or_none(message.get("id")),
         name=_text_or_none(message.get("name")),
         documents=documents,
+        reasoning=message[thought] if thought and role == "assistant" else "",
+        reasoning_key=thought if role == "assistant" else "",
         placeholder=message.get("placeholder") is True,
     )
 

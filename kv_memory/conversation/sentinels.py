@@ -1,18 +1,20 @@
 """Sentinels: short texts that stand for contents while a chat template is rendered.
 
-A sentinel is `kvm<nonce>n<number>"z`. Its quote comes out of `tojson` escaped, which shows that the real text has to be
-escaped too. It cannot be forged, since the nonce is drawn at random.
+A sentinel is `kvm<nonce>n<number>"z`. Its quote comes out of `tojson` and of HTML escaping changed, which shows that
+the real text has to be escaped too. A number, a boolean or nothing in the arguments of a call has an integer for a
+sentinel, so that templates which ask for the type go the same way. Neither can be forged, since the nonce is random.
 """
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
-SentinelKind = Literal["content", "string", "tool"]
+SentinelKind = Literal["content", "reasoning", "string", "value", "tool"]
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,12 @@ class Sentinel:
     """Index of the message; -1 for the descriptions of tools."""
     text: str
     call: int | None = None
+    start: int = 0
+    """First character of the text in the message's content; 0 unless `kind` is "content"."""
     escapes: int = 0
     """Number of times that the template JSON-escaped the sentinel."""
+    in_html: bool = False
+    """Whether the template escaped it for HTML."""
 
     @property
     def written(self) -> str:
@@ -33,7 +39,28 @@ class Sentinel:
         text = self.text
         for _ in range(self.escapes):
             text = json.dumps(text, ensure_ascii=False)[1:-1]
+        return html.escape(text).replace("&quot;", "&#34;").replace("&#x27;", "&#39;") if self.in_html else text
+
+    @property
+    def variants(self) -> list[str]:
+        """Return what the template may have written, the likeliest first."""
+        if self.kind == "value":
+            value = json.loads(self.text)
+            return list(dict.fromkeys([self.text, str(value), str(value).lower(), ""]))
+        text = self.written
+        return list(dict.fromkeys([text, text.strip(), text.rstrip(), text.lstrip(), text.strip("\n")]))
+
+
+class Plain:
+    """Contents as they are, with the interface of `Sentinels`: what the template is to write in the end."""
+
+    def add(self, kind: SentinelKind, owner: int, text: str, call: int | None = None, start: int = 0) -> str:
+        """Return the text."""
         return text
+
+    def add_value(self, owner: int, value: Any, call: int) -> Any:
+        """Return the value."""
+        return value
 
 
 @dataclass(frozen=True)
@@ -51,28 +78,61 @@ class Sentinels:
 
     def __init__(self, nonce: str) -> None:
         self._nonce = nonce
+        self._digits = f"7{int(nonce, 16):010}"
         self._sentinels: list[Sentinel] = []
-        self._pattern = re.compile(rf'kvm{nonce}n(\d+)(\\*)"z')
+        self._pattern = re.compile(rf"""kvm{nonce}n(\d+)(\\*)("|&#34;|&quot;)z|{self._digits}(\d{{5}})""")
 
-    def add(self, kind: SentinelKind, owner: int, text: str, call: int | None = None) -> str:
+    def add(self, kind: SentinelKind, owner: int, text: str, call: int | None = None, start: int = 0) -> str:
         """Register a text and return the sentinel that stands for it."""
-        self._sentinels.append(Sentinel(kind, owner, text, call))
+        self._sentinels.append(Sentinel(kind, owner, text, call, start))
         return f'kvm{self._nonce}n{len(self._sentinels) - 1}"z'
+
+    def add_value(self, owner: int, value: Any, call: int) -> Any:
+        """Register an argument that is no text, and return the integer that stands for it."""
+        self._sentinels.append(Sentinel("value", owner, json.dumps(value), call))
+        return int(f"{self._digits}{len(self._sentinels) - 1:05}")
 
     def split(self, text: str) -> Iterator[tuple[str, Sentinel | None]]:
         """Split rendered text into pairs (literal, the sentinel after it); the last literal has none."""
         at = 0
         for match in self._pattern.finditer(text):
-            # one level of escaping turns " into \", two into \\\": 2^n - 1 backslashes
-            yield text[at : match.start()], replace(self._sentinels[int(match[1])], escapes=len(match[2]).bit_length())
+            found = self._sentinels[self._number(match)]
+            if match[2] is not None:
+                # one level of escaping turns " into \", two into \\\": 2^n - 1 backslashes
+                found = replace(found, escapes=len(match[2]).bit_length(), in_html=match[3] != '"')
+            yield text[at : match.start()], found
             at = match.end()
         yield text[at:], None
+
+    def written(self, text: str, real: str) -> list[str] | None:
+        """Return what each sentinel of rendered text stands for in `real`, the same with the contents themselves; None
+        where the template treats sentinels in another way than these contents."""
+        found: list[str] = []
+        at = 0
+        pairs = list(self.split(text))
+        for (literal, sentinel), (following, _) in zip(pairs, [*pairs[1:], ("", None)], strict=True):
+            if not real.startswith(literal, at):
+                return None
+            at += len(literal)
+            if sentinel is None:
+                break
+            fits = (v for v in sentinel.variants if real.startswith(v, at) and real.startswith(following, at + len(v)))
+            chosen = next(fits, None)
+            if chosen is None:
+                return None
+            found.append(chosen)
+            at += len(chosen)
+        return found if at == len(real) else None
+
+    @staticmethod
+    def _number(match: re.Match[str]) -> int:
+        return int(match[1] if match[1] is not None else match[4])
 
     def runs(self, text: str) -> list[OwnerRun]:
         """Return, in the order of rendered text, where sentinels of one message stand together."""
         found: list[OwnerRun] = []
         for match in self._pattern.finditer(text):
-            owner = self._sentinels[int(match[1])].owner
+            owner = self._sentinels[self._number(match)].owner
             if owner < 0:
                 continue
             if found and found[-1].owner == owner:

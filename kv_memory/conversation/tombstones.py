@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kv_memory.conversation.messages import Cuts, Message, parse_messages, recut
+from kv_memory.conversation.messages import REASONING, Cuts, Message, parse_messages, recut
 from kv_memory.conversation.originals import Originals
 from kv_memory.conversation.redactions import Redaction, cuts_for
 
@@ -57,6 +57,8 @@ def _cut(message: Mapping[str, Any], cuts: Cuts) -> dict[str, Any]:
             parts.append({**part, "text": cuts.within(at, end).cut(part["text"])})
             at = end
         result["content"] = parts
+    if cuts and parse_messages([message])[0].wholly_in(cuts):
+        result = {key: value for key, value in result.items() if key not in REASONING}
     if cuts.calls:
         result["tool_calls"] = [call for i, call in enumerate(message["tool_calls"]) if i not in cuts.calls]
     return result
