@@ -94,10 +94,10 @@ def plan_reading(
     cuts |= {i: message.missing | cuts.get(i, Cuts()) for i, message in enumerate(messages) if message.missing}
     source, alignment = _longest_match(candidates, messages, cuts)
     pieces = form.encode(messages, tools, start=max(alignment.known - 1, 0), cuts=cuts)
-    if source and not _closes_alike(source.ledger, alignment, pieces.pop(0)):
+    while source and not _closes_alike(source.ledger, alignment, pieces.pop(0)):
         # the template closes the last known message differently now: prefill that message again
         source, alignment = _longest_match(candidates, messages[: alignment.known - 1], cuts)
-        pieces = form.encode(messages, tools, start=alignment.known, cuts=cuts)
+        pieces = form.encode(messages, tools, start=max(alignment.known - 1, 0), cuts=cuts)
     return ReadingPlan(
         source=source,
         alignment=alignment,
