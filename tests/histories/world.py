@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,7 +29,7 @@ class Stream:
     """An answer that is being generated."""
 
     stream: Any
-    items: Iterator[str]
+    items: Any
     talk: list[Version]
 
 
