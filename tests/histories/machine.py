@@ -83,7 +83,8 @@ class Histories(Callers):
     def tombstone(self, data: Data) -> None:
         known = data.draw(st.sampled_from([known for known in self.world.known.values() if known.reports]))
         talk = data.draw(st.sampled_from(known.talks))
-        for report in data.draw(st.lists(st.sampled_from(known.reports), min_size=1, max_size=3)):
+        for number in data.draw(st.lists(st.integers(0, len(known.reports) - 1), min_size=1, max_size=3)):
+            report = known.reports[number]
             left = tombstoned(talk, self.world.records_of(report, None, talk), self.world.said)
             if left is None:
                 return
@@ -201,7 +202,7 @@ class Histories(Callers):
     @rule(data=DATA, again=st.booleans())
     def undo(self, data: Data, again: bool) -> None:
         known = data.draw(st.sampled_from([known for known in self.world.known.values() if known.reports]))
-        report = data.draw(st.sampled_from(known.reports))
+        report = known.reports[data.draw(st.integers(0, len(known.reports) - 1))]
         status = self.world.session(known).undo(report)
         assert (status is UndoStatus.NOOP) == (not known.records.pop(report.id, None))
         if again:
@@ -315,9 +316,9 @@ class Histories(Callers):
             assert not any(branch.ledger.approximate_from is not None for branch in free(session))
         elif how == "delete":
             self.world.memory.delete_session(known.name)
-            known.latest, known.streams, known.waiting = [], [], []
+            known.latest, known.streams = [], []
             if not self.world.audited:
-                known.records = {}
+                known.records, known.waiting = {}, []
         elif self.world.audited:
             self.world.restart()
 

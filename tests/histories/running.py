@@ -57,6 +57,7 @@ def run(histories: int, number: int | None = None) -> None:
             derandomize=number is None,
             database=None,
             print_blob=False,
+            report_multiple_bugs=False,
             suppress_health_check=list(HealthCheck),
         ),
     )
