@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 LANGCHAIN := integrations/langchain
 
-.PHONY: demo test test-newest test-langchain mutants llama lint format lock release clean
+.PHONY: demo test nightly test-newest test-langchain mutants llama lint format lock release clean
 
 demo: $(STAMP)
 	@$(BIN)/kv-memory demo
@@ -17,7 +17,13 @@ demo: $(STAMP)
 test: $(STAMP) llama
 	@scripts/run_tests.sh $(VENV)
 
-# The same with the newest release of everything but torch and llama.cpp, in an environment beside the pinned one
+# Random histories of sessions, more than the tests read: make nightly HISTORIES=20000 SEED=7
+HISTORIES ?= 20000
+SEED ?= 7
+nightly: $(STAMP)
+	@$(BIN)/python -m tests.histories --histories $(HISTORIES) --seed $(SEED)
+
+# The tests with the newest release of everything but torch and llama.cpp, in an environment beside the pinned one
 test-newest:
 	@test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
 	@echo "Bringing $(NEWEST) up to date ..."

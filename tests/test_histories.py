@@ -8,30 +8,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis.stateful import run_state_machine_as_test
 
 from kv_memory import CharRange, Memory, RetractionStatus, Session, SpanKind
 from kv_memory.engines.transformers.forward import Forward, PassCache
 from tests.histories.checks import check_cells
-from tests.histories.machine import Histories
-from tests.test_guarantee import ENGINE, SECRET, H, begun, visible
+from tests.histories.running import run
+from tests.test_guarantee import ENGINE, SECRET, H, begun, decoded, visible
 
 NUMBER = int(os.environ.get("KV_MEMORY_HISTORIES", "300"))
+"""Histories to read; `make nightly` reads 20,000 others."""
 
 
+@pytest.mark.timeout(1200)
 def test_no_history_shows_what_is_retracted_or_hides_what_is_not() -> None:
-    run_state_machine_as_test(
-        Histories,
-        settings=settings(
-            max_examples=NUMBER,
-            stateful_step_count=16,
-            deadline=None,
-            derandomize=True,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    run(NUMBER)
 
 
 # What histories have found
@@ -99,3 +89,30 @@ def test_a_message_is_found_by_its_text_beside_an_empty_one_that_may_be_its_tomb
     session.prefill(talk)
     session.retract(talk[1])
     assert [span.message for span in session.retract(talk[1], messages=talk).spans] == [1]
+
+
+def test_a_range_over_several_documents_that_is_erased_approximately_is_not_said_to_be_exact(session: Session) -> None:
+    parts = [{"type": "text", "text": "words " * 3, "document_id": f"d{n}"} for n in range(4)]
+    session.prefill([H[0], {"role": "user", "id": "m", "content": parts}])
+    report = session.retract(CharRange(message="m", start=6, end=72), eraser="shift")
+    assert session.state.approximate
+    assert report.status is RetractionStatus.APPROXIMATE
+
+
+def test_a_result_that_is_followed_by_another_one_is_read_again_from_every_branch(session: Session) -> None:
+    """The template closes a group of tool results once: the first branch ends after one, the second after two."""
+    talk = [H[0], *({"role": "tool", "tool_call_id": f"c{n}", "content": f"result {n}"} for n in range(3)), H[2]]
+    for end in (2, 3, 4, 5):
+        session.prefill(talk[:end])
+    fresh = Memory(ENGINE, heal="never").session("fresh")
+    fresh.prefill(talk)
+    latest = [max(s.branches, key=lambda branch: branch.used) for s in (session, fresh)]
+    assert decoded(latest[0]) == decoded(latest[1])
+
+
+def test_what_is_left_out_while_an_answer_is_generated_is_erased_once_it_is_interrupted(session: Session) -> None:
+    answer = begun(session)
+    session.prefill(H, without=["c1"])
+    session.retract("u", reason="security")
+    assert not visible(session)
+    del answer

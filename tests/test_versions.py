@@ -166,6 +166,37 @@ def test_what_an_editor_cleared_is_read_once_it_comes_back(session: Session, cle
     assert less("B") in seen(session)
 
 
+def test_an_editor_that_clears_the_content_does_not_bring_a_retracted_call_back(memory: Memory) -> None:
+    call = {"id": "c1", "function": {"name": "f", "arguments": json.dumps({"q": TEXT})}}
+    said = {"role": "assistant", "id": "a", "content": "look", "tool_calls": [call]}
+    session = memory.session("s")
+    session.prefill([H[0], said, H[2]])
+    session.retract("c1")
+    for content in ({"content": ""}, {"content": "[cleared]", "placeholder": True}):
+        session.prefill([H[0], {**said, **content}, H[2]])
+        assert not visible(session, text=PARTS["A"])
+        assert not visible(session, text="look")
+        session.prefill([H[0], said, H[2]])
+        assert visible(session, text="look")
+
+
+def test_what_is_cleared_but_not_retracted_is_not_left_out(session: Session) -> None:
+    for content in ({"content": ""}, {"content": "[cleared]", "placeholder": True}):
+        assert session.prefill([H[0], {**H[1], **content}, H[2]]).left_out == 0
+
+
+def test_a_document_that_is_named_in_an_emptied_version_is_that_document(memory: Memory) -> None:
+    passages = [{"type": "text", "text": f"{word} ", "document_id": word} for word in ("alpha", "beta", "gamma")]
+    talk: list[dict[str, Any]] = [{"role": "user", "id": "u", "content": passages}, H[2]]
+    session = memory.session("s")
+    session.prefill(talk)
+    whole = session.retract("u")
+    session.retract("beta", messages=whole.tombstones(talk))
+    session.undo(whole)
+    session.prefill(talk)
+    assert "alpha gamma" in seen(session)
+
+
 def test_ranges_of_a_version_that_is_given_count_its_characters(session: Session) -> None:
     first = session.retract(chars("A"))
     left = first.tombstones(H)
@@ -209,7 +240,8 @@ def test_of_two_equal_results_the_other_calls_stays(session: Session) -> None:
 def test_of_two_equal_results_the_one_that_vanished_is_erased(session: Session) -> None:
     talk = [H[0], {**H[1], "tool_call_id": "c0"}, H[1], H[2]]
     session.prefill(talk)
-    assert session.prefill([H[0], *talk[2:]]).prefilled == 0
+    session.prefill([H[0], *talk[2:]])
+    assert seen(session).count(TEXT) == 1
     assert [span.tool_call_id for span in session.spans()] == [None, "c1", None]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -228,9 +229,16 @@ class Ledger:
             self.steered = []
         else:
             self._mark_approximate(starts)
+        starts = sorted(run.start for run in self._runs())
+
+        def closed(position: int) -> int:
+            """Return where an erased token is now: not after the token that followed it, which may have moved there."""
+            following = starts[bisect_left(starts, position) :][:1]
+            return min(moved(p, moves) for p in (position, *following))
+
         for entry in self.entries:
             entry.runs = [replace(run, start=moved(run.start, moves)) for run in entry.runs]
-            entry.erased = [replace(e, start=moved(e.start, moves), end=moved(e.end, moves)) for e in entry.erased]
+            entry.erased = [replace(e, start=closed(e.start), end=closed(e.end)) for e in entry.erased]
         kept = [(moved(start, moves), moved(end - 1, moves) + 1) for start, end in self.steered]
         self.steered = merge([*kept, *steered])
         self.settle()

@@ -29,6 +29,7 @@ class Original:
         self.role, self.digest = redaction.role, redaction.digest
         self.ids: set[tuple[str | None, str | None]] = set()
         self.length = self.calls = 0
+        self.documents: tuple[tuple[str, int, int], ...] = ()
         self._texts: dict[Interval, str] = {}
         self._call_texts: dict[int, str] = {}
         self._cut: list[Interval] = []
@@ -44,6 +45,7 @@ class Original:
         known = redaction.fingerprints
         self.ids.add((redaction.message_id, redaction.tool_call_id))
         self.length, self.calls = max(self.length, known.length), max(self.calls, known.calls)
+        self.documents = self.documents or known.documents
         self._texts |= {(start, end): digest for start, end, digest in known.texts}
         self._call_texts |= dict(known.call_texts)
         self._cut = merge([*self._cut, *redaction.chars])
@@ -74,14 +76,20 @@ class Original:
         left = self.length - sum(end - start for start, end in self._cut)
         return (
             message.role == self.role
-            and left <= len(message.content) <= self.length
+            and (left <= len(message.content) <= self.length or self.emptied_in(message))
             and self.calls - len(self._cut_calls) <= len(message.tool_calls) <= self.calls
             and any(not ids_differ(a, message.id) and not ids_differ(b, message.tool_call_id) for a, b in self.ids)
         )
 
+    def emptied_in(self, message: Message) -> bool:
+        """Return whether an editor of the history has taken the content away, or put a placeholder there."""
+        named = {name for ids in self.ids for name in ids if name is not None}
+        return (not message.content or message.placeholder) and bool(named & {message.id, message.tool_call_id})
+
     def missing_in(self, message: Message, key: Key | None) -> tuple[Cuts, Cuts] | None:
         """Return what a version of the message lacks, and which parts of it are guessed; None where it is none."""
-        found = self._missing_chars(message.content, key)
+        emptied = self.emptied_in(message)
+        found = ([(0, self.length)], []) if emptied else self._missing_chars(message.content, key)
         calls = self._missing_calls([digest_of_call(call, key) for call in message.tool_calls])
         return None if found is None or calls is None else (Cuts(tuple(found[0]), calls), Cuts(tuple(found[1])))
 
@@ -202,8 +210,6 @@ class Originals:
         if sealed.identity in self._known:
             self._known[sealed.identity].read(message, self.key)
             return sealed
-        if message.placeholder:
-            return sealed
         for original in self._candidates(message):
             if original.may_be(message):
                 found = original.missing_in(message, self.key)
@@ -244,6 +250,7 @@ class Originals:
         self, redaction: Redaction, message: Message, gone: Cuts, more: Sequence[Interval] | None
     ) -> Fingerprints:
         length, calls = len(message.content), len(message.tool_calls)
+        places = tuple((document.id, document.start, document.end) for document in message.documents)
         if more is None:  # another redaction of the same retraction has the digests
             return Fingerprints(length=length, calls=calls)
         original = self._known.get(redaction.digest) or Original(redaction)
@@ -258,7 +265,8 @@ class Originals:
             for number, call in enumerate(message.tool_calls)
             if number not in gone.calls
         ]
-        return Fingerprints(length=length, calls=calls, texts=tuple(texts), call_texts=tuple(call_texts))
+        known = {"texts": tuple(texts), "call_texts": tuple(call_texts), "documents": places}
+        return Fingerprints(length=length, calls=calls, **known)
 
 
 _COLLECTIONS: dict[str, Originals] = {}
@@ -282,27 +290,40 @@ _PLAIN = Key(b"")
 def _filled_up(version: Message, original: Original, missing: Cuts, guessed: Cuts) -> Message:
     """Return a version of a message in the coordinates of its original."""
     content, calls, at = "", list(version.tool_calls), 0
+    said = "" if original.emptied_in(version) else version.content
     for start, end in missing.chars:
         kept = start - len(content)
-        content += version.content[at : at + kept] + "\0" * (end - start)
+        content += said[at : at + kept] + "\0" * (end - start)
         at += kept
     for number in sorted(missing.calls):
         calls.insert(number, ToolCall(None, "", {}))
     return replace(
         version,
-        content=content + version.content[at:],
+        content=content + said[at:],
         tool_calls=tuple(calls),
-        documents=tuple(_placed(document, missing.chars) for document in version.documents),
+        documents=_placed(version.documents, original.documents, missing.chars),
+        placeholder=False,
         identity=original.digest,
         missing=missing,
         guessed=guessed,
     )
 
 
-def _placed(document: DocumentPart, missing: Sequence[Interval]) -> DocumentPart:
-    """Return a document of a version where it is in the original; of an empty one, what is missing at its place."""
-    start = _offset(document.start, missing, past=document.end > document.start)
-    return replace(document, start=start, end=_offset(document.end, missing, past=document.end == document.start))
+def _placed(
+    documents: Sequence[DocumentPart], known: Sequence[tuple[str, int, int]], missing: Sequence[Interval]
+) -> tuple[DocumentPart, ...]:
+    """Return the documents of a version where they are in the original; an empty one of which that is not known is what
+    is missing at its place."""
+    places: dict[str, list[Interval]] = {}
+    for name, start, end in known:
+        places.setdefault(name, []).append((start, end))
+    found = []
+    for document in documents:
+        empty, left = document.end == document.start, places.get(document.id)
+        start = _offset(document.start, missing, past=not empty)
+        start, end = left.pop(0) if left else (start, _offset(document.end, missing, past=empty))
+        found.append(replace(document, start=start, end=end))
+    return tuple(found)
 
 
 def _offset(at: int, missing: Sequence[Interval], *, past: bool) -> int:

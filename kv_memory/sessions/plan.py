@@ -57,6 +57,8 @@ class ReadingPlan(Generic[Source]):
     cuts: Mapping[int, Cuts]
     """Parts of the conversation that are left out, by message index: those that are retracted, and those that the
     versions which the history holds lack."""
+    retracted: Mapping[int, Cuts]
+    """Parts of the conversation that are retracted, by message index."""
     tools_digest: str
 
     @property
@@ -76,8 +78,8 @@ class ReadingPlan(Generic[Source]):
 
     def left_out(self, ledger: Ledger, form: ChatFormat) -> int:
         """Return about how many tokens of the conversation the ledger, which holds it, does not have."""
-        held = zip(self.messages, ledger.entries, strict=True)
-        return sum(form.tokens_in(message, entry.cuts - message.missing) for message, entry in held if entry.cuts)
+        gone = {i: ledger.entries[i].cuts - (ledger.entries[i].cuts - cuts) for i, cuts in self.retracted.items()}
+        return sum(form.tokens_in(self.messages[i], cuts - self.messages[i].missing) for i, cuts in gone.items())
 
 
 def plan_reading(
@@ -99,7 +101,8 @@ def plan_reading(
     branches = list(branches)
     digest = hashlib.sha256(json.dumps(tools, sort_keys=True, default=str).encode()).hexdigest()
     candidates = [branch for branch in branches if branch.tools_digest == digest and branch.resident]
-    cuts = cuts_for(messages, redactions)
+    retracted = cuts_for(messages, redactions)
+    cuts = dict(retracted)
     cuts |= {i: message.missing | cuts.get(i, Cuts()) for i, message in enumerate(messages) if message.missing}
     layout = form.layout(messages, tools, head=head)
     source, alignment, rewritten = _longest_match(candidates, messages, cuts, layout)
@@ -117,6 +120,7 @@ def plan_reading(
         messages=tuple(messages),
         pieces=tuple((owner - alignment.known, piece) for owner, piece in layout.flow(alignment.known, cuts)),
         cuts=cuts,
+        retracted=retracted,
         tools_digest=digest,
     )
 

@@ -15,7 +15,7 @@ from kv_memory.errors import RefusedError
 from kv_memory.policy.authority import claims
 from kv_memory.policy.reasons import Reason
 from kv_memory.sessions.branch import Branch
-from kv_memory.sessions.enforce import enforce_free
+from kv_memory.sessions.enforce import enforce, enforce_free
 from kv_memory.sessions.plan import Tools
 from kv_memory.sessions.records import STRICT
 from kv_memory.sessions.reply import FinishReason
@@ -76,6 +76,8 @@ def leave_out(state: SessionState, messages: Sequence[Message], tools: Tools, ta
         state.records.remember(attempt.id, redactions, "")
         attempt.outcome = Outcome("never read")
     enforce_free(state)
+    for branch in [branch for branch in state.branches if branch.busy]:
+        state.when_free(branch, partial(enforce, state, branch))
 
 
 def authorise(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -72,7 +72,8 @@ def check_read(branch: Branch, sent: Sequence[Version], found: Sequence[Hidden],
         assert is_part(content, of(said.content, most.chars)), (number, content, "holds what is retracted")
         assert is_part(of(said.content, least.chars), content), (number, content, "lacks what is not retracted")
         assert least.calls <= calls <= most.calls, (number, calls, "calls")
-        certain = certain and most == least
+        blank = said.role == "assistant" and not own and not said.id  # it may be what is left of another one
+        certain = certain and most == least and not blank
         gone = said.whole.calls - calls - version.missing.calls
         left_out += len(of(said.content, own.chars).encode()) - len(content.encode())
         left_out += sum(len(f"look{ {'word': said.calls[i][1]} }") for i in gone)
@@ -92,12 +93,29 @@ def check_fresh(branch: Branch, sent: Sequence[Version], shown: Sequence[Parts])
     runs = [run for entry in branch.ledger.entries[: len(sent)] for run in entry.runs]
     at = dict(ENGINE.cells(branch.seq))
     held = [at[p] for run in sorted(runs, key=lambda run: run.start) for p in range(run.start, run.end)]
-    assert held == expected, "the tokens are not those of a fresh read: " + ENGINE.tokenizer.decode(held)
+    assert grouped(held) == grouped(expected), (ENGINE.tokenizer.decode(held), ENGINE.tokenizer.decode(expected))
     if plain(sent, shown):  # another way to the same tokens: a conversation that never had the text
         left = [v.message(v.own - kept) for v, kept in zip(sent, shown, strict=True)]
         never = FRESH.format.encode(parse_messages(left))
-        assert held == [i for message in never for piece in message for i in piece.ids]
+        assert grouped(held) == grouped(i for message in never for piece in message for i in piece.ids)
     check_influence(branch)
+
+
+def grouped(ids: Iterable[int]) -> str:
+    """Tokens, a character each, with neighbouring tool results in one group.
+
+    Results between which a message has vanished stay in two groups in the cells.
+    """
+    return "".join(map(chr, ids)).replace(APART, TOGETHER)
+
+
+def as_characters(text: str) -> str:
+    return "".join(map(chr, ENGINE.tokenizer.encode(text, special=True)[0]))
+
+
+APART, TOGETHER = (
+    as_characters(f"\n</tool_response>{between}\n<tool_response>\n") for between in ("<|im_end|>\n<|im_start|>user", "")
+)
 
 
 _checked: WeakKeyDictionary[Branch, object] = WeakKeyDictionary()

@@ -77,7 +77,7 @@ class Parts:
         return bool(self.chars or self.calls)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Version:
     """A message as a history holds it."""
 
@@ -86,6 +86,9 @@ class Version:
     """What tombstones of it lack."""
     edit: str | None = None
     """Text that an editor put in its place: nothing, or a placeholder."""
+
+    def __repr__(self) -> str:
+        return f"<{self.said.uid}: {self.message()}>"
 
     @property
     def own(self) -> Parts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,11 +29,11 @@ class Stream:
     """An answer that is being generated."""
 
     stream: Any
-    items: Iterator[str]
+    items: Any
     talk: list[Version]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Known:
     """A session as the oracle knows it."""
 
@@ -48,6 +48,9 @@ class Known:
     streams: list[Stream] = field(default_factory=list)
     waiting: list[Callable[[], object]] = field(default_factory=list)
     """What the oracle notes of the deferred actions, once they have run."""
+
+    def __repr__(self) -> str:
+        return f"session {self.name!r}"
 
     @property
     def in_force(self) -> list[Record]:
@@ -163,6 +166,7 @@ class World:
         self.close()
         self.memory = Memory(ENGINE, **self.options)
         for known in self.known.values():
+            known.catch_up()
             known.latest, known.streams, known.waiting = [], [], []
 
     def close(self) -> None:

@@ -117,9 +117,9 @@ def test_redacted_text_is_not_in_the_cache(model: ErasableChatModel) -> None:
     redacted = said.model_copy(update={"content": "My mail is [REDACTED_EMAIL] and my order is W-5530."})
     after = model.invoke([asked[0], redacted, asked[2]], CONFIG)
     assert read(after) > 15
-    (branch,) = [b for b in model.load().session("t").branches if b.number == 1]
     engine = model.load().engine
-    assert "ada" not in engine.tokenizer.decode(engine.tokens(branch.seq))
+    branches = [branch for branch in model.load().session("t").branches if branch.resident]
+    assert not any("ada" in engine.tokenizer.decode(engine.tokens(branch.seq)) for branch in branches)
 
 
 def test_a_thread_that_has_said_nothing_holds_nothing(model: ErasableChatModel) -> None:

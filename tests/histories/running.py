@@ -1,0 +1,63 @@
+"""Running the state machine."""
+
+from __future__ import annotations
+
+import io
+import time
+import traceback
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from hypothesis import HealthCheck, seed, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.histories.machine import Histories
+
+STEPS = 16
+BLOCK = 100
+"""Histories under one seed."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """What came of one block of histories."""
+
+    seed: int
+    histories: int
+    seconds: float
+    failure: str = ""
+    """The smallest history that failed, and how."""
+
+
+def read(number: int, histories: int) -> Block:
+    """Read the histories under a seed; a worker of the nightly command does."""
+    torch.set_num_threads(1)
+    began, said, failure = time.perf_counter(), io.StringIO(), ""
+    try:
+        with redirect_stdout(said):
+            run(histories, number)
+    except Exception as error:
+        failure = said.getvalue() + "".join(traceback.format_exception(error))
+    return Block(number, histories, time.perf_counter() - began, failure)
+
+
+def run(histories: int, number: int | None = None) -> None:
+    """Read this many histories: those under a seed, by default always the same ones. Raises what the first raises."""
+    machine: Any = type("Histories", (Histories,), {})
+    if number is not None:
+        machine = seed(number)(machine)
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=histories,
+            stateful_step_count=STEPS,
+            deadline=None,
+            derandomize=number is None,
+            database=None,
+            print_blob=False,
+            report_multiple_bugs=False,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
