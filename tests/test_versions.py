@@ -317,7 +317,7 @@ def test_two_processes_that_retract_and_undo_agree(tmp_path: Path) -> None:
 def original(text: str, ranges: list[tuple[int, int]], steps: bool) -> Originals:
     """The originals after these ranges of a text were retracted, one after the other where `steps`, else at once."""
     originals = Originals(Key(b"k" * 16))
-    (message,) = originals.identify(parse_messages([{**H[1], "content": text}]))
+    (message,) = originals.identify(parse_messages([{**H[1], "content": text}]), ())
     redactions = [
         Redaction(
             role="tool",
@@ -357,7 +357,7 @@ def test_any_version_is_put_into_the_coordinates_of_its_original(
     text, ranges, lacking, steps = drawn
     absent = {i for number in lacking for i in range(*ranges[number])}
     version = "".join(c for i, c in enumerate(text) if i not in absent)
-    (found,) = original(text, ranges, steps).identify(parse_messages([{**H[1], "content": version}]))
+    (found,) = original(text, ranges, steps).identify(parse_messages([{**H[1], "content": version}]), ())
     assert len(found.content) == len(text)
     assert found.content.replace("\0", "") == version
     retracted = {i for interval in ranges for i in range(*interval)}
@@ -383,7 +383,7 @@ def test_where_parts_may_be_mistaken_for_each_other_all_of_them_are_left_out(ses
 @pytest.mark.parametrize("text", ["Fist , then , last .", "First , then , last", "First Alpha two, then , last .", "x"])
 def test_a_text_that_nobody_handed_out_is_no_version(text: str) -> None:
     ranges = [(chars(part).start, chars(part).end) for part in PARTS]
-    (found,) = original(TEXT, ranges, True).identify(parse_messages([{**H[1], "content": text}]))
+    (found,) = original(TEXT, ranges, True).identify(parse_messages([{**H[1], "content": text}]), ())
     assert (found.content, bool(found.missing)) == (text, False)
 
 
@@ -394,5 +394,5 @@ def test_all_versions_of_a_text_with_40_ranges_are_found_fast() -> None:
     for lacking in [*combinations(range(40), 1), tuple(range(40)), tuple(range(0, 40, 2))]:
         absent = {i for number in lacking for i in range(*ranges[number])}
         version = "".join(c for i, c in enumerate(text) if i not in absent)
-        (found,) = originals.identify(parse_messages([{**H[1], "content": version}]))
+        (found,) = originals.identify(parse_messages([{**H[1], "content": version}]), ())
         assert {i for i, c in enumerate(found.content) if c == "\0"} == absent

@@ -8,7 +8,7 @@ characters. So a retraction means the same characters whatever version of the me
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -71,12 +71,15 @@ class Original:
         """Return whether the digest of this part is known."""
         return part in self._texts
 
-    def may_be(self, message: Message) -> bool:
-        """Return whether a message may be a version of this one, by its role, ids and length."""
+    def may_be(self, message: Message, *, here: bool) -> bool:
+        """Return whether a message may be a version of this one, by its role, ids and length.
+
+        `here`: whether something of this one was retracted in the conversation, so that an editor may have emptied it.
+        """
         left = self.length - sum(end - start for start, end in self._cut)
         return (
             message.role == self.role
-            and (left <= len(message.content) <= self.length or self.emptied_in(message))
+            and (left <= len(message.content) <= self.length or (here and self.emptied_in(message)))
             and self.calls - len(self._cut_calls) <= len(message.tool_calls) <= self.calls
             and any(not ids_differ(a, message.id) and not ids_differ(b, message.tool_call_id) for a, b in self.ids)
         )
@@ -86,9 +89,11 @@ class Original:
         named = {name for ids in self.ids for name in ids if name is not None}
         return (not message.content or message.placeholder) and bool(named & {message.id, message.tool_call_id})
 
-    def missing_in(self, message: Message, key: Key | None) -> tuple[Cuts, Cuts] | None:
+    def missing_in(self, message: Message, key: Key | None, *, here: bool) -> tuple[Cuts, Cuts] | None:
         """Return what a version of the message lacks, and which parts of it are guessed; None where it is none."""
-        emptied = self.emptied_in(message)
+        emptied = here and self.emptied_in(message)
+        if message.placeholder and not emptied:
+            return None
         found = ([(0, self.length)], []) if emptied else self._missing_chars(message.content, key)
         calls = self._missing_calls([digest_of_call(call, key) for call in message.tool_calls])
         return None if found is None or calls is None else (Cuts(tuple(found[0]), calls), Cuts(tuple(found[1])))
@@ -201,18 +206,22 @@ class Originals:
         """Return the message under its keyed digest, as one that is no version of another."""
         return replace(message, identity=self.key.seal(message.digest()) if self.key else message.digest())
 
-    def identify(self, messages: Iterable[Message]) -> list[Message]:
-        """Return the messages under the digests of their originals, and in their coordinates."""
-        return [self._identified(message) for message in messages]
+    def identify(self, messages: Iterable[Message], here: Container[str]) -> list[Message]:
+        """Return the messages under the digests of their originals, and in their coordinates.
 
-    def _identified(self, message: Message) -> Message:
+        `here`: digests of the messages of which something was retracted in this conversation.
+        """
+        return [self._identified(message, here) for message in messages]
+
+    def _identified(self, message: Message, here: Container[str]) -> Message:
         sealed = self.sealed(message)
         if sealed.identity in self._known:
             self._known[sealed.identity].read(message, self.key)
             return sealed
         for original in self._candidates(message):
-            if original.may_be(message):
-                found = original.missing_in(message, self.key)
+            own = original.digest in here
+            if original.may_be(message, here=own):
+                found = original.missing_in(message, self.key, here=own)
                 if found is not None and found[0]:
                     return _filled_up(message, original, *found)
         return sealed
@@ -290,7 +299,7 @@ _PLAIN = Key(b"")
 def _filled_up(version: Message, original: Original, missing: Cuts, guessed: Cuts) -> Message:
     """Return a version of a message in the coordinates of its original."""
     content, calls, at = "", list(version.tool_calls), 0
-    said = "" if original.emptied_in(version) else version.content
+    said = "" if version.placeholder else version.content
     for start, end in missing.chars:
         kept = start - len(content)
         content += said[at : at + kept] + "\0" * (end - start)

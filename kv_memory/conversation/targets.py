@@ -78,10 +78,11 @@ def resolve(target: Target | Message, ledgers: Sequence[Ledger], given: Ledger |
 def learn_ids(ledgers: Sequence[Ledger], given: Ledger) -> None:
     """Set ids that messages got after they were cached, as an answer does when the caller stores it."""
     for ledger in ledgers:
-        for said in given.entries:
-            entry = next((e for e in _alike(ledger, said.message) if e.message.id is None and not e.cuts), None)
-            if entry is not None and said.message.id is not None:
-                entry.message = replace(entry.message, id=said.message.id)
+        for message in (said.message for said in given.entries if said.message.id is not None):
+            alike = _alike(ledger, message)
+            entry = next((e for e in alike if e.message.id is None and not e.cuts), None)
+            if entry is not None and all(e.message.id != message.id for e in alike):
+                entry.message = replace(entry.message, id=message.id)
 
 
 def _where_read(meant: Selection, given: Ledger, ledgers: Sequence[Ledger]) -> ResolvedTarget:

@@ -29,7 +29,9 @@ class KeptRows:
         """Note, before the erasure, the messages of the ledger that it will change."""
         self.branch = branch
         self._entries = {s.entry.serial: _copied(s.entry) for s in concerned}
-        self._approximate_from, self._end = branch.ledger.approximate_from, branch.ledger.end
+        self._approximate_from = branch.ledger.approximate_from
+        self._saw = {entry.serial for entry in branch.ledger.entries}
+        """Numbers of the messages whose cells were computed with the erased ones in view."""
         self._made = time.monotonic()
         self._cells: Cells | None = None
 
@@ -82,7 +84,10 @@ class KeptRows:
         steered |= {position for position, token in back if token == STEERED}
         ledger.steered = merge((position, position + 1) for position in steered)
         if branch.erasures == self._erasures:
-            later = [] if ledger.end <= self._end else [self._end]
+            end = max(
+                (run.end for entry in ledger.entries if entry.serial in self._saw for run in entry.runs), default=0
+            )
+            later = [] if ledger.end <= end else [end]
             marks = [*later, *([] if self._approximate_from is None else [self._approximate_from])]
             ledger.approximate_from = min(marks, default=None)
         ledger.settle()

@@ -40,6 +40,8 @@ class Records:
         """Redactions in force that the log of this session does not have."""
         self._logged: dict[tuple[str, Redaction], None] = {}
         """Redactions in force by the log, asked for in this process or another."""
+        self.known: set[str] = set()
+        """Digests of the messages of which something was ever retracted here."""
         self.refresh()
 
     @property
@@ -53,6 +55,7 @@ class Records:
             return
         logged = self._audit.logged(self._session)
         self._originals.learn(known.redaction for known in logged)
+        self.known |= {known.redaction.digest for known in logged}
         self._logged = {(known.retraction, known.redaction): None for known in logged if known.in_force}
 
     def reason(self, redaction: Redaction) -> Reason:
@@ -83,6 +86,7 @@ class Records:
         """Put redactions in force for a retraction."""
         made = dict.fromkeys((retraction, redaction) for redaction in redactions)
         self._originals.learn(redaction for _, redaction in made)
+        self.known |= {redaction.digest for _, redaction in made}
         self._reasons |= dict.fromkeys(made, Reason.of(reason))
         if self._logs is None:
             self._unlogged |= made
@@ -93,6 +97,7 @@ class Records:
         """Put in force exactly what is in force in another session."""
         self._reasons = dict(other._reasons)
         self._unlogged = {**other._logged, **other._unlogged}
+        self.known |= other.known
 
     def stop_logging(self) -> None:
         """Stop logging for good."""

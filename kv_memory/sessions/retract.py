@@ -160,7 +160,7 @@ def _report(
         targets=tuple(map(target_name, plan.targets)),
         reason=str(plan.reason),
         eraser=", ".join(run.used) or (plan.eraser.name if plan.eraser else "default"),
-        status=RetractionStatus.QUEUED if run.waiting else _status(spans),
+        status=RetractionStatus.QUEUED if run.waiting else _status(spans, run.edited),
         spans=spans,
         redactions=tuple(run.redactions),
         tokens_erased=run.erased,
@@ -175,9 +175,11 @@ def _report(
     )
 
 
-def _status(spans: Sequence[Span]) -> RetractionStatus:
-    """Return the status of a retraction of these spans."""
+def _status(spans: Sequence[Span], edited: Sequence[Branch]) -> RetractionStatus:
+    """Return the status of a retraction of these spans; they tell of one branch, and others may have been edited."""
     statuses = {span.status for span in spans}
+    if any(branch.resident and branch.ledger.approximate_from is not None for branch in edited):
+        return RetractionStatus.APPROXIMATE
     if statuses <= {SpanStatus.LIVE}:
         return RetractionStatus.NOOP
     return RetractionStatus.APPROXIMATE if SpanStatus.APPROXIMATE in statuses else RetractionStatus.EXACT

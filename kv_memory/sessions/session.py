@@ -193,7 +193,9 @@ class Session:
         usage = state.branches.fill(plan, branch, eraser, progress, erased)
         state.catch_up()  # other calls had their turn while it was being prefilled
         enforce(state, branch)
+        held = branch.ledger.cells_from(0)
         found = {
+            "reused": max(0, min(usage.reused, held - usage.prefilled)),  # less what was erased since
             "left_out": plan.left_out(branch.ledger, form),
             "corrected": state.records.corrected(plan.unread),
         }

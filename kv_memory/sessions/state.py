@@ -135,7 +135,7 @@ class SessionState:
     def identify(self, messages: Sequence[Message]) -> list[Message]:
         """Return messages as this session knows them: versions of one message as the same; see `Originals`."""
         self.records.refresh()
-        return self.host.originals.identify(messages)
+        return self.host.originals.identify(messages, self.records.known)
 
     def identified(self, target: Target) -> Target | Message:
         """Return a target, a message as this session knows it."""
