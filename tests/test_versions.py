@@ -180,6 +180,26 @@ def test_an_editor_that_clears_the_content_does_not_bring_a_retracted_call_back(
         assert visible(session, text="look")
 
 
+def test_a_call_that_a_version_lacks_is_known_by_its_id(memory: Memory) -> None:
+    call = {"id": "c1", "function": {"name": "f", "arguments": json.dumps({"q": TEXT})}}
+    said = {"role": "assistant", "id": "a", "content": "look", "tool_calls": [call]}
+    session = memory.session("s")
+    session.prefill([H[0], said, H[2]])
+    left = session.retract("c1").tombstones([H[0], said, H[2]])
+    session.prefill(left, without=["c1"])
+    assert not visible(session, text=PARTS["A"])
+
+
+def test_an_equal_message_without_an_id_may_be_the_retracted_one(memory: Memory) -> None:
+    """The cells of the one with another id are kept for it; too much is left out rather than too little."""
+    first, second = ({"role": "user", "id": name, "content": "yes"} for name in ("m5", "m6"))
+    session = memory.session("s")
+    session.prefill([H[0], first, second])
+    session.retract("m6")
+    assert session.prefill([H[0], {"role": "user", "content": "yes"}]).left_out == len("yes")
+    assert "yes" not in seen(session)
+
+
 def test_what_is_cleared_but_not_retracted_is_not_left_out(session: Session) -> None:
     for content in ({"content": ""}, {"content": "[cleared]", "placeholder": True}):
         assert session.prefill([H[0], {**H[1], **content}, H[2]]).left_out == 0
@@ -317,7 +337,7 @@ def test_two_processes_that_retract_and_undo_agree(tmp_path: Path) -> None:
 def original(text: str, ranges: list[tuple[int, int]], steps: bool) -> Originals:
     """The originals after these ranges of a text were retracted, one after the other where `steps`, else at once."""
     originals = Originals(Key(b"k" * 16))
-    (message,) = originals.identify(parse_messages([{**H[1], "content": text}]), ())
+    (message,) = originals.identify(parse_messages([{**H[1], "content": text}]))
     redactions = [
         Redaction(
             role="tool",
@@ -357,7 +377,7 @@ def test_any_version_is_put_into_the_coordinates_of_its_original(
     text, ranges, lacking, steps = drawn
     absent = {i for number in lacking for i in range(*ranges[number])}
     version = "".join(c for i, c in enumerate(text) if i not in absent)
-    (found,) = original(text, ranges, steps).identify(parse_messages([{**H[1], "content": version}]), ())
+    (found,) = original(text, ranges, steps).identify(parse_messages([{**H[1], "content": version}]))
     assert len(found.content) == len(text)
     assert found.content.replace("\0", "") == version
     retracted = {i for interval in ranges for i in range(*interval)}
@@ -380,10 +400,22 @@ def test_where_parts_may_be_mistaken_for_each_other_all_of_them_are_left_out(ses
     assert TEXT[: start + 6] + TEXT[end + 6 :] in seen(session)
 
 
+def test_another_message_of_the_length_of_a_lost_part_is_no_version(memory: Memory) -> None:
+    other = {"role": "user", "content": "short1"}
+    talk = [other, {"role": "user", "id": "m7", "content": "seven7long88"}]
+    session = memory.session("s")
+    session.prefill(talk, without=["m7"])
+    session.retract(CharRange(message="m7", start=0, end=6))
+    session.prefill([*talk, H[2]])
+    assert "short1" in seen(session)
+    session.retract(other, messages=talk)
+    assert not visible(session, text="short1")
+
+
 @pytest.mark.parametrize("text", ["Fist , then , last .", "First , then , last", "First Alpha two, then , last .", "x"])
 def test_a_text_that_nobody_handed_out_is_no_version(text: str) -> None:
     ranges = [(chars(part).start, chars(part).end) for part in PARTS]
-    (found,) = original(TEXT, ranges, True).identify(parse_messages([{**H[1], "content": text}]), ())
+    (found,) = original(TEXT, ranges, True).identify(parse_messages([{**H[1], "content": text}]))
     assert (found.content, bool(found.missing)) == (text, False)
 
 
@@ -394,5 +426,5 @@ def test_all_versions_of_a_text_with_40_ranges_are_found_fast() -> None:
     for lacking in [*combinations(range(40), 1), tuple(range(40)), tuple(range(0, 40, 2))]:
         absent = {i for number in lacking for i in range(*ranges[number])}
         version = "".join(c for i, c in enumerate(text) if i not in absent)
-        (found,) = originals.identify(parse_messages([{**H[1], "content": version}]), ())
+        (found,) = originals.identify(parse_messages([{**H[1], "content": version}]))
         assert {i for i, c in enumerate(found.content) if c == "\0"} == absent

@@ -45,7 +45,7 @@ def align(ledger: Ledger, messages: Sequence[Message], cuts: Mapping[int, Cuts] 
         entry, message = entries[result.end], messages[result.known]
         left_out = message.missing | cuts.get(result.known, Cuts())
         if _holds(entry, message, left_out):
-            shorter = message.missing - entry.cuts
+            shorter = left_out - entry.cuts
         elif _emptied(entry, message):
             shorter = Cuts(entry.everything().chars) - entry.cuts
         else:

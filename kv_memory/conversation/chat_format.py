@@ -84,7 +84,7 @@ class Part:
     start: int = 0
     """First character of the message's content; 0 unless `kind` is "content"."""
     within: tuple[tuple[str, bool], ...] = ()
-    """Of a call, its text in stretches, each with whether the template's author wrote it."""
+    """Stretches of the text of a call, each with whether the template's author wrote it."""
 
 
 class Layout:

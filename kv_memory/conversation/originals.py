@@ -30,6 +30,7 @@ class Original:
         self.ids: set[tuple[str | None, str | None]] = set()
         self.length = self.calls = 0
         self.documents: tuple[tuple[str, int, int], ...] = ()
+        self.call_ids: tuple[str | None, ...] = ()
         self._texts: dict[Interval, str] = {}
         self._call_texts: dict[int, str] = {}
         self._cut: list[Interval] = []
@@ -46,6 +47,7 @@ class Original:
         self.ids.add((redaction.message_id, redaction.tool_call_id))
         self.length, self.calls = max(self.length, known.length), max(self.calls, known.calls)
         self.documents = self.documents or known.documents
+        self.call_ids = self.call_ids or known.call_ids
         self._texts |= {(start, end): digest for start, end, digest in known.texts}
         self._call_texts |= dict(known.call_texts)
         self._cut = merge([*self._cut, *redaction.chars])
@@ -71,38 +73,39 @@ class Original:
         """Return whether the digest of this part is known."""
         return part in self._texts
 
-    def may_be(self, message: Message, *, here: bool) -> bool:
-        """Return whether a message may be a version of this one, by its role, ids and length.
-
-        `here`: whether something of this one was retracted in the conversation, so that an editor may have emptied it.
-        """
+    def may_be(self, message: Message) -> bool:
+        """Return whether a message may be a version of this one, by its role, ids and length."""
         left = self.length - sum(end - start for start, end in self._cut)
         return (
             message.role == self.role
-            and (left <= len(message.content) <= self.length or (here and self.emptied_in(message)))
+            and (left <= len(message.content) <= self.length or self.emptied_in(message))
             and self.calls - len(self._cut_calls) <= len(message.tool_calls) <= self.calls
             and any(not ids_differ(a, message.id) and not ids_differ(b, message.tool_call_id) for a, b in self.ids)
         )
 
     def emptied_in(self, message: Message) -> bool:
         """Return whether an editor of the history has taken the content away, or put a placeholder there."""
-        named = {name for ids in self.ids for name in ids if name is not None}
-        return (not message.content or message.placeholder) and bool(named & {message.id, message.tool_call_id})
+        return (not message.content or message.placeholder) and self._named(message)
 
-    def missing_in(self, message: Message, key: Key | None, *, here: bool) -> tuple[Cuts, Cuts] | None:
+    def _named(self, message: Message) -> bool:
+        """Return whether the message has an id of this one."""
+        named = {name for ids in self.ids for name in ids if name is not None}
+        return bool(named & {message.id, message.tool_call_id})
+
+    def missing_in(self, message: Message, key: Key | None) -> tuple[Cuts, Cuts] | None:
         """Return what a version of the message lacks, and which parts of it are guessed; None where it is none."""
-        emptied = here and self.emptied_in(message)
+        emptied = self.emptied_in(message)
         if message.placeholder and not emptied:
             return None
-        found = ([(0, self.length)], []) if emptied else self._missing_chars(message.content, key)
+        found = ([(0, self.length)], []) if emptied else self._missing_chars(message.content, key, self._named(message))
         calls = self._missing_calls([digest_of_call(call, key) for call in message.tool_calls])
         return None if found is None or calls is None else (Cuts(tuple(found[0]), calls), Cuts(tuple(found[1])))
 
-    def _missing_chars(self, text: str, key: Key | None) -> tuple[list[Interval], list[Interval]] | None:
+    def _missing_chars(self, text: str, key: Key | None, guess: bool) -> tuple[list[Interval], list[Interval]] | None:
         """Find a way through the parts of the content, each there or cut, that spells the text.
 
-        Of several, the one with the fewest characters of parts that may be any text. Returns what is cut on it, and
-        these parts.
+        Of several, the one with the fewest characters of parts that may be any text; they are there only with `guess`.
+        Returns what is cut on it, and these parts.
         """
         came: dict[int, dict[int, tuple[int, int, int, bool]]] = {0: {0: (0, 0, 0, True)}}
         steps = self._steps()
@@ -113,6 +116,8 @@ class Original:
                     length = 0 if digest is None else end - at
                     rest = len(text) - place - length
                     if not 0 <= rest <= self.length - end:
+                        continue
+                    if digest == _ANY and not guess:
                         continue
                     if digest:
                         part = (place, place + length)
@@ -206,22 +211,22 @@ class Originals:
         """Return the message under its keyed digest, as one that is no version of another."""
         return replace(message, identity=self.key.seal(message.digest()) if self.key else message.digest())
 
-    def identify(self, messages: Iterable[Message], here: Container[str]) -> list[Message]:
+    def identify(self, messages: Iterable[Message], here: Container[str] | None = None) -> list[Message]:
         """Return the messages under the digests of their originals, and in their coordinates.
 
-        `here`: digests of the messages of which something was retracted in this conversation.
+        `here`: digests of the originals that count, those of which something was ever retracted in the session; by
+        default all.
         """
         return [self._identified(message, here) for message in messages]
 
-    def _identified(self, message: Message, here: Container[str]) -> Message:
+    def _identified(self, message: Message, here: Container[str] | None) -> Message:
         sealed = self.sealed(message)
         if sealed.identity in self._known:
             self._known[sealed.identity].read(message, self.key)
             return sealed
         for original in self._candidates(message):
-            own = original.digest in here
-            if original.may_be(message, here=own):
-                found = original.missing_in(message, self.key, here=own)
+            if (here is None or original.digest in here) and original.may_be(message):
+                found = original.missing_in(message, self.key)
                 if found is not None and found[0]:
                     return _filled_up(message, original, *found)
         return sealed
@@ -274,8 +279,14 @@ class Originals:
             for number, call in enumerate(message.tool_calls)
             if number not in gone.calls
         ]
-        known = {"texts": tuple(texts), "call_texts": tuple(call_texts), "documents": places}
-        return Fingerprints(length=length, calls=calls, **known)
+        return Fingerprints(
+            length=length,
+            calls=calls,
+            texts=tuple(texts),
+            call_texts=tuple(call_texts),
+            call_ids=tuple(call.id for call in message.tool_calls),
+            documents=places,
+        )
 
 
 _COLLECTIONS: dict[str, Originals] = {}
@@ -305,7 +316,7 @@ def _filled_up(version: Message, original: Original, missing: Cuts, guessed: Cut
         content += said[at : at + kept] + "\0" * (end - start)
         at += kept
     for number in sorted(missing.calls):
-        calls.insert(number, ToolCall(None, "", {}))
+        calls.insert(number, ToolCall(original.call_ids[number] if original.call_ids else None, "", {}))
     return replace(
         version,
         content=content + said[at:],

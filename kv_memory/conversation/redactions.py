@@ -25,6 +25,8 @@ class Fingerprints(BaseModel):
     """Digests of the characters [start, end) of the content: (start, end, digest)."""
     call_texts: tuple[tuple[int, str], ...] = ()
     """Digests of tool calls: (number, digest)."""
+    call_ids: tuple[str | None, ...] = ()
+    """Ids of the tool calls."""
     documents: tuple[tuple[str, int, int], ...] = ()
     """Where documents are in the content: (id, start, end)."""
 

@@ -129,7 +129,7 @@ class Sentinels:
         return int(match[1] if match[1] is not None else match[4])
 
     def runs(self, text: str) -> list[OwnerRun]:
-        """Return, in the order of rendered text, where sentinels of one message stand together."""
+        """Return the stretches of rendered text that are of one message each, in their order."""
         found: list[OwnerRun] = []
         for match in self._pattern.finditer(text):
             owner = self._sentinels[self._number(match)].owner

@@ -24,7 +24,7 @@ MESSAGES: list[dict[str, Any]] = [
 
 def found(log: AuditLog, session: str, messages: list[dict[str, Any]]) -> list[Redaction]:
     """The redactions of a session that the log has for these messages."""
-    known = {message.digest() for message in Originals(log.key).identify(parse_messages(messages), ())}
+    known = {message.digest() for message in Originals(log.key).identify(parse_messages(messages))}
     return [redaction for redaction in log.retracted(session) if redaction.digest in known]
 
 

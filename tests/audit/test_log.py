@@ -111,7 +111,7 @@ def test_a_new_process_gets_back_what_was_retracted(path: Path) -> None:
     assert found(log, "s", MESSAGES[:2]) == list(log.seal([redaction(1)]))
     assert found(log, "s", [{**MESSAGES[1], "content": "4712"}]) == []
     assert log.retracted("never heard of") == []
-    identified = Originals(log.key).identify(parse_messages(MESSAGES), ())
+    identified = Originals(log.key).identify(parse_messages(MESSAGES))
     assert cuts_for(identified, log.retracted("another"))[0].chars == ((0, 15),)
 
 
