@@ -77,10 +77,10 @@ class Redaction(BaseModel):
             and not ids_differ(self.tool_call_id, read.message.tool_call_id)
         ]
         ids = (self.message_id, self.tool_call_id)
-        alike = [i for i in alike if (messages[i].message.id, messages[i].message.tool_call_id) == ids] or alike
         placed = [n for n, i in enumerate(alike) if messages[i].before == self.after]
         if placed and ids == (None, None):
             return alike[max((n for n in placed if n <= self.occurrence), default=placed[0])]
+        alike = [i for i in alike if (messages[i].message.id, messages[i].message.tool_call_id) == ids] or alike
         alike = [i for i in alike if not messages[i].message.missing] or alike
         return alike[min(self.occurrence, len(alike) - 1)] if alike else None
 
