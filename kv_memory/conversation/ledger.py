@@ -71,8 +71,10 @@ class Entry:
 
     @property
     def start(self) -> int:
-        """Return the position of the first cell."""
-        return self.runs[0].start
+        """Return the position of the first cell; of a message that has none, that where it was."""
+        if self.runs:
+            return self.runs[0].start
+        return min((erased.start for erased in self.erased), default=0)
 
     @property
     def intervals(self) -> list[Interval]:
