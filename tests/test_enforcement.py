@@ -88,6 +88,29 @@ def test_what_is_retracted_while_it_is_being_read_is_gone_before_the_answer(monk
     assert "x" * 300 in decoded(branch)
 
 
+@pytest.mark.parametrize("eraser", ["drop", "influence", "shift+influence"])
+def test_security_makes_exact_what_was_erased_approximately_before(eraser: str) -> None:
+    session = Memory(ENGINE, heal="never").session("s")
+    session.prefill(H)
+    session.retract("c1", reason="stale", eraser=eraser)
+    report = session.retract("c1", reason="security: leak")
+    assert (report.status, report.eraser) == ("exact", "recompute")
+    fresh = Memory(ENGINE, heal="never").session("fresh")
+    fresh.prefill(H, without=["c1"])
+    torch.testing.assert_close(session.score(H, "yes"), fresh.score(H, "yes"), atol=1e-5, rtol=0)
+
+
+def test_an_id_means_every_text_that_was_read_under_it() -> None:
+    session = Memory(ENGINE, heal="never").session("s")
+    session.prefill(H)
+    session.prefill([H[0], {**H[1], "content": "corrected"}, H[2]])
+    session.retract("c1", reason="security")
+    assert session.prefill(H).left_out == len(SECRET)
+    assert not visible(session)
+    session.prefill([H[0], {**H[1], "content": "corrected"}, H[2]])
+    assert not visible(session, text="corrected")
+
+
 def test_the_ledger_has_no_copy_of_what_is_retracted() -> None:
     session = Memory(ENGINE, heal="never").session("s")
     session.prefill(H)

@@ -82,6 +82,11 @@ class Entry:
         return merge((run.start, run.end) for run in self.runs)
 
     @property
+    def named(self) -> bool:
+        """Return whether the caller gave the message an id."""
+        return self.message.id is not None or self.message.tool_call_id is not None
+
+    @property
     def scaffold(self) -> list[int]:
         """Return the token ids of all that is around the content and the calls."""
         return [i for run in self.runs if run.piece.kind == "scaffold" for i in run.piece.ids]

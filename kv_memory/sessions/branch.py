@@ -86,6 +86,13 @@ class Branch:
             self.engine.free(self._seq)
             self._seq = None
 
+    def remembered(self) -> Branch:
+        """Return a branch without cells that knows the same messages."""
+        other = Branch(self.engine, self.calibration, self.policy, ledger=self.ledger.copy())
+        other.evict()
+        other.tools_digest = self.tools_digest
+        return other
+
     def fork(self, entries: int | None = None) -> Branch:
         """Return a copy of the first `entries` messages, all by default."""
         ledger = self.ledger.copy(entries)

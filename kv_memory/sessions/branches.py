@@ -84,6 +84,8 @@ class Branches:
             return self._checked(source, tokens), 0
         if source is not None and plan.in_place:
             cells = source.cells
+            if any(entry.named for entry in source.ledger.entries[plan.alignment.end :]):
+                self.add(source.remembered())  # a target may name what is cut off: the history may bring it back
             source.cut_off(plan.alignment.end)
             return self._checked(source, tokens), cells - source.cells
         if source is not None:

@@ -237,7 +237,8 @@ class Memory:
                 except TargetError:
                     continue
                 return UnknownTargetError(
-                    f"Nothing in session {session_id!r} has the id {name!r}; session {other.id!r} does: retract there."
+                    f"Nothing in session {session_id!r} has the id {name!r}; session {other.id!r} does: retract "
+                    "there, or name the conversation with messages= where this session has not read it."
                 )
         return UnknownTargetError(f"Nothing in session {session_id!r} has the id {name!r}; spans() lists the ids.")
 

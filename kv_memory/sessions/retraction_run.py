@@ -11,6 +11,7 @@ from kv_memory.conversation.ledger import Selection
 from kv_memory.conversation.redactions import Redaction
 from kv_memory.conversation.targets import ResolvedTarget
 from kv_memory.erasers.base import Eraser
+from kv_memory.erasers.recompute import Recompute
 from kv_memory.policy.choice import Choice
 from kv_memory.policy.reasons import Reason
 from kv_memory.sessions.branch import Branch
@@ -94,9 +95,11 @@ class RetractionRun:
     def _erase_cells(self, plan: BranchPlan, eraser: Eraser | None) -> str:
         """Erase from one branch and return the name of the eraser that was used."""
         branch = plan.branch
-        upgrade = eraser is not None and eraser.exact and branch.ledger.approximate_from is not None
+        upgrade = branch.ledger.approximate_from is not None and self._exact(branch, eraser)
         if not (plan.intervals or upgrade):
             return eraser.name if eraser else "none"
+        if not plan.intervals:
+            eraser = eraser or Recompute()
         kept = KeptRows(branch, plan.selections) if self.keep else None
         recomputed, used, cells = branch.erase(plan.selections, eraser, self.reason, keep=self.keep)
         if kept is not None:
@@ -104,6 +107,12 @@ class RetractionRun:
             self.kept.append(kept)
         self.recomputed += recomputed
         return used.name
+
+    def _exact(self, branch: Branch, eraser: Eraser | None) -> bool:
+        """Return whether a branch is to be exact afterwards: the eraser is, or the policy wants it for this reason."""
+        if eraser is not None:
+            return eraser.exact
+        return branch.policy is not None and branch.policy.handling(self.reason).exact
 
     def _score(self, branch: Branch, turns: Sequence[Selection], first: int) -> list[float]:
         if not turns:
