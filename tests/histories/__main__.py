@@ -8,15 +8,29 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported, see tests/conftest.py
 
 from benchmarks import record
 from tests.histories.running import BLOCK, Block, read
+
+
+def summary(whole: dict[str, Any]) -> dict[str, Any]:
+    """Return the result with what each failure says in one line."""
+    said = [
+        {"seed": failure["seed"], "failure": next(iter(_ERROR.findall(failure["failure"])), "")[:200]}
+        for failure in whole["failures"]
+    ]
+    return {**whole, "failures": said}
+
+
+_ERROR = re.compile(r"^\S*Error: .*|^\S*Definition: .*", re.MULTILINE)
 
 
 def main() -> None:
@@ -49,18 +63,16 @@ def main() -> None:
             )
             if block.failure:
                 print(f"Seed {block.seed}:\n{block.failure}", flush=True)
-    record.save(
-        "histories",
-        {
-            **record.environment(given.seed),
-            "histories": given.histories,
-            "histories_a_seed": BLOCK,
-            "seeds": [seeds[0], seeds[-1]],
-            "failures": [{"seed": block.seed, "failure": block.failure[-4000:]} for block in failed],
-            "processes": given.processes,
-            "seconds": time.perf_counter() - began,
-        },
-    )
+    whole = {
+        **record.environment(given.seed),
+        "histories": given.histories,
+        "histories_a_seed": BLOCK,
+        "seeds": [seeds[0], seeds[-1]],
+        "failures": [{"seed": block.seed, "failure": block.failure} for block in failed],
+        "processes": given.processes,
+        "seconds": time.perf_counter() - began,
+    }
+    record.save("histories", whole, summary(whole))
     sys.exit(bool(failed))
 
 
