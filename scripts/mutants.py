@@ -149,7 +149,7 @@ MUTANTS = (
         f"{CONVERSATION}/alignment.py",
         "    if ids_differ(entry.message.tool_call_id, message.tool_call_id) or entry.message.role != message.role:",
         "    if entry.message.role != message.role:",
-        (VERSIONS,),
+        ("tests/test_plan.py",),
     ),
     Mutant(
         "equal results of other calls are mixed up in what is retracted",

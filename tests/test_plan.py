@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from kv_memory.conversation.alignment import align
 from kv_memory.conversation.chat_format import ChatFormat
 from kv_memory.conversation.ledger import Ledger, selection
 from kv_memory.conversation.messages import Cuts, parse_messages
@@ -133,3 +134,9 @@ def test_making_a_plan_changes_nothing() -> None:
     before = [(entry.message, list(entry.runs), entry.cuts) for entry in branch.ledger.entries]
     plan([branch], [TALK[0], *TALK[2:4], {"role": "user", "content": "Well?"}])
     assert [(entry.message, list(entry.runs), entry.cuts) for entry in branch.ledger.entries] == before
+
+
+def test_equal_results_of_other_calls_are_told_apart() -> None:
+    talk = [*TALK[:2], {**TALK[3], "tool_call_id": "c0"}, TALK[3]]
+    found = align(known(talk).ledger, parse_messages([*TALK[:2], TALK[3]]))
+    assert (found.kept, found.gone) == ([0, 1, 3], [2])
