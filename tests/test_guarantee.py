@@ -34,7 +34,7 @@ from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.erasers.recompute import Recompute
 from kv_memory.sessions.branch import Branch
 from tests.lora import steering_engine
-from tests.tiny import tiny_engine
+from tests.tiny import lent_memory, tiny_engine
 
 SECRET = "SECRET42"
 H: list[dict[str, Any]] = [
@@ -53,10 +53,7 @@ def eraser(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def memory() -> Iterator[Memory]:
-    memory = Memory(ENGINE, heal="never")
-    yield memory
-    for name in memory.sessions():
-        memory.delete_session(name)
+    yield from lent_memory(ENGINE)
 
 
 @pytest.fixture

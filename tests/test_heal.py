@@ -15,7 +15,7 @@ from kv_memory.engines.base import STEERED
 from kv_memory.sessions.heal import Healing
 from tests.lora import steering_engine
 from tests.test_session import CONVERSATION
-from tests.tiny import tiny_engine
+from tests.tiny import lent_memory, tiny_engine
 
 LATER = [{"role": "user", "content": "And then? " + "More of it. " * 20}, {"role": "assistant", "content": "So."}]
 LONG = [*CONVERSATION, *LATER]
@@ -24,10 +24,7 @@ ENGINE = tiny_engine()
 
 @pytest.fixture
 def memory() -> Iterator[Memory]:
-    memory = Memory(ENGINE, heal="never")
-    yield memory
-    for name in memory.sessions():
-        memory.delete_session(name)
+    yield from lent_memory(ENGINE)
 
 
 def read(memory: Memory, name: str = "s", conversation: list[dict[str, Any]] = LONG) -> Session:

@@ -23,6 +23,7 @@ from kv_memory.errors import KVMemoryError, TargetError
 from kv_memory.keys import Key
 from tests.lora import steering_engine
 from tests.test_guarantee import decoded, visible
+from tests.tiny import lent_memory
 
 ENGINE = steering_engine()
 PARTS = {"A": "Alpha one", "B": "Bravo two", "C": "Charlie three"}
@@ -51,10 +52,7 @@ def holding(text: str, **more: Any) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def memory() -> Iterator[Memory]:
-    memory = Memory(ENGINE, heal="never")
-    yield memory
-    for name in memory.sessions():
-        memory.delete_session(name)
+    yield from lent_memory(ENGINE)
 
 
 @pytest.fixture

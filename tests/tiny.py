@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from kv_memory import Memory, Session
+from kv_memory.engines.base import Engine
 from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.testing.chat import tiny_model, tiny_tokenizer
 
@@ -36,6 +38,14 @@ def save_tiny(folder: Path) -> Path:
 def tiny_engine(seed: int = 0, max_positions: int = 2048) -> TransformersEngine:
     """The engine over that model and a ChatML tokenizer."""
     return TransformersEngine(tiny_model(seed, max_positions), tiny_tokenizer(), name="tiny")
+
+
+def lent_memory(engine: Engine) -> Iterator[Memory]:
+    """A memory over a shared engine that never heals by itself; its sessions are deleted afterwards."""
+    memory = Memory(engine, heal="never")
+    yield memory
+    for name in memory.sessions():
+        memory.delete_session(name)
 
 
 def memory_of(session: Session) -> Memory:

@@ -38,8 +38,6 @@ class TemplateTraits:
     """Whether the template writes tool calls."""
     results: bool
     """Whether the template writes tool results."""
-    trims: bool
-    """Whether the template strips white space around contents."""
 
     @classmethod
     def probe(cls, tokenizer: Tokenizer) -> TemplateTraits:
@@ -68,7 +66,6 @@ class TemplateTraits:
             lists_tools=says("kvmtool", messages=[say("user", "kvm")], tools=[tool]),
             calls=says("kvmname", "kvmarg", messages=[say("user", "kvm"), turn, result], tools=[tool]),
             results=says("kvmresult", messages=[say("user", "kvm"), turn, result], tools=[tool]),
-            trims=not says(" kvma ", messages=[say("user", " kvma ")]),
         )
 
 

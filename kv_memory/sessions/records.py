@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from kv_memory.audit import Attempt, AuditError, AuditLog, Outcome
+from kv_memory.audit.queries import Logged
 from kv_memory.conversation.messages import Cuts, Message
 from kv_memory.conversation.originals import Originals
 from kv_memory.conversation.redactions import Redaction
@@ -40,6 +41,8 @@ class Records:
         """Redactions in force that the log of this session does not have."""
         self._logged: dict[tuple[str, Redaction], None] = {}
         """Redactions in force by the log, asked for in this process or another."""
+        self._read: list[Logged] = []
+        """The log's redactions when it was read last: sessions ask before each answer, and it seldom changes."""
         self.known: set[str] = set()
         """Digests of the messages of which something was ever retracted here."""
         self.refresh()
@@ -54,6 +57,9 @@ class Records:
         if self._audit is None:
             return
         logged = self._audit.logged(self._session)
+        if logged == self._read:
+            return
+        self._read = logged
         self._originals.learn(known.redaction for known in logged)
         self.known |= {known.redaction.digest for known in logged}
         self._logged = {(known.retraction, known.redaction): None for known in logged if known.in_force}
