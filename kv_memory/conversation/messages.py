@@ -172,7 +172,8 @@ def parse_messages(messages: Any) -> list[Message]:
 def _parse_message(message: Any, index: int) -> Message:
     if not isinstance(message, Mapping):
         raise ConversationError(f"Message {index} is not an object with role and content.")
-    role = _ROLE_NAMES.get(message.get("role", ""), message.get("role"))
+    role = message.get("role")
+    role = _ROLE_NAMES.get(role, role) if isinstance(role, str) else role
     if role not in ROLES:
         raise ConversationError(f"Message {index} has the role {message.get('role')!r}; known are {', '.join(ROLES)}.")
     message = openai_form(message, index)

@@ -33,9 +33,9 @@ PLACEHOLDERS = ("[cleared]",)
 def to_openai(messages: Sequence[BaseMessage], placeholders: Sequence[str] = PLACEHOLDERS) -> list[dict[str, Any]]:
     """Convert the conversation. Raises ConversationError where a message has no text form, such as an image.
 
-    Thoughts, calls and refusals of an answer are read wherever a provider puts them; other metadata is not: it says nothing about
-    what is erased. A tool result whose whole text is one of
-    `placeholders` stands for the result that had its id; where there was none, it is text like any other.
+    Thoughts, calls and refusals of an answer are read wherever a provider puts them; other metadata is not: it says
+    nothing about what is erased. A tool result whose whole text is one of `placeholders` stands for the result that had
+    its id; where there was none, it is text like any other.
     """
     return [_convert(message, index, placeholders) for index, message in enumerate(messages)]
 
