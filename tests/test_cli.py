@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from kv_memory import Session
 from kv_memory.cli.app import main
 from kv_memory.testing.adapters import save_lora
 from kv_memory.testing.chat import tiny_model, tiny_tokenizer
@@ -249,6 +250,15 @@ def test_a_conversation_longer_than_the_model_reads_is_one_line(run: Run, tmp_pa
     path = tmp_path / "long.json"
     path.write_text(json.dumps([*CONVERSATION, {"role": "user", "content": "x" * 800}]))
     code, _, err = run("replay", path, "--retract", "c1", "--model", model)
+    assert code == 2
+    assert "the model reads at most 700" in err
+
+
+def test_a_question_that_does_not_fit_is_said_before_anything_is_read(
+    run: Run, conversation: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Session, "prefill", lambda *args, **kwargs: pytest.fail("it was read"))
+    code, _, err = run("replay", conversation, "--retract", "c1", "--model", model, "--ask", "x" * 700)
     assert code == 2
     assert "the model reads at most 700" in err
 

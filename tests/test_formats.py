@@ -27,7 +27,7 @@ def read(tmp_path: Path) -> Conversations:
 
     def conversations(*values: Any) -> list[list[Said]]:
         path = tmp_path / "file"
-        path.write_text("\n".join(map(json.dumps, values)))
+        path.write_text("\n".join(json.dumps(value, ensure_ascii=False) for value in values))
         file = ConversationFile(path)
         return [[said(m) for m in parse_messages(file.load(i)[0])] for i in range(len(file))]
 
