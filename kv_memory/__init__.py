@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from kv_memory.audit import AuditError, AuditLog
     from kv_memory.calibration.record import Calibration
     from kv_memory.conversation.messages import Cuts
+    from kv_memory.conversation.openai_form import openai_form
     from kv_memory.conversation.redactions import Redaction
     from kv_memory.conversation.spans import CharRange, Span, SpanKind, SpanStatus, Target, target_name
     from kv_memory.conversation.tombstones import cuts_of
@@ -47,6 +48,7 @@ _HOME = {
     "audit": ("AuditError", "AuditLog"),
     "calibration.record": ("Calibration",),
     "conversation.messages": ("Cuts",),
+    "conversation.openai_form": ("openai_form",),
     "conversation.redactions": ("Redaction",),
     "conversation.tombstones": ("cuts_of",),
     "conversation.spans": ("CharRange", "Span", "SpanKind", "SpanStatus", "Target", "target_name"),
@@ -128,6 +130,7 @@ __all__ = [
     "engine_over",
     "get_eraser",
     "is_trained_eraser",
+    "openai_form",
     "rules",
     "target_name",
 ]
