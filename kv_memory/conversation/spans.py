@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from kv_memory.positions import Interval, merge
 
 
 class SpanKind(StrEnum):
@@ -77,6 +80,30 @@ class CharRange(BaseModel):
 
 Target = str | CharRange | Mapping[str, Any]
 """A span id, tool call id, message id or document id; characters of a message; or a message from the history."""
+
+
+_RANGE = re.compile(r"(s\d+)\.range(\d+-\d+(?:\+\d+-\d+)*)")
+_SPAN = re.compile(r"s\d+(\.(doc\d+|call\d+|range[-+\d]+))?")
+
+
+def is_span_id(name: str) -> bool:
+    """Return whether a name has the form of a span's id."""
+    return _SPAN.fullmatch(name) is not None
+
+
+def range_id(span_id: str, chars: Iterable[Interval]) -> str:
+    """Return the id of characters of a message, as first read: `s2.range6-14`, `s2.range6-14+20-21` for two parts."""
+    return f"{span_id}.range{'+'.join(f'{start}-{end}' for start, end in merge(chars))}"
+
+
+def range_chars(name: str) -> tuple[Interval, ...]:
+    """Return the characters that the id of a range names; none for any other id."""
+    found = _RANGE.fullmatch(name)
+    if found is None:
+        return ()
+    bounds = (part.split("-") for part in found[2].split("+"))
+    chars = tuple((int(start), int(end)) for start, end in bounds)
+    return chars if range_id(found[1], chars) == name else ()
 
 
 def target_name(target: Target) -> str:

@@ -13,7 +13,7 @@ from kv_memory.conversation.alignment import same
 from kv_memory.conversation.ledger import KINDS, Entry, Ledger, Selection, selection
 from kv_memory.conversation.messages import Cuts, Message, ids_differ, parse_messages, uncut
 from kv_memory.conversation.redactions import Redaction, redactions_of, selections
-from kv_memory.conversation.spans import CharRange, Span, SpanKind, Target, target_name
+from kv_memory.conversation.spans import CharRange, Span, SpanKind, Target, range_chars, range_id, target_name
 from kv_memory.errors import AmbiguousTargetError, TargetError, UnknownTargetError
 from kv_memory.positions import subtract
 
@@ -171,9 +171,9 @@ def _named(ledger: Ledger, name: str) -> Iterator[Selection]:
         for i, document in enumerate(entry.message.documents):
             if name == f"{entry.span_id}.doc{i}":
                 yield Selection(entry, name, Cuts(((document.start, document.end),)))
-        for erased in entry.erased:
-            if name == erased.part_of and erased.chars:
-                yield Selection(entry, name, Cuts((erased.chars,)))
+        chars = range_chars(name)
+        if chars and chars[-1][1] <= len(entry.message.content) and name == range_id(entry.span_id, chars):
+            yield Selection(entry, name, Cuts(chars))
 
 
 def _documents(entry: Entry, name: str) -> Iterator[Selection]:

@@ -12,7 +12,7 @@ from kv_memory.calibration.record import FILE, Calibration, load
 from kv_memory.conversation.chat_format import ChatFormat
 from kv_memory.conversation.messages import parse_messages
 from kv_memory.conversation.originals import Originals
-from kv_memory.conversation.spans import Target, target_name
+from kv_memory.conversation.spans import CharRange, Target, is_span_id, target_name
 from kv_memory.conversation.targets import find
 from kv_memory.engines.base import Engine
 from kv_memory.engines.registry import open_engine
@@ -229,18 +229,24 @@ class Memory:
 
     def explain_unknown(self, session_id: str, target: Target) -> UnknownTargetError:
         """Return the error for a target that this session does not hold; it says so if another session does."""
-        name = target_name(target)
+        whole, part = target, ""
+        if isinstance(target, CharRange):
+            whole, part = target.message, f", whose characters {target.start} to {target.end} are named"
+        name = target_name(whole)
+        nothing = f"Nothing in session {session_id!r} has the id {name!r}{part}"
+        if is_span_id(name):  # each session has its own
+            return UnknownTargetError(f"{nothing}; spans() lists the ids, find(..., messages) those to be read.")
         for other in self._sessions.values():
             for branch in other.branches if other.id != session_id else ():
                 try:
-                    find(branch.ledger, other.state.identified(target))
+                    find(branch.ledger, other.state.identified(whole))
                 except TargetError:
                     continue
                 return UnknownTargetError(
-                    f"Nothing in session {session_id!r} has the id {name!r}; session {other.id!r} does: retract "
-                    "there, or name the conversation with messages= where this session has not read it."
+                    f"{nothing}; session {other.id!r} does: retract there, or name the conversation with messages= "
+                    "where this session has not read it."
                 )
-        return UnknownTargetError(f"Nothing in session {session_id!r} has the id {name!r}; spans() lists the ids.")
+        return UnknownTargetError(f"{nothing}; spans() lists the ids.")
 
 
 def _path(model: str | Path | None) -> Path:

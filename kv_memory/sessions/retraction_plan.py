@@ -146,9 +146,11 @@ def _plan_branch(
 
 def named_spans(resolved: Iterable[ResolvedTarget]) -> tuple[Span, ...]:
     """Return the spans that the targets mean, with their current status."""
-    found: dict[tuple[int, str], Span] = {}
+    found: dict[str, Span] = {}
     for target in resolved:
-        found |= {(id(target.ledger), s.id): s for s in target.ledger.spans() if s.id in target.span_ids}
+        for chosen in target.selections:
+            if chosen.span_id not in found:
+                found[chosen.span_id] = target.ledger.span_of(chosen)
     return tuple(found.values())
 
 

@@ -241,7 +241,7 @@ class Session:
             for resolved in self._state.resolve([target], given):
                 for span in map(resolved.ledger.span_of, resolved.selections):
                     unread = {"start": 0, "end": 0, "tokens": 0} if resolved.ledger is given else {}
-                    found[span.id] = span.model_copy(update=unread)
+                    found.setdefault(span.id, span.model_copy(update=unread))
             return list(found.values())
 
     # Retracting
@@ -401,7 +401,7 @@ class Session:
             self._memory.make_room(copied.cells, copied)
         other = self._memory.new_session(session_id)
         other._state.records.inherit(self._state.records)
-        other.branches.share_serials(self.branches)
+        other.branches.numbers = self.branches.numbers  # a span id means one message in both
         if copied is not None:
             other.branches.add(copy := copied.fork())
             enforce(other._state, copy)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -117,16 +116,13 @@ class SessionState:
         return resolved
 
     def given(self, messages: Any) -> Ledger | None:
-        """Return the conversation that a caller passes as a ledger, with span ids that the session does not use."""
-        if messages is None:
-            return None
-        return self.unread(self.identify(parse_messages(messages)), serials=itertools.count(-1, -1))
+        """Return the conversation that a caller passes as a ledger."""
+        return None if messages is None else self.unread(self.identify(parse_messages(messages)))
 
-    def unread(
-        self, messages: Sequence[Message], tools: Tools = None, *, serials: itertools.count[int] | None = None
-    ) -> Ledger:
-        """Return a conversation as a ledger, before any of it is prefilled: all its pieces are at position 0."""
-        ledger = Ledger(serials)
+    def unread(self, messages: Sequence[Message], tools: Tools = None) -> Ledger:
+        """Return a conversation as a ledger, before any of it is prefilled: all its pieces are at position 0, and its
+        messages have the span ids that they will have."""
+        ledger = Ledger(self.branches.numbers)
         missing = {i: message.missing for i, message in enumerate(messages) if message.missing}
         for message, pieces in zip(messages, self.host.format.encode(messages, tools, cuts=missing), strict=True):
             ledger.append(message, pieces, 0, cuts=message.missing)
@@ -208,7 +204,8 @@ class SessionState:
 
     def update_report(self, report: RetractionReport, changes: dict[str, Any]) -> RetractionReport:
         """Replace a report, with the current status of its spans; spans of branches that are gone are exact."""
-        spans = {span.id: span for branch in self.branches for span in branch.ledger.spans()}
+        last_used_last = reversed(self.branches.by_use)
+        spans = {span.id: span for branch in last_used_last for span in branch.ledger.spans()}
         now = (spans.get(span.id, span.model_copy(update={"status": SpanStatus.EXACT})) for span in report.spans)
         changed = report.model_copy(update={**changes, "spans": tuple(now)})
         self.reports = [changed if known.id == report.id else known for known in self.reports]
