@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
+from kv_memory.arguments import shown
+from kv_memory.errors import TargetError
 from kv_memory.positions import Interval, merge
 
 
@@ -58,24 +60,42 @@ class Span(BaseModel):
     status: SpanStatus = SpanStatus.LIVE
 
 
+_FIELDS = {
+    "message": "as message the id of a message, a text",
+    "start": "as start the number of its first character, 0 or more",
+    "end": "as end the number after its last character, a whole number",
+}
+
+
 class CharRange(BaseModel):
     """Characters [start, end) of a message's text content, as a retraction target.
 
-    Erasing widens the range to whole tokens; the report says to which characters.
+    Erasing widens the range to whole tokens; the report says to which characters. Raises TargetError for a range that
+    is empty, begins before 0, or is not of whole numbers.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     message: str
     """Id of the message, its tool_call_id, or its span id."""
     start: int = Field(ge=0)
     end: int
 
-    @model_validator(mode="after")
-    def _not_empty(self) -> CharRange:
-        if self.end <= self.start:
-            raise ValueError(f"a character range needs start < end, got [{self.start}, {self.end})")
-        return self
+    @model_validator(mode="wrap")
+    @classmethod
+    def _checked(cls, values: object, handler: ModelWrapValidatorHandler[CharRange]) -> CharRange:
+        try:
+            found = handler(values)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=True)[0]
+            name = first["loc"][0] if first["loc"] else "it"
+            given = "nothing" if first["type"] == "missing" else shown(first["input"])
+            raise TargetError(f"CharRange needs {_FIELDS.get(str(name), f'no {name}')}; got {given}.") from None
+        if found.end <= found.start:
+            raise TargetError(
+                f"CharRange needs an end after its start; [{found.start}, {found.end}) of {found.message!r} is empty."
+            )
+        return found
 
 
 Target = str | CharRange | Mapping[str, Any]

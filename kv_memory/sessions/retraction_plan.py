@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from kv_memory.arguments import check_flag
 from kv_memory.conversation.ledger import Ledger, Selection
 from kv_memory.conversation.redactions import Redaction, selections
 from kv_memory.conversation.spans import Span, Target
@@ -94,6 +95,8 @@ def plan_retraction(
     """Plan a retraction; arguments and errors as in `Session.retract`."""
     if not targets:
         raise UnknownTargetError("Nothing to retract was named; give a span, tool call, message or document id.")
+    if keep_undo is not None:
+        check_flag("keep_undo", keep_undo)
     if cascade is not None and cascade not in get_args(Cascade):
         raise PolicyError(f"There is no cascade {cascade!r}; give one of {', '.join(get_args(Cascade))}, or None.")
     policy = state.host.policy
