@@ -87,6 +87,12 @@ class Entry:
         return self.message.id is not None or self.message.tool_call_id is not None
 
     @property
+    def empty(self) -> bool:
+        """Return whether there was nothing in the message when it was read."""
+        said = self.message
+        return not (said.content or said.tool_calls or said.reasoning or self.erased)
+
+    @property
     def scaffold(self) -> list[int]:
         """Return the token ids of all that is around the content and the calls."""
         return [i for run in self.runs if run.piece.kind == "scaffold" for i in run.piece.ids]

@@ -75,10 +75,41 @@ class RetractionPlan:
         return tuple(part.choice for part in self.branches if part.choice is not None)
 
     @property
+    def note(self) -> str:
+        """Return a sentence that names the ids under which only an empty text or a placeholder was read."""
+        told: dict[str, bool] = {}
+        for chosen in (chosen for target in self.resolved for chosen in target.selections):
+            said = chosen.entry.message
+            name, stand_in = said.tool_call_id or said.id, chosen.entry.empty or said.placeholder
+            if name is not None:
+                told[name] = told.get(name, True) and stand_in
+        names = ", ".join(repr(name) for name, only in told.items() if only)
+        return names and (
+            f"Only an empty text or a placeholder was read as {names}: a text that comes under the id later is not "
+            "retracted and will be read; to retract it, give the history that holds it as messages=."
+        )
+
+    @property
+    def explanation(self) -> str:
+        """Return how each branch is erased, why, and what is not."""
+        return self.explained(explain(self.choices))
+
+    def explained(self, done: str) -> str:
+        """Return an explanation of what is done, with the `note`."""
+        return "\n".join(filter(None, [done, self.note]))
+
+    @property
     def erasers(self) -> tuple[str, ...]:
         """Return the names of the erasers, each once."""
         chosen = [part.choice.eraser if part.choice else self.eraser for part in self.branches]
         return tuple(dict.fromkeys(eraser.name for eraser in chosen if eraser is not None))
+
+
+def explain(choices: Sequence[Choice]) -> str:
+    """Explain why these erasers were chosen; an explanation that several branches share is given once."""
+    if not choices:
+        return "Nothing of it is in the cache, so there is nothing to erase."
+    return "\n".join(dict.fromkeys(choice.explain() for choice in choices))
 
 
 def plan_retraction(

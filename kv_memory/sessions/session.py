@@ -35,7 +35,6 @@ from kv_memory.sessions.report import RetractionReport, UndoStatus
 from kv_memory.sessions.retract import dry_run as dry_run_of
 from kv_memory.sessions.retract import leave_out, retract
 from kv_memory.sessions.retraction_plan import plan_retraction
-from kv_memory.sessions.retraction_run import explain
 from kv_memory.sessions.run_all import run_all
 from kv_memory.sessions.state import SessionState, StateHost
 from kv_memory.sessions.turn import ReplyStream, SamplingOptions, Turn
@@ -309,7 +308,7 @@ class Session:
         """
         with self._engine.lock:
             plan = plan_retraction(self._state, targets, reason=reason, eraser=eraser, messages=messages)
-            return explain(plan.choices)
+            return plan.explanation
 
     def undo(self, report: RetractionReport) -> UndoStatus:
         """Undo a retraction: the next call prefills what its history holds, from the first erased part on.
