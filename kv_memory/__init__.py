@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kv_memory.erasers.base import Eraser
     from kv_memory.errors import (
         AmbiguousTargetError,
+        ArgumentError,
         ContextLengthError,
         ConversationError,
         KVMemoryError,
@@ -58,6 +59,7 @@ _HOME = {
     "erasers.base": ("Eraser",),
     "errors": (
         "AmbiguousTargetError",
+        "ArgumentError",
         "ContextLengthError",
         "ConversationError",
         "KVMemoryError",
@@ -83,6 +85,7 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "AmbiguousTargetError",
+    "ArgumentError",
     "AuditError",
     "AuditLog",
     "Calibration",

@@ -9,6 +9,10 @@ class KVMemoryError(Exception):
     """Base of every error that kv_memory raises on purpose."""
 
 
+class ArgumentError(KVMemoryError, TypeError, ValueError):
+    """An argument of a call is of the wrong type, or has no value that is allowed. Nothing was changed."""
+
+
 class ConversationError(KVMemoryError):
     """The messages cannot be read: empty, malformed, or of a kind that the chat template cannot express."""
 

@@ -251,6 +251,21 @@ MUTANTS = (
         "reports.append(model.retract(*request.targets, messages=messages,",
         (f"{LANGCHAIN}/tests/integration_tests/test_middleware.py",),
     ),
+    # span ids
+    Mutant(
+        "a span id means whatever message has its text",
+        f"{CONVERSATION}/span_numbers.py",
+        "setdefault((before, message",
+        "setdefault((None, message",
+        ("tests/test_span_ids.py",),
+    ),
+    Mutant(
+        "rows that were kept take messages that were read later for ones that saw the text",
+        f"{SESSIONS}/kept_rows.py",
+        "for entry in ledger.entries if entry in self._saw for",
+        "for entry in ledger.entries for",
+        ("tests/test_span_ids.py",),
+    ),
 )
 
 

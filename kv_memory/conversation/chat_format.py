@@ -15,8 +15,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
+from types import NoneType
 from typing import Any, Literal
 
+from kv_memory.arguments import check
 from kv_memory.conversation.messages import Cuts, Message
 from kv_memory.conversation.sentinels import OwnerRun, Plain, Sentinel, Sentinels
 from kv_memory.conversation.template import TemplateTraits, adapt
@@ -226,6 +228,7 @@ class ChatFormat:
     def _render(
         self, messages: Sequence[Message], tools: list[dict[str, Any]] | None, *, generate: bool
     ) -> tuple[Sentinels, str]:
+        check("tools", tools, (list, tuple, NoneType), "a list of tools in OpenAI's format, or None")
         sentinels = Sentinels(self._nonce)
         rendered, shown_tools = adapt(messages, tools, sentinels, self._traits, self._structured)
         return sentinels, self._tokenizer.render(rendered, shown_tools, generate)

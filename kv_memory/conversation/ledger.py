@@ -7,14 +7,14 @@ retracted, its text is overwritten here.
 from __future__ import annotations
 
 import copy
-import itertools
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from kv_memory.conversation.chat_format import Piece
 from kv_memory.conversation.messages import Cuts, Message
-from kv_memory.conversation.spans import Span, SpanKind, SpanStatus
+from kv_memory.conversation.span_numbers import SpanNumbers
+from kv_memory.conversation.spans import Span, SpanKind, SpanStatus, range_chars, range_id
 from kv_memory.engines.base import STEERED
 from kv_memory.positions import Interval, merge, moved, subtract
 
@@ -87,6 +87,12 @@ class Entry:
         return self.message.id is not None or self.message.tool_call_id is not None
 
     @property
+    def empty(self) -> bool:
+        """Return whether there was nothing in the message when it was read."""
+        said = self.message
+        return not (said.content or said.tool_calls or said.reasoning or self.erased)
+
+    @property
     def scaffold(self) -> list[int]:
         """Return the token ids of all that is around the content and the calls."""
         return [i for run in self.runs if run.piece.kind == "scaffold" for i in run.piece.ids]
@@ -132,30 +138,26 @@ def selection(entry: Entry, cuts: Cuts) -> Selection:
     whole = entry.everything()
     if len(cuts.calls) == 1 and not cuts.chars:
         return Selection(entry, f"{entry.span_id}.call{min(cuts.calls)}", cuts)
-    if cuts.calls or (set(cuts.chars) >= set(whole.chars) and not whole.calls):
+    if not cuts.chars or cuts.calls or (set(cuts.chars) >= set(whole.chars) and not whole.calls):
         return Selection(entry, entry.span_id, cuts)
     for i, document in enumerate(entry.message.documents):
         if cuts.chars == ((document.start, document.end),):
             return Selection(entry, f"{entry.span_id}.doc{i}", cuts)
-    ranges = {e.part_of for e in entry.erased if e.part_of.startswith(f"{entry.span_id}.range")}
-    return Selection(entry, f"{entry.span_id}.range{len(ranges)}", cuts)
+    return Selection(entry, range_id(entry.span_id, cuts.chars), cuts)
 
 
 class Ledger:
     """The entries of one cached conversation, in order."""
 
-    def __init__(self, serials: Iterator[int] | None = None) -> None:
-        """Create an empty ledger.
-
-        `serials` number the messages. The branches of a session share them, so that a span id means one message.
-        """
+    def __init__(self, numbers: SpanNumbers | None = None) -> None:
+        """Create an empty ledger. `numbers` number its messages; the branches of a session share them."""
         self.entries: list[Entry] = []
         self.approximate_from: int | None = None
         """First position whose cell an approximate erasure may have left influence in, or None."""
         self.steered: list[Interval] = []
         """Intervals of cells that hold steering states in place of erased tokens, ascending and disjoint. None lies
         before `approximate_from` or after the last token."""
-        self._serials = serials or itertools.count()
+        self._numbers = SpanNumbers() if numbers is None else numbers
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -189,11 +191,16 @@ class Ledger:
         cuts: Cuts | None = None,
     ) -> Entry:
         """Append a message whose pieces are at these places; one that has none is at `start`."""
-        entry = Entry(next(self._serials), message, message.digest(), list(runs), generated, written)
+        serial = self._numbers.of(message, self.entries[-1].serial if self.entries else None)
+        entry = Entry(serial, message, message.digest(), list(runs), generated, written)
         if cuts:
             hole = runs[0].end if runs else start  # parts left out never had cells: they are empty intervals here
-            for chars, call in [*((c, None) for c in cuts.chars), *((None, c) for c in sorted(cuts.calls))]:
-                entry.erased.append(Erased(hole, hole, chars, call, SpanStatus.EXACT, selection(entry, cuts).span_id))
+            whole = cuts if message.wholly_in(cuts) else None
+            parts = [Cuts((chars,)) for chars in cuts.chars]
+            for part in [*parts, *(Cuts(calls=frozenset([call])) for call in sorted(cuts.calls))]:
+                chars, call = next(iter(part.chars), None), next(iter(part.calls), None)
+                named = selection(entry, whole or part).span_id
+                entry.erased.append(Erased(hole, hole, chars, call, SpanStatus.EXACT, named))
             entry.cuts, entry.message = cuts, message.overwritten(cuts)
         self.entries.append(entry)
         return entry
@@ -302,22 +309,9 @@ class Ledger:
 
     def span_of(self, chosen: Selection) -> Span:
         """Return the span of a selection, also of characters that have none of their own while they are there."""
-        known = next((span for span in self.spans() if span.id == chosen.span_id), None)
-        if known is not None:
-            return known
-        entry, live = chosen.entry, chosen.intervals()
-        return Span(
-            id=chosen.span_id,
-            kind=SpanKind.RANGE,
-            start=live[0][0] if live else entry.start,
-            end=live[-1][1] if live else entry.start,
-            tokens=sum(end - start for start, end in live),
-            message=self.entries.index(entry),
-            message_id=entry.message.id,
-            tool_call_id=entry.message.tool_call_id,
-            name=entry.message.name,
-            chars=(chosen.cuts.chars[0][0], chosen.cuts.chars[-1][1]) if chosen.cuts.chars else None,
-        )
+        index = self.entries.index(chosen.entry)
+        known = next((span for span in _entry_spans(chosen.entry, index) if span.id == chosen.span_id), None)
+        return known or _range_span(chosen.entry, index, chosen.span_id)
 
     def cells_from(self, start: int) -> int:
         """Return the number of tokens at or after this position."""
@@ -372,43 +366,50 @@ KINDS = {
 
 def _entry_spans(entry: Entry, index: int) -> Iterator[Span]:
     message = entry.message
-
-    def span(span_id: str, kind: SpanKind, cuts: Cuts, **more: object) -> Span:
-        live = Selection(entry, span_id, cuts).intervals()
-        gone = [e for e in entry.erased if _within(e, cuts)]
-        places = [*live, *((e.start, e.end) for e in gone)]
-        status = SpanStatus.LIVE
-        if gone and not live:
-            approximate = any(e.status is SpanStatus.APPROXIMATE for e in gone)
-            status = SpanStatus.APPROXIMATE if approximate else SpanStatus.EXACT
-        fields = {
-            "id": span_id,
-            "kind": kind,
-            "start": min((p[0] for p in places), default=entry.start),
-            "end": max((p[1] for p in places), default=entry.start),
-            "tokens": sum(end - start for start, end in live),
-            "message": index,
-            "message_id": message.id,
-            "tool_call_id": message.tool_call_id,
-            "name": message.name,
-            "status": status,
-        }
-        return Span.model_validate({**fields, **more})
-
-    yield span(entry.span_id, KINDS[message.role], entry.everything())
+    yield _span(entry, index, entry.span_id, KINDS[message.role], entry.everything())
     for i, document in enumerate(message.documents):
         chars = (document.start, document.end)
         span_id = f"{entry.span_id}.doc{i}"
-        yield span(span_id, SpanKind.DOCUMENT, Cuts((chars,)), document_id=document.id, chars=chars)
+        yield _span(entry, index, span_id, SpanKind.DOCUMENT, Cuts((chars,)), document_id=document.id, chars=chars)
     for i, call in enumerate(message.tool_calls):
         cuts, name = Cuts(calls=frozenset([i])), call.name or None
-        yield span(f"{entry.span_id}.call{i}", SpanKind.TOOL_CALL, cuts, tool_call_id=call.id, name=name)
-    ranges = [e for e in entry.erased if e.chars and e.part_of.startswith(f"{entry.span_id}.range")]
-    for e in ranges:
-        yield span(e.part_of, SpanKind.RANGE, Cuts((e.chars,) if e.chars else ()), chars=e.chars)
+        yield _span(entry, index, f"{entry.span_id}.call{i}", SpanKind.TOOL_CALL, cuts, tool_call_id=call.id, name=name)
+    for span_id in dict.fromkeys(erased.part_of for erased in entry.erased if range_chars(erased.part_of)):
+        yield _range_span(entry, index, span_id)
 
 
-def _within(erased: Erased, cuts: Cuts) -> bool:
-    if erased.chars is not None:
-        return any(start <= erased.chars[0] and erased.chars[1] <= end for start, end in cuts.chars)
-    return erased.call in cuts.calls
+def _range_span(entry: Entry, index: int, span_id: str) -> Span:
+    chars = range_chars(span_id)
+    return _span(entry, index, span_id, SpanKind.RANGE, Cuts(chars), chars=(chars[0][0], chars[-1][1]))
+
+
+def _span(entry: Entry, index: int, span_id: str, kind: SpanKind, cuts: Cuts, **more: object) -> Span:
+    message = entry.message
+    live = Selection(entry, span_id, cuts).intervals()
+    gone = [erased for erased in entry.erased if _shares(erased, cuts)]
+    places = [*live, *((erased.start, erased.end) for erased in gone)]
+    status = SpanStatus.LIVE
+    if gone and not live:
+        approximate = any(erased.status is SpanStatus.APPROXIMATE for erased in gone)
+        status = SpanStatus.APPROXIMATE if approximate else SpanStatus.EXACT
+    fields = {
+        "id": span_id,
+        "kind": kind,
+        "start": min((start for start, _ in places), default=entry.start),
+        "end": max((end for _, end in places), default=entry.start),
+        "tokens": sum(end - start for start, end in live),
+        "message": index,
+        "message_id": message.id,
+        "tool_call_id": message.tool_call_id,
+        "name": message.name,
+        "status": status,
+    }
+    return Span.model_validate({**fields, **more})
+
+
+def _shares(erased: Erased, cuts: Cuts) -> bool:
+    """Return whether what was erased is, in whole or in part, in these cuts."""
+    if erased.chars is None:
+        return erased.call in cuts.calls
+    first, last = erased.chars
+    return any((a < last and first < b) or (a <= first and last <= b) for a, b in cuts.chars)

@@ -156,10 +156,11 @@ def recut(interval: tuple[int, int], cuts: Collection[tuple[int, int]]) -> tuple
 def parse_messages(messages: Any) -> list[Message]:
     """Parse a conversation; ConversationError names the message and what is wrong with it.
 
-    Content is a string, null, or a list of text parts; a part with a `document_id` is a document of its own. Parts are
-    joined with nothing between them. Tool calls have OpenAI's form, or a flat one with `name` and `args`; arguments are
-    an object or its JSON. Other forms are read as `openai_form` has them. `placeholder: true` says that the caller put
-    this text in the place of a message with the same id.
+    Content is a string, null (nothing), or a list of text parts; a part with a `document_id` is a document of its own.
+    Parts are joined with nothing between them. Only a message with tool calls, thoughts or a placeholder may lack it.
+    Tool calls have OpenAI's form, or a flat one with `name` and `args`; arguments are an object or its JSON. Other
+    forms are read as `openai_form` has them. `placeholder: true` says that the caller put this text in the place of a
+    message with the same id.
     """
     if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Iterable):
         raise ConversationError("A conversation is a list of messages, each an object with role and content.")
@@ -182,6 +183,9 @@ def _parse_message(message: Any, index: int) -> Message:
     thought = next((key for key in REASONING if isinstance(message.get(key), str) and message[key]), "")
     if not isinstance(calls, (list, tuple)) or (calls and role != "assistant"):
         raise ConversationError(f"Message {index}: tool_calls is a list and belongs to the assistant.")
+    placeholder = message.get("placeholder") is True
+    if "content" not in message and not (calls or thought or placeholder):
+        raise ConversationError(f'Message {index} ({role}) has no content; give it as "content", "" where it is empty.')
     return Message(
         role=role,
         content=content,
@@ -192,7 +196,7 @@ def _parse_message(message: Any, index: int) -> Message:
         documents=documents,
         reasoning=message[thought] if thought and role == "assistant" else "",
         reasoning_key=thought if role == "assistant" else "",
-        placeholder=message.get("placeholder") is True,
+        placeholder=placeholder,
     )
 
 

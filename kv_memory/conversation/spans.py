@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+
+from kv_memory.arguments import shown
+from kv_memory.errors import TargetError
+from kv_memory.positions import Interval, merge
 
 
 class SpanKind(StrEnum):
@@ -55,28 +60,70 @@ class Span(BaseModel):
     status: SpanStatus = SpanStatus.LIVE
 
 
+_FIELDS = {
+    "message": "as message the id of a message, a text",
+    "start": "as start the number of its first character, 0 or more",
+    "end": "as end the number after its last character, a whole number",
+}
+
+
 class CharRange(BaseModel):
     """Characters [start, end) of a message's text content, as a retraction target.
 
-    Erasing widens the range to whole tokens; the report says to which characters.
+    Erasing widens the range to whole tokens; the report says to which characters. Raises TargetError for a range that
+    is empty, begins before 0, or is not of whole numbers.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     message: str
     """Id of the message, its tool_call_id, or its span id."""
     start: int = Field(ge=0)
     end: int
 
-    @model_validator(mode="after")
-    def _not_empty(self) -> CharRange:
-        if self.end <= self.start:
-            raise ValueError(f"a character range needs start < end, got [{self.start}, {self.end})")
-        return self
+    @model_validator(mode="wrap")
+    @classmethod
+    def _checked(cls, values: object, handler: ModelWrapValidatorHandler[CharRange]) -> CharRange:
+        try:
+            found = handler(values)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=True)[0]
+            name = first["loc"][0] if first["loc"] else "it"
+            given = "nothing" if first["type"] == "missing" else shown(first["input"])
+            raise TargetError(f"CharRange needs {_FIELDS.get(str(name), f'no {name}')}; got {given}.") from None
+        if found.end <= found.start:
+            raise TargetError(
+                f"CharRange needs an end after its start; [{found.start}, {found.end}) of {found.message!r} is empty."
+            )
+        return found
 
 
 Target = str | CharRange | Mapping[str, Any]
 """A span id, tool call id, message id or document id; characters of a message; or a message from the history."""
+
+
+_RANGE = re.compile(r"(s\d+)\.range(\d+-\d+(?:\+\d+-\d+)*)")
+_SPAN = re.compile(r"s\d+(\.(doc\d+|call\d+|range[-+\d]+))?")
+
+
+def is_span_id(name: str) -> bool:
+    """Return whether a name has the form of a span's id."""
+    return _SPAN.fullmatch(name) is not None
+
+
+def range_id(span_id: str, chars: Iterable[Interval]) -> str:
+    """Return the id of characters of a message, as first read: `s2.range6-14`, `s2.range6-14+20-21` for two parts."""
+    return f"{span_id}.range{'+'.join(f'{start}-{end}' for start, end in merge(chars))}"
+
+
+def range_chars(name: str) -> tuple[Interval, ...]:
+    """Return the characters that the id of a range names; none for any other id."""
+    found = _RANGE.fullmatch(name)
+    if found is None:
+        return ()
+    bounds = (part.split("-") for part in found[2].split("+"))
+    chars = tuple((int(start), int(end)) for start, end in bounds)
+    return chars if range_id(found[1], chars) == name else ()
 
 
 def target_name(target: Target) -> str:

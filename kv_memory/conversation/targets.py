@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from kv_memory.conversation.alignment import same
 from kv_memory.conversation.ledger import KINDS, Entry, Ledger, Selection, selection
 from kv_memory.conversation.messages import Cuts, Message, ids_differ, parse_messages, uncut
 from kv_memory.conversation.redactions import Redaction, redactions_of, selections
-from kv_memory.conversation.spans import CharRange, Span, SpanKind, Target, target_name
-from kv_memory.errors import AmbiguousTargetError, TargetError, UnknownTargetError
+from kv_memory.conversation.spans import CharRange, Span, SpanKind, Target, range_chars, range_id, target_name
+from kv_memory.errors import AmbiguousTargetError, ConversationError, TargetError, UnknownTargetError
 from kv_memory.positions import subtract
 
 
@@ -111,7 +112,7 @@ def find(ledger: Ledger, target: Target | Message, *, given: bool = False) -> li
     if isinstance(target, CharRange):
         return [_range(ledger, target, given)]
     if isinstance(target, Mapping):
-        target = parse_messages([target])[0]
+        target = message_of(target)
     if isinstance(target, Message):
         return [_message(ledger, target)]
     if not isinstance(target, str):
@@ -159,6 +160,14 @@ def _ids(span: Span, results: Collection[str | None]) -> Iterator[str]:
     yield span.id
 
 
+def message_of(target: Mapping[str, Any]) -> Message:
+    """Return a target that is a message of the history. Raises TargetError where it is no message."""
+    try:
+        return parse_messages([target])[0]
+    except ConversationError as error:
+        raise TargetError(f"This target is no message that can be looked up; name its id. {error}") from error
+
+
 def _named(ledger: Ledger, name: str) -> Iterator[Selection]:
     results = [e for e in ledger.entries if e.message.role == "tool" and e.message.tool_call_id == name]
     for entry in ledger.entries:
@@ -171,9 +180,9 @@ def _named(ledger: Ledger, name: str) -> Iterator[Selection]:
         for i, document in enumerate(entry.message.documents):
             if name == f"{entry.span_id}.doc{i}":
                 yield Selection(entry, name, Cuts(((document.start, document.end),)))
-        for erased in entry.erased:
-            if name == erased.part_of and erased.chars:
-                yield Selection(entry, name, Cuts((erased.chars,)))
+        chars = range_chars(name)
+        if chars and chars[-1][1] <= len(entry.message.content) and name == range_id(entry.span_id, chars):
+            yield Selection(entry, name, Cuts(chars))
 
 
 def _documents(entry: Entry, name: str) -> Iterator[Selection]:

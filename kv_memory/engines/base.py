@@ -11,8 +11,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from kv_memory.arguments import check, check_function, shown
+from kv_memory.errors import ArgumentError
 from kv_memory.locks import TurnLock
 
 if TYPE_CHECKING:
@@ -47,14 +50,18 @@ class Sampling:
     """Limit on which token may come next, for decoding that a grammar constrains."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.stop, str) or not all(self.stop):
-            raise ValueError("stop is a tuple of strings that are not empty.")
+        check("stop", self.stop, (tuple, list), "a tuple of strings")
+        if not all(isinstance(text, str) and text for text in self.stop):
+            raise ArgumentError("stop is a tuple of strings that are not empty.")
+        check("seed", self.seed, (int, NoneType), "a whole number, or None")
+        check_function("mask", self.mask)
+        check("max_tokens", self.max_tokens, int, "a whole number of at least 1")
         given = (self.max_tokens, self.temperature, self.top_p)
         numbers = all(isinstance(number, (int, float)) for number in given)
         if not numbers or self.max_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise ValueError(
+            raise ArgumentError(
                 "Sampling needs numbers max_tokens >= 1, temperature >= 0 and 0 < top_p <= 1; got "
-                f"{', '.join(map(repr, given))}."
+                f"{', '.join(map(shown, given))}."
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kv_memory.arguments import check
 from kv_memory.erasers.base import Eraser
 from kv_memory.erasers.drop import Drop
 from kv_memory.erasers.influence import Influence
@@ -40,6 +41,7 @@ def get_eraser(eraser: str | Eraser) -> Eraser:
     """
     if isinstance(eraser, Eraser):
         return eraser
+    check("eraser", eraser, str, f"the name of an eraser ({', '.join(ERASERS)}), or an Eraser")
     if eraser not in ERASERS:
         raise KVMemoryError(
             f"There is no eraser {eraser!r}; choose one of {', '.join(ERASERS)}, or the directory or hub id of a "

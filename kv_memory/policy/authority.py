@@ -8,6 +8,7 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
+from kv_memory.arguments import check
 from kv_memory.conversation.ledger import KINDS, Selection
 from kv_memory.conversation.spans import SpanKind
 from kv_memory.errors import Refusal, RefusedError
@@ -73,6 +74,7 @@ class Authority(BaseModel):
         `by`: "owner", "user", "tool", "policy" or "session:<id>". `session`: id of the session that the spans belong
         to; a session has the authority of its policy over itself. Nobody else may retract anything.
         """
+        check("by", by, str, "who asks: owner, user, tool, policy or session:<id>")
         if by == OWNER:
             return ()
         group = _group(by, session)

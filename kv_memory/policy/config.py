@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from kv_memory.arguments import check
 from kv_memory.errors import PolicyError
 from kv_memory.policy.authority import Authority
 from kv_memory.policy.loading import read_values, sentence
@@ -111,6 +112,7 @@ class Policy(_Targets):
         Raises PolicyError, in one sentence, for a file that cannot be read, and for a field that is not known or has a
         value that is not allowed.
         """
+        check("path", path, (str, Path), "the .toml or .yaml file of a policy; Policy.of takes values")
         return cls.of(read_values(Path(path).expanduser()), str(path))
 
     @classmethod

@@ -6,6 +6,8 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
+from kv_memory.arguments import check
+
 
 class Category(StrEnum):
     """The category of a reason."""
@@ -34,6 +36,7 @@ class Reason(BaseModel):
         """Parse `security`, or `Security: free text`, in any case; a text with no category before it is `other`."""
         if isinstance(given, Reason):
             return given
+        check("reason", given, str, "a text, such as 'stale: the price has changed', or a Reason")
         head, colon, rest = given.partition(":")
         category = head.strip().lower()
         if category not in set(Category):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Protocol
@@ -11,6 +10,7 @@ from kv_memory.calibration.record import Calibration
 from kv_memory.conversation.alignment import Alignment
 from kv_memory.conversation.chat_format import ChatFormat
 from kv_memory.conversation.ledger import Ledger, selection
+from kv_memory.conversation.span_numbers import SpanNumbers
 from kv_memory.engines.base import Engine
 from kv_memory.erasers.base import Eraser
 from kv_memory.errors import ContextLengthError
@@ -40,10 +40,11 @@ class Branches:
     """The branches of one session. Callers hold the engine's lock."""
 
     def __init__(self, host: BranchHost) -> None:
+        self.numbers = SpanNumbers()
+        """Numbers of the messages, from which their span ids are made."""
         self._host = host
         self._branches: list[Branch] = []
         self._added = 0
-        self._serials = itertools.count()
 
     def __iter__(self) -> Iterator[Branch]:
         return iter(self._branches)
@@ -57,10 +58,6 @@ class Branches:
     def by_use(self) -> list[Branch]:
         """Return the branches, the one that was used last first."""
         return sorted(self._branches, key=lambda b: -b.used)
-
-    def share_serials(self, other: Branches) -> None:
-        """Continue the numbers of another session's messages, so that a span id means one message in both."""
-        self._serials = other._serials
 
     def add(self, branch: Branch) -> None:
         """Add a branch; beyond the limit, the one used least recently is removed with its ledger."""
@@ -145,7 +142,7 @@ class Branches:
         return branch
 
     def _empty(self) -> Branch:
-        return Branch(self._host.engine, self._host.calibration, self._host.policy, ledger=Ledger(self._serials))
+        return Branch(self._host.engine, self._host.calibration, self._host.policy, ledger=Ledger(self.numbers))
 
 
 def _learn_ids(branch: Branch, plan: ReadingPlan[Branch]) -> None:

@@ -28,17 +28,18 @@ class KeptRows:
     def __init__(self, branch: Branch, concerned: Sequence[Selection]) -> None:
         """Note, before the erasure, the messages of the ledger that it will change."""
         self.branch = branch
-        self._entries = {s.entry.serial: _copied(s.entry) for s in concerned}
+        self._entries = {s.entry: _copied(s.entry) for s in concerned}
+        """Messages of the ledger, each with a copy as it was. One that is prefilled again later is another entry."""
         self._approximate_from = branch.ledger.approximate_from
-        self._saw = {entry.serial for entry in branch.ledger.entries}
-        """Numbers of the messages whose cells were computed with the erased ones in view."""
+        self._saw = weakref.WeakSet(branch.ledger.entries)
+        """Messages whose cells were computed with the erased ones in view."""
         self._made = time.monotonic()
         self._cells: Cells | None = None
 
     def finish(self, cells: Cells | None) -> None:
         """Keep, after the erasure, the cells that are gone; None where the eraser could not give them."""
         self._cells = cells
-        self._left = {entry.serial: _copied(entry) for entry in self._touched()}
+        self._left = {entry: _copied(entry) for entry in self._touched()}
         self._moves, self._erasures = self.branch.moves, self.branch.erasures
 
     @property
@@ -56,7 +57,7 @@ class KeptRows:
         if left is None or self.remaining <= 0 or not branch.resident or branch.moves != self._moves:
             return False
         now = self._touched()
-        same = [e.runs == self._left[e.serial].runs and e.cuts == self._left[e.serial].cuts for e in now]
+        same = [e.runs == self._left[e].runs and e.cuts == self._left[e].cuts for e in now]
         taken = {position for position, token in branch.engine.cells(branch.seq) if token != STEERED}
         return len(now) == len(self._left) and all(same) and not taken & set(left.positions)
 
@@ -67,7 +68,7 @@ class KeptRows:
 
     def touches(self, serials: Collection[int]) -> bool:
         """Return whether the rows are of one of the messages with these numbers."""
-        return not self._entries.keys().isdisjoint(serials)
+        return any(entry.serial in serials for entry in self._entries)
 
     def put_back(self) -> None:
         """Put the rows back, bit-identical, and the messages into the ledger.
@@ -78,22 +79,20 @@ class KeptRows:
         branch, ledger = self.branch, self.branch.ledger
         require(branch.engine, CellRows, "undo").write_cells(branch.seq, self._cells)
         for entry in self._touched():
-            entry.__dict__.update(_copied(self._entries[entry.serial]).__dict__)
+            entry.__dict__.update(_copied(self._entries[entry]).__dict__)
         back = zip(self._cells.positions, self._cells.token_ids, strict=True)
         steered = {p for start, end in ledger.steered for p in range(start, end)} - set(self._cells.positions)
         steered |= {position for position, token in back if token == STEERED}
         ledger.steered = merge((position, position + 1) for position in steered)
         if branch.erasures == self._erasures:
-            end = max(
-                (run.end for entry in ledger.entries if entry.serial in self._saw for run in entry.runs), default=0
-            )
+            end = max((run.end for entry in ledger.entries if entry in self._saw for run in entry.runs), default=0)
             later = [] if ledger.end <= end else [end]
             marks = [*later, *([] if self._approximate_from is None else [self._approximate_from])]
             ledger.approximate_from = min(marks, default=None)
         ledger.settle()
 
     def _touched(self) -> list[Entry]:
-        return [entry for entry in self.branch.ledger.entries if entry.serial in self._entries]
+        return [entry for entry in self.branch.ledger.entries if entry in self._entries]
 
 
 class Shelf:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import NoneType
 from typing import Any, get_args
 
+from kv_memory.arguments import check, check_function, check_session_id
 from kv_memory.audit import AuditLog
 from kv_memory.calibration.record import FILE, Calibration, load
 from kv_memory.conversation.chat_format import ChatFormat
 from kv_memory.conversation.messages import parse_messages
 from kv_memory.conversation.originals import Originals
-from kv_memory.conversation.spans import Target, target_name
+from kv_memory.conversation.spans import CharRange, Target, is_span_id, target_name
 from kv_memory.conversation.targets import find
 from kv_memory.engines.base import Engine
 from kv_memory.engines.registry import open_engine
@@ -95,6 +97,21 @@ class Memory:
             raise PolicyError(
                 f"A policy is a Policy or its file, not a {type(policy).__name__}; use Policy.of(values)."
             )
+        text, path = (str, NoneType), (str, Path, NoneType)
+        known = "a path, hub id or ready engine; engine_over makes one of a loaded model"
+        check("model", model, (*path, Engine), known)
+        check(
+            "eraser",
+            eraser,
+            (*path, Eraser),
+            "the name of an eraser, the path or hub id of a trained one, or an Eraser",
+        )
+        check("calibration", calibration, (*path, Calibration), "a Calibration or its file")
+        check("audit", audit, (*path, AuditLog), "an AuditLog or its file")
+        check("device", device, text, "a name that torch knows, such as 'cpu'")
+        check("dtype", dtype, text, "a name that torch knows, such as 'bfloat16'")
+        check("cache_tokens", cache_tokens, (int, NoneType), "the number of cells that may be held")
+        check_function("on_heal", on_heal)
         if cache_tokens is not None and cache_tokens < 1:
             raise PolicyError(f"cache_tokens is the number of cells that may be held, at least 1, not {cache_tokens}.")
         trained = open_eraser(eraser) if isinstance(eraser, (str, Path)) and is_trained_eraser(eraser) else None
@@ -141,6 +158,7 @@ class Memory:
 
     def session(self, session_id: str) -> Session:
         """Return the session with this id; a new one when there is none."""
+        check_session_id(session_id)
         with self.engine.lock:
             if session_id not in self._sessions:
                 self._sessions[session_id] = Session(self, session_id)
@@ -148,6 +166,7 @@ class Memory:
 
     def new_session(self, session_id: str) -> Session:
         """Create a session; ConversationError when the id is taken."""
+        check_session_id(session_id)
         with self.engine.lock:
             if session_id in self._sessions:
                 raise ConversationError(f"There is already a session {session_id!r}; choose another id.")
@@ -155,6 +174,7 @@ class Memory:
 
     def get(self, session_id: str) -> Session | None:
         """Return the session with this id, or None, without waiting for the engine."""
+        check_session_id(session_id)
         return self._sessions.get(session_id)
 
     def sessions(self) -> list[str]:
@@ -166,6 +186,7 @@ class Memory:
 
         What an audit log says was retracted in the session stays in the log.
         """
+        check_session_id(session_id)
         with self.engine.lock:
             session = self._sessions.pop(session_id, None)
             if session is not None:
@@ -229,18 +250,24 @@ class Memory:
 
     def explain_unknown(self, session_id: str, target: Target) -> UnknownTargetError:
         """Return the error for a target that this session does not hold; it says so if another session does."""
-        name = target_name(target)
+        whole, part = target, ""
+        if isinstance(target, CharRange):
+            whole, part = target.message, f", whose characters {target.start} to {target.end} are named"
+        name = target_name(whole)
+        nothing = f"Nothing in session {session_id!r} has the id {name!r}{part}"
+        if is_span_id(name):  # each session has its own
+            return UnknownTargetError(f"{nothing}; spans() lists the ids, find(..., messages) those to be read.")
         for other in self._sessions.values():
             for branch in other.branches if other.id != session_id else ():
                 try:
-                    find(branch.ledger, other.state.identified(target))
+                    find(branch.ledger, other.state.identified(whole))
                 except TargetError:
                     continue
                 return UnknownTargetError(
-                    f"Nothing in session {session_id!r} has the id {name!r}; session {other.id!r} does: retract "
-                    "there, or name the conversation with messages= where this session has not read it."
+                    f"{nothing}; session {other.id!r} does: retract there, or name the conversation with messages= "
+                    "where this session has not read it."
                 )
-        return UnknownTargetError(f"Nothing in session {session_id!r} has the id {name!r}; spans() lists the ids.")
+        return UnknownTargetError(f"{nothing}; spans() lists the ids.")
 
 
 def _path(model: str | Path | None) -> Path:

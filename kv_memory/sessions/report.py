@@ -26,7 +26,7 @@ class RetractionStatus(StrEnum):
     PLANNED = "planned"
     """A dry run: nothing was changed."""
     NOOP = "noop"
-    """There was nothing to erase."""
+    """There was nothing to erase, and there is nothing to leave out later: the message was empty when it was read."""
 
 
 class UndoStatus(StrEnum):

@@ -21,7 +21,7 @@ from kv_memory.sessions.records import STRICT
 from kv_memory.sessions.reply import FinishReason
 from kv_memory.sessions.report import RetractionReport, RetractionStatus
 from kv_memory.sessions.retraction_plan import RetractionPlan, named_spans, plan_branches
-from kv_memory.sessions.retraction_run import RetractionRun, explain, highest_residual
+from kv_memory.sessions.retraction_run import RetractionRun, highest_residual
 from kv_memory.sessions.state import SessionState
 
 
@@ -41,7 +41,7 @@ def dry_run(state: SessionState, plan: RetractionPlan, started: float) -> Retrac
         tokens_recomputed=0,
         tokens_reused=sum(part.branch.cells for part in plan.branches) - plan.cells,
         seconds=time.perf_counter() - started,
-        explanation=explain(plan.choices),
+        explanation=plan.explanation,
         residual=highest_residual(plan.choices),
         derived=plan.derived,
     )
@@ -160,7 +160,7 @@ def _report(
         targets=tuple(map(target_name, plan.targets)),
         reason=str(plan.reason),
         eraser=", ".join(run.used) or (plan.eraser.name if plan.eraser else "default"),
-        status=RetractionStatus.QUEUED if run.waiting else _status(spans, run.edited),
+        status=RetractionStatus.QUEUED if run.waiting else _status(plan, spans, run.edited),
         spans=spans,
         redactions=tuple(run.redactions),
         tokens_erased=run.erased,
@@ -168,21 +168,21 @@ def _report(
         tokens_reused=run.reused,
         seconds=time.perf_counter() - started,
         seconds_scoring=run.scoring,
-        explanation=run.explain(),
+        explanation=plan.explained(run.explain()),
         residual=run.residual,
         dependences=tuple(run.found),
         derived=plan.derived,
     )
 
 
-def _status(spans: Sequence[Span], edited: Sequence[Branch]) -> RetractionStatus:
+def _status(plan: RetractionPlan, spans: Sequence[Span], edited: Sequence[Branch]) -> RetractionStatus:
     """Return the status of a retraction of these spans; they tell of one branch, and others may have been edited."""
-    statuses = {span.status for span in spans}
     if any(branch.resident and branch.ledger.approximate_from is not None for branch in edited):
         return RetractionStatus.APPROXIMATE
-    if statuses <= {SpanStatus.LIVE}:
-        return RetractionStatus.NOOP
-    return RetractionStatus.APPROXIMATE if SpanStatus.APPROXIMATE in statuses else RetractionStatus.EXACT
+    if SpanStatus.APPROXIMATE in {span.status for span in spans}:
+        return RetractionStatus.APPROXIMATE
+    empty = all(chosen.entry.empty for target in plan.resolved for chosen in target.selections)
+    return RetractionStatus.NOOP if empty else RetractionStatus.EXACT
 
 
 def _erase_later(
@@ -206,7 +206,7 @@ def _erase_later(
                 "tokens_erased": report.tokens_erased + run.erased,
                 "tokens_recomputed": report.tokens_recomputed + run.recomputed,
                 "seconds": report.seconds + seconds,
-                "explanation": run.explain(),
+                "explanation": plan.explained(run.explain()),
                 "residual": run.residual,
             }
             state.update_report(report, changes)

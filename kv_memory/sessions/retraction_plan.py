@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from kv_memory.arguments import check_flag
 from kv_memory.conversation.ledger import Ledger, Selection
 from kv_memory.conversation.redactions import Redaction, selections
 from kv_memory.conversation.spans import Span, Target
@@ -74,10 +75,41 @@ class RetractionPlan:
         return tuple(part.choice for part in self.branches if part.choice is not None)
 
     @property
+    def note(self) -> str:
+        """Return a sentence that names the ids under which only an empty text or a placeholder was read."""
+        told: dict[str, bool] = {}
+        for chosen in (chosen for target in self.resolved for chosen in target.selections):
+            said = chosen.entry.message
+            name, stand_in = said.tool_call_id or said.id, chosen.entry.empty or said.placeholder
+            if name is not None:
+                told[name] = told.get(name, True) and stand_in
+        names = ", ".join(repr(name) for name, only in told.items() if only)
+        return names and (
+            f"Only an empty text or a placeholder was read as {names}: a text that comes under the id later is not "
+            "retracted and will be read; to retract it, give the history that holds it as messages=."
+        )
+
+    @property
+    def explanation(self) -> str:
+        """Return how each branch is erased, why, and what is not."""
+        return self.explained(explain(self.choices))
+
+    def explained(self, done: str) -> str:
+        """Return an explanation of what is done, with the `note`."""
+        return "\n".join(filter(None, [done, self.note]))
+
+    @property
     def erasers(self) -> tuple[str, ...]:
         """Return the names of the erasers, each once."""
         chosen = [part.choice.eraser if part.choice else self.eraser for part in self.branches]
         return tuple(dict.fromkeys(eraser.name for eraser in chosen if eraser is not None))
+
+
+def explain(choices: Sequence[Choice]) -> str:
+    """Explain why these erasers were chosen; an explanation that several branches share is given once."""
+    if not choices:
+        return "Nothing of it is in the cache, so there is nothing to erase."
+    return "\n".join(dict.fromkeys(choice.explain() for choice in choices))
 
 
 def plan_retraction(
@@ -94,6 +126,8 @@ def plan_retraction(
     """Plan a retraction; arguments and errors as in `Session.retract`."""
     if not targets:
         raise UnknownTargetError("Nothing to retract was named; give a span, tool call, message or document id.")
+    if keep_undo is not None:
+        check_flag("keep_undo", keep_undo)
     if cascade is not None and cascade not in get_args(Cascade):
         raise PolicyError(f"There is no cascade {cascade!r}; give one of {', '.join(get_args(Cascade))}, or None.")
     policy = state.host.policy
@@ -146,9 +180,11 @@ def _plan_branch(
 
 def named_spans(resolved: Iterable[ResolvedTarget]) -> tuple[Span, ...]:
     """Return the spans that the targets mean, with their current status."""
-    found: dict[tuple[int, str], Span] = {}
+    found: dict[str, Span] = {}
     for target in resolved:
-        found |= {(id(target.ledger), s.id): s for s in target.ledger.spans() if s.id in target.span_ids}
+        for chosen in target.selections:
+            if chosen.span_id not in found:
+                found[chosen.span_id] = target.ledger.span_of(chosen)
     return tuple(found.values())
 
 

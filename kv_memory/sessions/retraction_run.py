@@ -17,7 +17,7 @@ from kv_memory.policy.reasons import Reason
 from kv_memory.sessions.branch import Branch
 from kv_memory.sessions.dependence import Dependence, dependences, log_probabilities, turns_after
 from kv_memory.sessions.kept_rows import KeptRows
-from kv_memory.sessions.retraction_plan import BranchPlan
+from kv_memory.sessions.retraction_plan import BranchPlan, explain
 from kv_memory.sessions.run_all import run_all
 
 
@@ -121,13 +121,6 @@ class RetractionRun:
         scores = log_probabilities(branch, turns, first)
         self.scoring += time.perf_counter() - started
         return scores
-
-
-def explain(choices: Sequence[Choice]) -> str:
-    """Explain why these erasers were chosen; an explanation that several branches share is given once."""
-    if not choices:
-        return "Nothing of it is in the cache, so there is nothing to erase."
-    return "\n".join(dict.fromkeys(choice.explain() for choice in choices))
 
 
 def highest_residual(choices: Sequence[Choice]) -> float | None:

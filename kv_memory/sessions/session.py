@@ -13,12 +13,13 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
+from kv_memory.arguments import check, check_flag, check_function, check_session_id
 from kv_memory.conversation.messages import Message, parse_messages
 from kv_memory.conversation.spans import Span, Target
 from kv_memory.engines.base import Sampling
 from kv_memory.engines.parts import Scoring, require
 from kv_memory.erasers.base import Eraser
-from kv_memory.errors import TargetError, UnknownTargetError
+from kv_memory.errors import UnknownTargetError
 from kv_memory.policy.authority import OWNER
 from kv_memory.policy.config import Cascade
 from kv_memory.policy.reasons import Reason
@@ -34,7 +35,6 @@ from kv_memory.sessions.report import RetractionReport, UndoStatus
 from kv_memory.sessions.retract import dry_run as dry_run_of
 from kv_memory.sessions.retract import leave_out, retract
 from kv_memory.sessions.retraction_plan import plan_retraction
-from kv_memory.sessions.retraction_run import explain
 from kv_memory.sessions.run_all import run_all
 from kv_memory.sessions.state import SessionState, StateHost
 from kv_memory.sessions.turn import ReplyStream, SamplingOptions, Turn
@@ -97,6 +97,8 @@ class Session:
         `without` names parts of it to leave out, as if retracted before. `progress` is called with the number of tokens
         prefilled.
         """
+        check_function("progress", progress)
+        check("without", without, (list, tuple), "a list of targets, such as ['call_1']")
         with self._engine.lock:
             state, parsed = self._state, parse_messages(messages)
             if without:
@@ -136,6 +138,8 @@ class Session:
         **sampling: Unpack[SamplingOptions],
     ) -> ReplyStream:
         """Answer like `chat`, as an iterator of text; nothing is prefilled before the first text is asked for."""
+        check_function("cancelled", cancelled)
+        check_function("progress", progress)
         eraser = None if history_eraser is None else self._memory.load_eraser(history_eraser)
         turn = self._turn(parse_messages(messages), tools, Sampling(**sampling))
         answer = self._answer(turn, tools, cancelled or (lambda: False), progress, eraser)
@@ -206,6 +210,7 @@ class Session:
 
         Nothing of the answer stays in the cache. Raises UnsupportedOperationError where the engine cannot score.
         """
+        check("answer", answer, str, "the text of an answer")
         with self._engine.lock:
             engine = require(self._engine, Scoring, "Session.score")
             parsed, form = parse_messages(messages), self._memory.format
@@ -241,7 +246,7 @@ class Session:
             for resolved in self._state.resolve([target], given):
                 for span in map(resolved.ledger.span_of, resolved.selections):
                     unread = {"start": 0, "end": 0, "tokens": 0} if resolved.ledger is given else {}
-                    found[span.id] = span.model_copy(update=unread)
+                    found.setdefault(span.id, span.model_copy(update=unread))
             return list(found.values())
 
     # Retracting
@@ -279,6 +284,7 @@ class Session:
         cascade) or UnsupportedOperationError (the engine lacks what the eraser, `cascade` or `keep_undo` needs) before
         anything is changed.
         """
+        check_flag("dry_run", dry_run)
         with self._engine.lock:
             started = time.perf_counter()
             plan = plan_retraction(
@@ -302,7 +308,7 @@ class Session:
         """
         with self._engine.lock:
             plan = plan_retraction(self._state, targets, reason=reason, eraser=eraser, messages=messages)
-            return explain(plan.choices)
+            return plan.explanation
 
     def undo(self, report: RetractionReport) -> UndoStatus:
         """Undo a retraction: the next call prefills what its history holds, from the first erased part on.
@@ -314,7 +320,7 @@ class Session:
         The text itself is not kept here: a history that holds tombstones needs the original messages back. What another
         retraction named too stays retracted.
         """
-        self._check_own(report)
+        self._state.check_own(report)
         with self._engine.lock:
             return undo(self._state, report)
 
@@ -341,17 +347,12 @@ class Session:
         It ends after the first new turn that calls a tool or replaces a call: what follows belongs to a call that may
         not be made again, so the agent goes on from there. Messages keep their ids.
         """
-        self._check_own(report)
+        self._state.check_own(report)
         return regenerate(self._state, partial(self.chat, tools=tools, **sampling), report, messages)
 
-    def _check_own(self, report: RetractionReport) -> None:
-        if report.session != self.id:
-            raise TargetError(
-                f"The report {report.id} is of session {report.session!r}, not of {self.id!r}; use that session."
-            )
-
     def report(self, report_id: str) -> RetractionReport:
-        """Return the report with its current status: "exact" once healed. Raises KeyError where there is none."""
+        """Return the report with its current status: "exact" once healed. Raises TargetError where there is none."""
+        check("report_id", report_id, str, "the id of a report")
         return self._state.report(report_id)
 
     def heal(self) -> None:
@@ -361,12 +362,15 @@ class Session:
 
     def defer(self, action: Callable[[], object]) -> None:
         """Defer an action until before the next conversation is read, with the engine's lock held. Never blocks."""
+        check_function("action", action, optional=False)
         self._state.defer(action)
 
     # Copies
 
     def fork(self, session_id: str | None = None) -> Session:
         """Return a new session with a copy of the latest conversation and of all that is retracted here."""
+        if session_id is not None:
+            check_session_id(session_id)
         with self._engine.lock:
             other = self._copy(session_id or f"{self.id}/{uuid.uuid4().hex[:6]}")
             other._state.records.log_inherited(self.id)
@@ -401,7 +405,7 @@ class Session:
             self._memory.make_room(copied.cells, copied)
         other = self._memory.new_session(session_id)
         other._state.records.inherit(self._state.records)
-        other.branches.share_serials(self.branches)
+        other.branches.numbers = self.branches.numbers  # a span id means one message in both
         if copied is not None:
             other.branches.add(copy := copied.fork())
             enforce(other._state, copy)

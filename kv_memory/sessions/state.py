@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Protocol
 
+from kv_memory.arguments import check
 from kv_memory.audit import AuditLog
 from kv_memory.conversation.ledger import Ledger
 from kv_memory.conversation.messages import Message, parse_messages
 from kv_memory.conversation.originals import Originals
 from kv_memory.conversation.spans import SpanStatus, Target
-from kv_memory.conversation.targets import ResolvedTarget, learn_ids, resolve
+from kv_memory.conversation.targets import ResolvedTarget, learn_ids, message_of, resolve
 from kv_memory.erasers.base import Eraser
 from kv_memory.erasers.recompute import Recompute
-from kv_memory.errors import UnknownTargetError
+from kv_memory.errors import TargetError, UnknownTargetError
 from kv_memory.policy.config import Heal
 from kv_memory.sessions.branch import Branch
 from kv_memory.sessions.branches import Branches, BranchHost
@@ -117,16 +117,13 @@ class SessionState:
         return resolved
 
     def given(self, messages: Any) -> Ledger | None:
-        """Return the conversation that a caller passes as a ledger, with span ids that the session does not use."""
-        if messages is None:
-            return None
-        return self.unread(self.identify(parse_messages(messages)), serials=itertools.count(-1, -1))
+        """Return the conversation that a caller passes as a ledger."""
+        return None if messages is None else self.unread(self.identify(parse_messages(messages)))
 
-    def unread(
-        self, messages: Sequence[Message], tools: Tools = None, *, serials: itertools.count[int] | None = None
-    ) -> Ledger:
-        """Return a conversation as a ledger, before any of it is prefilled: all its pieces are at position 0."""
-        ledger = Ledger(serials)
+    def unread(self, messages: Sequence[Message], tools: Tools = None) -> Ledger:
+        """Return a conversation as a ledger, before any of it is prefilled: all its pieces are at position 0, and its
+        messages have the span ids that they will have."""
+        ledger = Ledger(self.branches.numbers)
         missing = {i: message.missing for i, message in enumerate(messages) if message.missing}
         for message, pieces in zip(messages, self.host.format.encode(messages, tools, cuts=missing), strict=True):
             ledger.append(message, pieces, 0, cuts=message.missing)
@@ -139,7 +136,7 @@ class SessionState:
 
     def identified(self, target: Target) -> Target | Message:
         """Return a target, a message as this session knows it."""
-        return self.identify(parse_messages([target]))[0] if isinstance(target, Mapping) else target
+        return self.identify([message_of(target)])[0] if isinstance(target, Mapping) else target
 
     def eraser(self, asked: str | Eraser | None) -> Eraser | None:
         """Return the eraser that a call asks for, else the memory's own; None where the policy is to choose."""
@@ -203,12 +200,27 @@ class SessionState:
     # Reports
 
     def report(self, report_id: str) -> RetractionReport:
-        """Return the report with its current status. Raises KeyError where there is none."""
-        return {report.id: report for report in self.reports}[report_id]
+        """Return the report with its current status. Raises TargetError where there is none."""
+        for report in self.reports:
+            if report.id == report_id:
+                return report
+        raise TargetError(
+            f"Session {self.id!r} has no report {report_id!r}; it was undone or is of another session, `reports` lists "
+            "those that there are."
+        )
+
+    def check_own(self, report: RetractionReport) -> None:
+        """Raise ArgumentError where this is no report, TargetError where it is one of another session."""
+        check("report", report, RetractionReport, "a RetractionReport, as retract() returns it and report(id) gives it")
+        if report.session != self.id:
+            raise TargetError(
+                f"The report {report.id} is of session {report.session!r}, not of {self.id!r}; use that session."
+            )
 
     def update_report(self, report: RetractionReport, changes: dict[str, Any]) -> RetractionReport:
         """Replace a report, with the current status of its spans; spans of branches that are gone are exact."""
-        spans = {span.id: span for branch in self.branches for span in branch.ledger.spans()}
+        last_used_last = reversed(self.branches.by_use)
+        spans = {span.id: span for branch in last_used_last for span in branch.ledger.spans()}
         now = (spans.get(span.id, span.model_copy(update={"status": SpanStatus.EXACT})) for span in report.spans)
         changed = report.model_copy(update={**changes, "spans": tuple(now)})
         self.reports = [changed if known.id == report.id else known for known in self.reports]

@@ -17,7 +17,7 @@ from kv_memory.errors import ModelError
 from kv_memory.testing.chat import tiny_model, tiny_tokenizer
 from tests.tiny import save_tiny, tiny_engine
 
-BELOW = {"engines", "errors", "file_io", "locks", "pocket", "positions"}
+BELOW = {"arguments", "engines", "errors", "file_io", "locks", "pocket", "positions"}
 """What the modules of the engines may import of this package."""
 
 

@@ -60,10 +60,10 @@ def span(kind: SpanKind) -> Claim:
         ("a1", [("s2", "tool_call"), ("s2", "assistant")]),
         ("s2.call0", [("s2.call0", "tool_call")]),
         ("c1", [("s3", "tool_result")]),
-        (CharRange(message="s0", start=0, end=2), [("s0.range0", "system")]),
-        (CharRange(message="u1", start=4, end=6), [("s1.range0", "document")]),
-        (CharRange(message="u1", start=4, end=12), [("s1.range0", "user")]),
-        (CharRange(message="c1", start=4, end=6), [("s3.range0", "tool_result")]),
+        (CharRange(message="s0", start=0, end=2), [("s0.range0-2", "system")]),
+        (CharRange(message="u1", start=4, end=6), [("s1.range4-6", "document")]),
+        (CharRange(message="u1", start=4, end=12), [("s1.range4-12", "user")]),
+        (CharRange(message="c1", start=4, end=6), [("s3.range4-6", "tool_result")]),
     ],
 )
 def test_a_part_has_the_kind_of_its_text(session: Session, target: Target, expected: list[tuple[str, str]]) -> None:
