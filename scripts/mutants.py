@@ -40,7 +40,7 @@ MUTANTS = (
     Mutant(
         "a branch is not checked before it answers",
         f"{SESSIONS}/session.py",
-        "        enforce(state, branch)\n        usage = ",
+        "        enforce_beginning(state, branch, plan)\n        usage = ",
         "        usage = ",
         (ENFORCEMENT,),
     ),

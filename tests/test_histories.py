@@ -116,3 +116,13 @@ def test_what_is_left_out_while_an_answer_is_generated_is_erased_once_it_is_inte
     session.retract("u", reason="security")
     assert not visible(session)
     del answer
+
+
+def test_of_two_equal_messages_the_other_one_stays_where_a_conversation_parts_between_them(session: Session) -> None:
+    yes = {"role": "user", "content": "yes"}
+    session.prefill([yes, {"role": "assistant", "content": "one"}, yes])
+    session.retract(session.spans()[2].id)
+    session.prefill([yes, {"role": "assistant", "content": "two"}, yes, {"role": "user", "content": "go on"}])
+    latest = max(session.branches, key=lambda branch: branch.used)
+    assert decoded(latest).count("yes") == 1
+    assert [bool(entry.cuts) for entry in latest.ledger.entries] == [False, False, True, False]

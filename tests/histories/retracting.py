@@ -113,8 +113,8 @@ class Retracting(Callers):
                 continue
             was = left[number].said
             assert was.role == "assistant", "only the assistant's turns are written again"
-            assert was.id is None or message["id"] == was.id
-            again = self.world.new("assistant", [(message["content"], None)], id=message["id"])
+            assert message.get("id") == was.id
+            again = self.world.new("assistant", [(message["content"], None)], id=message.get("id"))
             if again.said.text == was.text:
                 self.world.withdraw(known, report.id, was)
             left[number] = again
