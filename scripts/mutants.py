@@ -68,8 +68,8 @@ MUTANTS = (
     Mutant(
         "what other processes retract is not read before an answer",
         f"{SESSIONS}/state.py",
-        "        self.records.refresh()\n        return self.host.originals.identify(messages, self.records.known)",
-        "        return self.host.originals.identify(messages, self.records.known)",
+        "        self.records.refresh()\n        return self.host.originals.identify(messages, self.records.known, self._read)",
+        "        return self.host.originals.identify(messages, self.records.known, self._read)",
         (GUARANTEE, VERSIONS),
     ),
     # records

@@ -126,3 +126,16 @@ def test_of_two_equal_messages_the_other_one_stays_where_a_conversation_parts_be
     latest = max(session.branches, key=lambda branch: branch.used)
     assert decoded(latest).count("yes") == 1
     assert [bool(entry.cuts) for entry in latest.ledger.entries] == [False, False, True, False]
+
+
+def test_a_text_that_was_read_as_it_is_is_not_guessed_to_be_what_is_left_of_another(session: Session) -> None:
+    """A range of what was gone already splits it into parts of which nobody knows the text any more."""
+    one, other = ([{"role": "user", "id": "m", "content": text}, H[2]] for text in ("0123456789abcdef", "right"))
+    session.prefill(one)
+    session.prefill(other)
+    session.prefill(one)
+    name = session.spans()[0].id
+    session.retract(name)
+    session.retract(CharRange(message=name, start=11, end=16))
+    assert session.prefill(other).left_out == 0
+    assert visible(session, text="right")

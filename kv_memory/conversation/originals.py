@@ -8,7 +8,7 @@ characters. So a retraction means the same characters whatever version of the me
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -211,15 +211,21 @@ class Originals:
         """Return the message under its keyed digest, as one that is no version of another."""
         return replace(message, identity=self.key.seal(message.digest()) if self.key else message.digest())
 
-    def identify(self, messages: Iterable[Message], here: Container[str] | None = None) -> list[Message]:
+    def identify(
+        self,
+        messages: Iterable[Message],
+        here: Container[str] | None = None,
+        read: Callable[[], Container[str]] = frozenset,
+    ) -> list[Message]:
         """Return the messages under the digests of their originals, and in their coordinates.
 
         `here`: digests of the originals that count, those of which something was ever retracted in the session; by
-        default all.
+        default all. `read` returns digests of messages that the session has read as they are: what is one of them is
+        not guessed to be a version of another.
         """
-        return [self._identified(message, here) for message in messages]
+        return [self._identified(message, here, read) for message in messages]
 
-    def _identified(self, message: Message, here: Container[str] | None) -> Message:
+    def _identified(self, message: Message, here: Container[str] | None, read: Callable[[], Container[str]]) -> Message:
         sealed = self.sealed(message)
         if sealed.identity in self._known:
             self._known[sealed.identity].read(message, self.key)
@@ -227,7 +233,7 @@ class Originals:
         for original in self._candidates(message):
             if (here is None or original.digest in here) and original.may_be(message):
                 found = original.missing_in(message, self.key)
-                if found is not None and found[0]:
+                if found is not None and found[0] and not (found[1] and sealed.identity in read()):
                     return _filled_up(message, original, *found)
         return sealed
 

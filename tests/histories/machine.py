@@ -87,7 +87,7 @@ class Histories(Retracting):
             return
         target, said, parts, _ = named
         record = Record(said.text, said.ids, parts)
-        if said.ids == (None, None):
+        if said.ids == (None, None) or any(map(self.world.said.mistakable, talk)):
             return
 
         def prefill(messages: Any) -> Any:
