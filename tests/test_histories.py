@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -139,3 +140,16 @@ def test_a_text_that_was_read_as_it_is_is_not_guessed_to_be_what_is_left_of_anot
     session.retract(CharRange(message=name, start=11, end=16))
     assert session.prefill(other).left_out == 0
     assert visible(session, text="right")
+
+
+def test_a_fork_lacks_what_another_process_has_retracted_just_before(tmp_path: Path) -> None:
+    here, there = (Memory(ENGINE, audit=tmp_path / "audit.sqlite", heal="never").session("s") for _ in range(2))
+    here.prefill(H)
+    there.prefill(H)
+    there.retract("c1", reason="security")
+    with here.fork() as fork:
+        assert not visible(fork)
+        fork.prefill(H)
+        assert not visible(fork)
+    for session in (here, there):
+        session.evict()
