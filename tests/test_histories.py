@@ -153,3 +153,13 @@ def test_a_fork_lacks_what_another_process_has_retracted_just_before(tmp_path: P
         assert not visible(fork)
     for session in (here, there):
         session.evict()
+
+
+def test_an_empty_answer_is_not_taken_for_a_call_that_was_retracted_elsewhere(session: Session) -> None:
+    call = {"id": "c", "function": {"name": "f", "arguments": "{}"}}
+    talk = [H[0], {"role": "assistant", "content": "", "tool_calls": [call]}, H[2]]
+    session.prefill(talk)
+    report = session.retract("c")
+    session.prefill([*talk, {"role": "assistant", "content": ""}, {"role": "user", "content": "go on"}])
+    assert not session.branches.latest.ledger.entries[3].message.tool_calls
+    assert session.prefill(report.tombstones(talk)).prefilled == 0  # here it is the call, after the same message

@@ -172,12 +172,9 @@ class Everything:
     def blank(self, version: Version) -> bool:
         """Return whether a message of which nothing is left may be one of several that were retracted."""
         said = version.said
-        return not version.own and any(
-            text != said.text
-            and text[0] == said.role
-            and any(not any(map(differ, said.ids, other.ids)) for other in self.by_text[text])
-            for text in self.ever
-        )
+        others = [text for text in self.ever if text != said.text and text[0] == said.role]
+        alike = any(not any(map(differ, said.ids, other.ids)) for text in others for other in self.by_text[text])
+        return not version.own and (alike or said.ids == (None, None))
 
     def mistakable(self, version: Version) -> bool:
         """Return whether a message may be taken for what is left of one whose text is unclear."""
