@@ -161,5 +161,6 @@ def test_an_empty_answer_is_not_taken_for_a_call_that_was_retracted_elsewhere(se
     session.prefill(talk)
     report = session.retract("c")
     session.prefill([*talk, {"role": "assistant", "content": ""}, {"role": "user", "content": "go on"}])
-    assert not session.branches.latest.ledger.entries[3].message.tool_calls
+    latest = session.branches.latest
+    assert latest is not None and not latest.ledger.entries[3].message.tool_calls
     assert session.prefill(report.tombstones(talk)).prefilled == 0  # here it is the call, after the same message
