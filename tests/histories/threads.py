@@ -12,6 +12,7 @@ import pytest
 from kv_memory import Reply, Session
 from kv_memory.errors import ContextLengthError
 from kv_memory.sessions import branch as branches
+from tests.histories.checks import ENGINE
 from tests.histories.world import letters
 
 MOMENTS = ["prefill", "first text", "second text", "any"]
@@ -29,7 +30,6 @@ def answered_beside(
     its turn.
     """
     there, acted = threading.Event(), threading.Event()
-    lock = session._memory.engine.lock
     replies: list[Reply] = []
     errors: list[BaseException] = []
 
@@ -37,7 +37,7 @@ def answered_beside(
         if moment == "prefill" and not there.is_set():
             there.set()
             until = time.monotonic() + _LONGEST
-            while not lock._waiting and time.monotonic() < until:
+            while not ENGINE.lock._waiting and time.monotonic() < until:
                 time.sleep(0.0005)
 
     def answer() -> None:
