@@ -34,13 +34,14 @@ class Mutant:
 
 
 GUARANTEE, VERSIONS, ENFORCEMENT = "tests/test_guarantee.py", "tests/test_versions.py", "tests/test_enforcement.py"
+HISTORIES = "tests/test_histories.py"
 SESSIONS, CONVERSATION = "kv_memory/sessions", "kv_memory/conversation"
 MUTANTS = (
     # the point of enforcement
     Mutant(
         "a branch is not checked before it answers",
         f"{SESSIONS}/session.py",
-        "        enforce(state, branch)\n        usage = ",
+        "        enforce_beginning(state, branch, plan)\n        usage = ",
         "        usage = ",
         (ENFORCEMENT,),
     ),
@@ -68,9 +69,37 @@ MUTANTS = (
     Mutant(
         "what other processes retract is not read before an answer",
         f"{SESSIONS}/state.py",
-        "        self.records.refresh()\n        return self.host.originals.identify(messages, self.records.known)",
-        "        return self.host.originals.identify(messages, self.records.known)",
+        "        self.records.refresh()\n        return self.host.originals.identify(",
+        "        return self.host.originals.identify(",
         (GUARANTEE, VERSIONS),
+    ),
+    Mutant(
+        "what another process has retracted is not passed on to a fork",
+        f"{SESSIONS}/records.py",
+        "        other.refresh()  # another process may have retracted there since\n",
+        "",
+        (f"{HISTORIES}::test_a_fork_lacks_what_another_process_has_retracted_just_before",),
+    ),
+    Mutant(
+        "which of several equal messages is meant is looked up in the beginning of a conversation alone",
+        f"{SESSIONS}/session.py",
+        "        enforce_beginning(state, branch, plan)\n        usage = ",
+        "        enforce(state, branch)\n        usage = ",
+        (f"{HISTORIES}::test_of_two_equal_messages_the_other_one_stays_where_a_conversation_parts_between_them",),
+    ),
+    Mutant(
+        "an empty message is taken for what is left of any other",
+        f"{CONVERSATION}/originals.py",
+        "and not self._named(message) and before not in self._after:",
+        "and False:",
+        (f"{HISTORIES}::test_an_empty_answer_is_not_taken_for_a_call_that_was_retracted_elsewhere",),
+    ),
+    Mutant(
+        "a text that was read as it is is guessed to be what is left of another",
+        f"{CONVERSATION}/originals.py",
+        " and not (found[1] and sealed.identity in read()):",
+        ":",
+        (f"{HISTORIES}::test_a_text_that_was_read_as_it_is_is_not_guessed_to_be_what_is_left_of_another",),
     ),
     # records
     Mutant(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -116,3 +117,50 @@ def test_what_is_left_out_while_an_answer_is_generated_is_erased_once_it_is_inte
     session.retract("u", reason="security")
     assert not visible(session)
     del answer
+
+
+def test_of_two_equal_messages_the_other_one_stays_where_a_conversation_parts_between_them(session: Session) -> None:
+    yes = {"role": "user", "content": "yes"}
+    session.prefill([yes, {"role": "assistant", "content": "one"}, yes])
+    session.retract(session.spans()[2].id)
+    session.prefill([yes, {"role": "assistant", "content": "two"}, yes, {"role": "user", "content": "go on"}])
+    latest = max(session.branches, key=lambda branch: branch.used)
+    assert decoded(latest).count("yes") == 1
+    assert [bool(entry.cuts) for entry in latest.ledger.entries] == [False, False, True, False]
+
+
+def test_a_text_that_was_read_as_it_is_is_not_guessed_to_be_what_is_left_of_another(session: Session) -> None:
+    """A range of what was gone already splits it into parts of which nobody knows the text any more."""
+    one, other = ([{"role": "user", "id": "m", "content": text}, H[2]] for text in ("0123456789abcdef", "right"))
+    session.prefill(one)
+    session.prefill(other)
+    session.prefill(one)
+    name = session.spans()[0].id
+    session.retract(name)
+    session.retract(CharRange(message=name, start=11, end=16))
+    assert session.prefill(other).left_out == 0
+    assert visible(session, text="right")
+
+
+def test_a_fork_lacks_what_another_process_has_retracted_just_before(tmp_path: Path) -> None:
+    here, there = (Memory(ENGINE, audit=tmp_path / "audit.sqlite", heal="never").session("s") for _ in range(2))
+    here.prefill(H)
+    there.prefill(H)
+    there.retract("c1", reason="security")
+    with here.fork() as fork:
+        assert not visible(fork)
+        fork.prefill(H)
+        assert not visible(fork)
+    for session in (here, there):
+        session.evict()
+
+
+def test_an_empty_answer_is_not_taken_for_a_call_that_was_retracted_elsewhere(session: Session) -> None:
+    call = {"id": "c", "function": {"name": "f", "arguments": "{}"}}
+    talk = [H[0], {"role": "assistant", "content": "", "tool_calls": [call]}, H[2]]
+    session.prefill(talk)
+    report = session.retract("c")
+    session.prefill([*talk, {"role": "assistant", "content": ""}, {"role": "user", "content": "go on"}])
+    latest = session.branches.latest
+    assert latest is not None and not latest.ledger.entries[3].message.tool_calls
+    assert session.prefill(report.tombstones(talk)).prefilled == 0  # here it is the call, after the same message

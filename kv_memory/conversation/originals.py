@@ -8,7 +8,7 @@ characters. So a retraction means the same characters whatever version of the me
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -28,6 +28,8 @@ class Original:
     def __init__(self, redaction: Redaction) -> None:
         self.role, self.digest = redaction.role, redaction.digest
         self.ids: set[tuple[str | None, str | None]] = set()
+        self._after: set[str | None] = set()
+        """Digests of the messages before it."""
         self.length = self.calls = 0
         self.documents: tuple[tuple[str, int, int], ...] = ()
         self.call_ids: tuple[str | None, ...] = ()
@@ -45,6 +47,7 @@ class Original:
         """Note what a redaction says of the message."""
         known = redaction.fingerprints
         self.ids.add((redaction.message_id, redaction.tool_call_id))
+        self._after.add(redaction.after)
         self.length, self.calls = max(self.length, known.length), max(self.calls, known.calls)
         self.documents = self.documents or known.documents
         self.call_ids = self.call_ids or known.call_ids
@@ -73,8 +76,14 @@ class Original:
         """Return whether the digest of this part is known."""
         return part in self._texts
 
-    def may_be(self, message: Message) -> bool:
-        """Return whether a message may be a version of this one, by its role, ids and length."""
+    def may_be(self, message: Message, before: str) -> bool:
+        """Return whether a message may be a version of this one, by its role, ids and length.
+
+        `before`: digest of the message before it. Nothing else tells what is left of a message without ids where
+        nothing is left.
+        """
+        if not message.content and not message.tool_calls and not self._named(message) and before not in self._after:
+            return False
         left = self.length - sum(end - start for start, end in self._cut)
         return (
             message.role == self.role
@@ -211,23 +220,35 @@ class Originals:
         """Return the message under its keyed digest, as one that is no version of another."""
         return replace(message, identity=self.key.seal(message.digest()) if self.key else message.digest())
 
-    def identify(self, messages: Iterable[Message], here: Container[str] | None = None) -> list[Message]:
+    def identify(
+        self,
+        messages: Iterable[Message],
+        here: Container[str] | None = None,
+        read: Callable[[], Container[str]] = frozenset,
+    ) -> list[Message]:
         """Return the messages under the digests of their originals, and in their coordinates.
 
         `here`: digests of the originals that count, those of which something was ever retracted in the session; by
-        default all.
+        default all. `read` returns digests of messages that the session has read as they are: what is one of them is
+        not guessed to be a version of another.
         """
-        return [self._identified(message, here) for message in messages]
+        found: list[Message] = []
+        for message in messages:
+            before = found[-1].identity if found else ""
+            found.append(self._identified(message, before, here, read))
+        return found
 
-    def _identified(self, message: Message, here: Container[str] | None) -> Message:
+    def _identified(
+        self, message: Message, before: str, here: Container[str] | None, read: Callable[[], Container[str]]
+    ) -> Message:
         sealed = self.sealed(message)
         if sealed.identity in self._known:
             self._known[sealed.identity].read(message, self.key)
             return sealed
         for original in self._candidates(message):
-            if (here is None or original.digest in here) and original.may_be(message):
+            if (here is None or original.digest in here) and original.may_be(message, before):
                 found = original.missing_in(message, self.key)
-                if found is not None and found[0]:
+                if found is not None and found[0] and not (found[1] and sealed.identity in read()):
                     return _filled_up(message, original, *found)
         return sealed
 

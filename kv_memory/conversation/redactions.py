@@ -133,9 +133,14 @@ def cuts_for(messages: Sequence[Message], redactions: Sequence[Redaction]) -> di
     The cuts count the characters of the messages as they were first read, as these messages do.
     """
     result: dict[int, Cuts] = {}
-    for redaction, i in _matches([(message, message.digest()) for message in messages], redactions):
+    for redaction, i in places(messages, redactions):
         result[i] = result.get(i, Cuts()) | redaction.cuts | messages[i].guessed
     return result
+
+
+def places(messages: Sequence[Message], redactions: Sequence[Redaction]) -> list[tuple[Redaction, int]]:
+    """Return the redactions that concern one of these messages, each with the index of that message."""
+    return list(_matches([(message, message.digest()) for message in messages], redactions))
 
 
 def _matches(said: Sequence[tuple[Message, str]], redactions: Sequence[Redaction]) -> Iterator[tuple[Redaction, int]]:

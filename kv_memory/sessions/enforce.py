@@ -6,12 +6,15 @@ answers, scores, is copied, or takes the place of another; what is still there i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
-from kv_memory.conversation.redactions import concerned
+from kv_memory.conversation.ledger import Selection, selection
+from kv_memory.conversation.redactions import Redaction, concerned, places
 from kv_memory.erasers.base import Eraser
 from kv_memory.erasers.recompute import Recompute
 from kv_memory.sessions.branch import Branch
+from kv_memory.sessions.plan import ReadingPlan
 from kv_memory.sessions.records import STRICT
 from kv_memory.sessions.run_all import run_all
 from kv_memory.sessions.state import SessionState
@@ -24,7 +27,24 @@ def enforce(state: SessionState, branch: Branch) -> None:
     fails, the branch has been cut off before the text. Callers hold the engine's lock.
     """
     state.records.refresh()
-    found = concerned(branch.ledger, state.records.redactions)
+    _erase(state, branch, concerned(branch.ledger, state.records.redactions))
+
+
+def enforce_beginning(state: SessionState, branch: Branch, plan: ReadingPlan[Branch]) -> None:
+    """Erase from a branch that holds the beginning of a conversation what is in force there, before the rest is read.
+
+    Which of several equal messages is meant is known from the whole conversation. Otherwise as `enforce`.
+    """
+    kept = [branch.ledger.entries[number] for number in plan.alignment.kept]
+    found = [
+        (redaction, selection(kept[place], redaction.cuts))
+        for redaction, place in places(plan.messages, state.records.redactions)
+        if place < len(kept)
+    ]
+    _erase(state, branch, found)
+
+
+def _erase(state: SessionState, branch: Branch, found: Sequence[tuple[Redaction, Selection]]) -> None:
     live = [(redaction, chosen) for redaction, chosen in found if chosen.intervals()]
     if not live:
         return

@@ -101,6 +101,7 @@ class Records:
 
     def inherit(self, other: Records) -> None:
         """Put in force exactly what is in force in another session."""
+        other.refresh()  # another process may have retracted there since
         self._reasons = dict(other._reasons)
         self._unlogged = {**other._logged, **other._unlogged}
         self.known |= other.known

@@ -27,7 +27,7 @@ from kv_memory.sessions.apply_policy import apply_policy
 from kv_memory.sessions.attribution import Attribution, attribute
 from kv_memory.sessions.branch import Branch
 from kv_memory.sessions.branches import Branches
-from kv_memory.sessions.enforce import enforce, enforce_free
+from kv_memory.sessions.enforce import enforce, enforce_beginning, enforce_free
 from kv_memory.sessions.plan import Tools, plan_reading
 from kv_memory.sessions.regenerate import regenerate
 from kv_memory.sessions.reply import Reply, Usage
@@ -193,7 +193,7 @@ class Session:
         redactions, form = state.records.redactions, self._memory.format
         plan = plan_reading(state.branches, messages, tools, redactions, form, head=head, beside=beside)
         branch, erased = state.branches.open(plan, room)
-        enforce(state, branch)
+        enforce_beginning(state, branch, plan)
         usage = state.branches.fill(plan, branch, eraser, progress, erased)
         state.catch_up()  # other calls had their turn while it was being prefilled
         enforce(state, branch)

@@ -132,7 +132,11 @@ class SessionState:
     def identify(self, messages: Sequence[Message]) -> list[Message]:
         """Return messages as this session knows them: versions of one message as the same; see `Originals`."""
         self.records.refresh()
-        return self.host.originals.identify(messages, self.records.known)
+        return self.host.originals.identify(messages, self.records.known, self._read)
+
+    def _read(self) -> set[str]:
+        """Return the digests of all messages that the branches know."""
+        return {entry.digest for branch in self.branches for entry in branch.ledger.entries}
 
     def identified(self, target: Target) -> Target | Message:
         """Return a target, a message as this session knows it."""

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine
 
-from kv_memory import CharRange, RetractionReport, RetractionStatus
+from kv_memory import CharRange, RetractionReport, RetractionStatus, Session
 from kv_memory.errors import ContextLengthError, TargetError
 from tests.histories.checks import check_read, check_report, messages_of, state_of
+from tests.histories.choices import Choices
 from tests.histories.oracle import Parts, Said, Version, differ
 from tests.histories.world import Known, World
 
 ERASERS = [None, "recompute", "drop", "shift", "influence", "shift+influence", "steer"]
 REASONS = ["", "stale", "security: it was wrong", "privacy"]
-Data = st.DataObject
 Named = tuple[Any, Said, Parts, list[Version]]
 """A target, the message and the parts that it means, and the conversation in which it means them."""
 
@@ -26,40 +25,48 @@ class Callers(RuleBasedStateMachine):
 
     world: World
 
-    def a_session(self, data: Data) -> Known:
-        return data.draw(st.sampled_from(list(self.world.known.values())))
+    def a_session(self, choose: Choices) -> Known:
+        return choose.of(list(self.world.known.values()))
 
-    def a_conversation(self, data: Data) -> tuple[Known, list[Version]]:
-        known = self.a_session(data)
-        return known, data.draw(st.sampled_from(known.talks))
+    def a_conversation(self, choose: Choices) -> tuple[Known, list[Version]]:
+        known = self.a_session(choose)
+        return known, choose.of(known.talks)
 
-    def add(self, talk: list[Version], data: Data) -> None:
+    def add(self, talk: list[Version], choose: Choices) -> None:
         world = self.world
         kinds = ["user", "yes", "documents", "call", "result", "assistant", *(["system"] if not talk else [])]
-        kind = data.draw(st.sampled_from(kinds))
-        name = f"m{world.number()}" if data.draw(st.booleans()) else None
-        words = [(world.word(data.draw(st.integers(0, 4)) > 0), None) for _ in range(data.draw(st.integers(1, 4)))]
+        kind = choose.of(kinds)
+        name = f"m{world.number()}" if choose.yes() else None
+        words = [(world.word(not choose.yes(5)), None) for _ in range(choose.number(1, 4))]
         if kind == "yes":
             talk.append(world.new("user", [("yes", None)], id=name))
         elif kind == "documents":
             texts = [(word, f"d{world.number()}" if i else None) for i, (word, _) in enumerate(words)]
             talk.append(world.new("user", texts, id=f"m{world.number()}"))
         elif kind == "call":
-            calls = [(f"c{world.number()}", world.word()) for _ in range(data.draw(st.integers(1, 2)))]
-            content = words[:1] if data.draw(st.booleans()) else []
+            calls = [(f"c{world.number()}", world.word()) for _ in range(choose.number(1, 2))]
+            content = words[:1] if choose.yes() else []
             talk.append(world.new("assistant", content, id=name, calls=tuple(calls)))
         elif kind == "result":
             made = [call for version in talk for call, _ in version.said.calls]
             open_ = [call for call in made if call not in {version.said.call_id for version in talk}]
-            equal = data.draw(st.sampled_from([words, words, [("no results", None)]]))
-            call = data.draw(st.sampled_from(open_)) if open_ else f"c{world.number()}"
+            equal = choose.of([words, words, [("no results", None)]])
+            call = choose.of(open_) if open_ else f"c{world.number()}"
             talk.append(world.new("tool", equal, call_id=call))
         else:
             talk.append(world.new(kind, words, id=name))
 
-    def read(self, known: Known, talk: list[Version], call: Callable[..., Any] | None = None, **more: Any) -> Any:
+    def read(
+        self,
+        known: Known,
+        talk: list[Version],
+        call: Callable[..., Any] | None = None,
+        *,
+        session: Session | None = None,
+        **more: Any,
+    ) -> Any:
         """Read a conversation by a call of the session, and check all that it says and holds afterwards."""
-        session = self.world.session(known)
+        session = session or self.world.session(known)
         if not talk:
             return None
         try:
@@ -80,8 +87,8 @@ class Callers(RuleBasedStateMachine):
         self.check_corrected(known, talk, usage.corrected)
         return done
 
-    def read_perhaps(self, known: Known, talk: list[Version], data: Data) -> None:
-        if data.draw(st.integers(0, 2)):
+    def read_perhaps(self, known: Known, talk: list[Version], choose: Choices) -> None:
+        if not choose.yes(3):
             self.read(known, talk)
 
     def check_corrected(self, known: Known, talk: list[Version], corrected: tuple[str, ...]) -> None:
@@ -95,17 +102,18 @@ class Callers(RuleBasedStateMachine):
         }
         assert set(corrected) <= may, f"{set(corrected) - may} are no corrections"
 
-    def add_answer(self, known: Known, talk: list[Version], text: str, with_id: bool) -> None:
-        name = f"m{self.world.number()}" if with_id else None
-        talk.append(self.world.new("assistant", [(text, None)], id=name))
+    def answer(self, text: str, choose: Choices) -> Version:
+        """An answer that was generated, as its caller keeps it."""
+        name = f"m{self.world.number()}" if choose.yes() else None
+        return self.world.new("assistant", [(text, None)], id=name)
 
-    def a_target(self, known: Known, data: Data, given: list[Version] | None = None) -> Named | None:
-        """Draw a target in the conversation that was read last, or in one that is given."""
+    def a_target(self, known: Known, choose: Choices, given: list[Version] | None = None) -> Named | None:
+        """Choose a target in the conversation that was read last, or in one that is given."""
         talk = known.latest if given is None else given
         numbers = [i for i, version in enumerate(talk) if version.edit is None]
         if not numbers:
             return None
-        number = data.draw(st.sampled_from(numbers))
+        number = choose.of(numbers)
         version, said = talk[number], talk[number].said
         options: list[tuple[Any, Parts]] = []
         if said.id:
@@ -125,7 +133,7 @@ class Callers(RuleBasedStateMachine):
             spans = [s for s in self.world.session(known).spans() if s.message == number and "." not in s.id]
             options += [(span.id, said.whole) for span in spans]
         if (said.id or said.call_id) and said.words:
-            first, last = sorted(data.draw(st.tuples(*[st.integers(0, len(said.words) - 1)] * 2)))
+            first, last = sorted(choose.number(0, len(said.words) - 1) for _ in range(2))
             chars = set(range(said.words[first][0], said.words[last][1]))
             own = sorted(version.own.chars) if given is not None else list(range(len(said.content)))
             named = [i for i, char in enumerate(own) if char in chars]
@@ -135,12 +143,14 @@ class Callers(RuleBasedStateMachine):
                 options.append((span, Parts(frozenset(own[named[0] : named[-1] + 1]))))
         if not options:
             return None
-        target, parts = data.draw(st.sampled_from(options))
+        target, parts = choose.of(options)
         return target, said, parts, talk
 
-    def erase(self, known: Known, named: Named, **options: Any) -> RetractionReport | None:
+    def erase(
+        self, known: Known, named: Named, *, session: Session | None = None, **options: Any
+    ) -> RetractionReport | None:
         target, said, parts, talk = named
-        world, session = self.world, self.world.session(known)
+        world, session = self.world, session or self.world.session(known)
         before = state_of(session)
         waiting = any(report.status is RetractionStatus.QUEUED for report in session.reports)
         try:
@@ -165,14 +175,14 @@ class Callers(RuleBasedStateMachine):
                 check_report(session, session.report(report.id), before)
         return report
 
-    def settings(self, data: Data) -> dict[str, Any]:
+    def settings(self, choose: Choices) -> dict[str, Any]:
         options: dict[str, Any] = {
-            "eraser": data.draw(st.sampled_from(ERASERS)),
-            "reason": data.draw(st.sampled_from(REASONS)),
-            "keep_undo": data.draw(st.booleans()),
+            "eraser": choose.of(ERASERS),
+            "reason": choose.of(REASONS),
+            "keep_undo": choose.yes(),
         }
-        if data.draw(st.integers(0, 5)) == 0:
-            options["cascade"] = "report"
-        if data.draw(st.integers(0, 7)) == 0:
+        if choose.yes(3):
+            options["cascade"] = choose.of(["report", "retract", "regenerate"])
+        if choose.yes(8):
             options["dry_run"] = True
         return options

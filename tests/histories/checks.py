@@ -72,8 +72,7 @@ def check_read(branch: Branch, sent: Sequence[Version], found: Sequence[Hidden],
         assert is_part(content, of(said.content, most.chars)), (number, content, "holds what is retracted")
         assert is_part(of(said.content, least.chars), content), (number, content, "lacks what is not retracted")
         assert least.calls <= calls <= most.calls, (number, calls, "calls")
-        blank = said.role == "assistant" and not own and not said.id  # it may be what is left of another one
-        certain = certain and most == least and not blank
+        certain = certain and most == least and not expected.blank
         gone = said.whole.calls - calls - version.missing.calls
         left_out += len(of(said.content, own.chars).encode()) - len(content.encode())
         left_out += sum(len(f"look{ {'word': said.calls[i][1]} }") for i in gone)

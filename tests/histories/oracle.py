@@ -147,6 +147,9 @@ class Hidden:
     must: Parts = Parts()
     may: Parts = Parts()
     """Where this is more, the rules leave open what of it is."""
+    blank: bool = False
+    """Whether nothing is left of it, and it may be what is left of another message, around which the template writes
+    something else."""
 
 
 @dataclass
@@ -165,6 +168,13 @@ class Everything:
         if any(edge in before.chars and edge - 1 in before.chars and edge not in runs for edge in _edges(parts.chars)):
             self.unclear.add(text)
         self.ever[text] = before | parts
+
+    def blank(self, version: Version) -> bool:
+        """Return whether a message of which nothing is left may be one of several that were retracted."""
+        said = version.said
+        others = [text for text in self.ever if text != said.text and text[0] == said.role]
+        alike = any(not any(map(differ, said.ids, other.ids)) for text in others for other in self.by_text[text])
+        return not version.own and (alike or said.ids == (None, None))
 
     def mistakable(self, version: Version) -> bool:
         """Return whether a message may be taken for what is left of one whose text is unclear."""
@@ -200,6 +210,7 @@ def hidden(talk: Sequence[Version], records: Sequence[Record], said: Everything)
             if known:
                 found[i].must |= part
     for v, parts in zip(talk, found, strict=True):
+        parts.blank = said.blank(v)
         if said.mistakable(v):
             parts.may |= v.own
     return found

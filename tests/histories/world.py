@@ -9,9 +9,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from kv_memory import Memory, RetractionReport, Session
+from kv_memory.conversation import originals
 from kv_memory.conversation.messages import parse_messages
 from tests.histories.checks import ENGINE
-from tests.histories.oracle import Everything, Hidden, Parts, Record, Said, Text, Version, hidden, place_of
+from tests.histories.oracle import Everything, Hidden, Parts, Record, Said, Text, Version, differ, hidden, place_of
 
 LETTERS = [ENGINE.tokenizer.encode(c, special=False)[0][0] for c in "abcdefghijklmnop"]
 
@@ -48,6 +49,8 @@ class Known:
     streams: list[Stream] = field(default_factory=list)
     waiting: list[Callable[[], object]] = field(default_factory=list)
     """What the oracle notes of the deferred actions, once they have run."""
+    elsewhere: set[str] = field(default_factory=set)
+    """Retractions of another process: each cache here is checked for them before it answers, not at once."""
 
     def __repr__(self) -> str:
         return f"session {self.name!r}"
@@ -61,6 +64,21 @@ class Known:
             action()
 
 
+class Timed(Memory):
+    """A memory that heals when it is told to: in the thread of its own, but at no time that depends on the clock."""
+
+    idle = False
+
+    def _answering(self) -> bool:
+        return not self.idle
+
+    def heal_in_idle_time(self) -> None:
+        """Heal what is to be healed in idle time, beside the answers that are being generated."""
+        self.idle = True
+        assert self.healer.wait(60), "healing does not end"
+        self.idle = False
+
+
 class World:
     """One memory over the shared engine, and what was ever said to it."""
 
@@ -69,11 +87,15 @@ class World:
         self.options: dict[str, Any] = {"heal": heal, "cache_tokens": cache_tokens}
         if audited:
             self.options["audit"] = Path(self.folder.name) / "audit.sqlite"
-        self.memory = Memory(ENGINE, **self.options)
+        self.memory = Timed(ENGINE, **self.options)
+        self.other: Memory | None = None
+        """Memory of another process with the same audit log."""
         self.known: dict[str, Known] = {}
         self.said = Everything()
         self.streams: list[Any] = []
         """All streams that were ever begun."""
+        self._left: list[str] = []
+        """What is left of messages, and is now said by messages in their own right."""
         self._digests: dict[tuple[str, Text], str] = {}
         self._count = 0
 
@@ -143,16 +165,26 @@ class World:
         for record in records:
             self.said.note(record.text, record.parts)
 
+    def withdraw(self, known: Known, retraction: str, said: Said) -> None:
+        """Take what a retraction names of a message out of force."""
+        held = known.records.get(retraction, [])
+        left = [r for r in held if r.text != said.text or any(map(differ, r.ids, said.ids))]
+        known.records[retraction] = left
+        if not left:
+            known.records.pop(retraction)
+
     def forbidden(self, known: Known) -> list[str]:
         """The words that no cells of a session may hold: of messages that nobody else said too."""
         words = []
-        for record in known.in_force:
+        here = [records for name, records in known.records.items() if name not in known.elsewhere]
+        for record in (record for records in here for record in records):
             alike = self.said.by_text[record.text]
             if len({said.ids for said in alike}) == 1:
                 said = alike[0]
                 words += [said.content[a:b] for a, b in said.words if record.parts.chars >= set(range(a, b))]
                 words += [said.calls[i][1] for i in record.parts.calls]
-        return [word for word in words if len(word) >= 6 and not word.isalpha()]
+        words = [word for word in words if len(word) >= 6 and not word.isalpha()]
+        return [word for word in words if not any(word in text for text in self._left)]
 
     def copy(self, known: Known, name: str) -> Known:
         """A session that begins as a copy of another."""
@@ -161,25 +193,61 @@ class World:
 
     # Ends
 
+    def forget(self, known: Known) -> None:
+        """A session that was deleted, with no log: what its histories hold are messages in their own right."""
+        known.records, known.reports, known.waiting, known.elsewhere = {}, [], [], set()
+        for talk in known.talks:
+            talk[:] = [self.alone(version) for version in talk]
+
+    def alone(self, version: Version) -> Version:
+        """What is left of a message, as a message of which nobody knows that it had more."""
+        said, own, texts, at = version.said, version.own, [], 0
+        if not version.missing or version.edit is not None:
+            return replace(version, missing=Parts())
+        for text, name in said.parts:
+            texts.append(("".join(c for i, c in enumerate(text, at) if i in own.chars), name))
+            at += len(text)
+        calls = tuple(call for i, call in enumerate(said.calls) if i in own.calls)
+        left = self.new(said.role, texts, id=said.id, call_id=said.call_id, calls=calls)
+        self._left += [left.said.content, *(word for _, word in calls)]
+        return left
+
     def restart(self) -> None:
         """Another process: nothing is in the cache, and the log has what was retracted."""
         self.close()
-        self.memory = Memory(ENGINE, **self.options)
+        self.forget_originals()
+        self.memory = Timed(ENGINE, **self.options)
         for known in self.known.values():
             known.catch_up()
-            known.latest, known.streams, known.waiting = [], [], []
+            known.latest, known.streams, known.waiting, known.elsewhere = [], [], [], set()
+
+    def another_process(self) -> Memory:
+        """Return the memory of another process, which knows of this one what the log says."""
+        if self.other is None:
+            self.other = Memory(ENGINE, **self.options | {"heal": "never"})
+            self.other.originals = originals.Originals(self.memory.originals.key)
+        return self.other
+
+    def forget_originals(self) -> None:
+        """Forget what this process has learned of messages beyond what the log says."""
+        key = self.memory.originals.key
+        if key is not None:
+            originals._COLLECTIONS.pop(key.id, None)
 
     def close(self) -> None:
         for stream in self.streams:
             stream.close()
         self.memory.healer.stop()
-        for name in self.memory.sessions():
-            self.memory.delete_session(name)
+        for memory in filter(None, (self.memory, self.other)):
+            for name in memory.sessions():
+                memory.delete_session(name)
+            if memory.audit is not None:
+                memory.audit.close()
+        self.other = None
 
     def end(self) -> None:
         self.close()
-        if self.memory.audit is not None:
-            self.memory.audit.close()
+        self.forget_originals()
         self.folder.cleanup()
 
 
