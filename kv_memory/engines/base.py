@@ -88,8 +88,12 @@ class Tokenizer(Protocol):
 
     eos_ids: frozenset[int]
 
-    def encode(self, text: str, *, special: bool) -> tuple[list[int], list[tuple[int, int]]]:
-        """Return ids and the character interval of each. With `special` false, none of the ids carries structure."""
+    def encode(self, text: str, *, special: bool, after: str = "\n") -> tuple[list[int], list[tuple[int, int]]]:
+        """Return ids and the character interval of each. With `special` false, none of the ids carries structure.
+
+        `after`: the text before it, empty at the beginning of a sequence; its end is enough. SentencePiece writes a
+        space at the beginning, and some tokenizers after each special token, but not elsewhere.
+        """
         ...
 
     def decode(self, ids: Sequence[int]) -> str:

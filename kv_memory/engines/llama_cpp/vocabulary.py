@@ -56,13 +56,22 @@ class Vocabulary:
         self._model = model
         self._template = model.metadata(_TEMPLATE)
 
-    def encode(self, text: str, *, special: bool) -> tuple[list[int], list[tuple[int, int]]]:
-        """Return ids and the character interval of each. With `special` false, none of the ids carries structure."""
+    def encode(self, text: str, *, special: bool, after: str = "\n") -> tuple[list[int], list[tuple[int, int]]]:
+        """Return ids and the character interval of each. With `special` false, none of the ids carries structure.
+
+        `after`: the text before it; see `Tokenizer.encode`.
+        """
         sound = text.encode("utf-8", "replace").decode()
-        ids = self._tokenize(sound, special)
+        guard = "\n" if self._begins_with_space and after and not after.endswith(self._marks) else ""
+        ids = self._tokenize(guard + sound, special)
         if not special:
-            ids = list(self._apart(sound, ids))
-        return ids, self._intervals(sound, ids)
+            ids = list(self._apart(guard + sound, ids))
+        found = self._intervals(guard + sound, ids)
+        if not guard:
+            return ids, found
+        # a line break before it takes the space
+        kept = [i for i, (_, end) in enumerate(found) if end > 1]
+        return [ids[i] for i in kept], [(max(0, found[i][0] - 1), found[i][1] - 1) for i in kept]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of these ids without special tokens."""
@@ -94,6 +103,23 @@ class Vocabulary:
         found = {"bos_token": lib.llama_vocab_bos(vocabulary), "eos_token": lib.llama_vocab_eos(vocabulary)}
         texts = {name: lib.llama_vocab_get_text(vocabulary, id_) for name, id_ in found.items() if id_ >= 0}
         return {name: text.decode("utf-8", "replace") for name, text in texts.items()}
+
+    @cached_property
+    def _begins_with_space(self) -> bool:
+        """Whether a space is written before a text and, which llama.cpp does then too, after a special token."""
+        alone = self._tokenize("kvm", False)
+        return self._tokenize("\nkvm", False)[-len(alone) :] != alone
+
+    @cached_property
+    def _marks(self) -> tuple[str, ...]:
+        """The texts of the special tokens."""
+        lib, vocabulary = library(), self._model.vocabulary
+        marks = (
+            lib.llama_vocab_get_text(vocabulary, id_)
+            for id_ in range(self._model.vocabulary_size)
+            if lib.llama_vocab_get_attr(vocabulary, id_) & lib.LLAMA_TOKEN_ATTR_CONTROL
+        )
+        return tuple(mark.decode("utf-8", "replace") for mark in marks)
 
     def _tokenize(self, text: str, special: bool) -> list[int]:
         data, lib = text.encode(), library()
