@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as FastTokenizer
 from transformers import PreTrainedTokenizerFast
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from kv_memory.engines.base import Tokenizer
+from kv_memory.engines.base import Tokenizer, TokenTable
 from kv_memory.engines.llama_cpp.library import library
 from kv_memory.engines.llama_cpp.model import Model
 from kv_memory.engines.transformers.tokenizer import HFTokenizer
@@ -20,6 +20,8 @@ from kv_memory.errors import ConversationError, ModelError
 
 HUGGING_FACE = "tokenizer.huggingface.json"
 _TEMPLATE = "tokenizer.chat_template"
+_BEFORE = "\x02"
+"""Text before text that goes on: SentencePiece has a token of its own for it, and merges it with nothing."""
 
 
 def tokenizer_of(model: Model) -> Tokenizer:
@@ -56,12 +58,15 @@ class Vocabulary:
         self._model = model
         self._template = model.metadata(_TEMPLATE)
 
+    def token_table(self) -> TokenTable:
+        """Return what each token writes."""
+        ids = range(self._model.vocabulary_size)
+        return TokenTable([self._piece(id_) for id_ in ids], frozenset(filter(self._is_structure, ids)))
+
     def encode(self, text: str, *, special: bool) -> tuple[list[int], list[tuple[int, int]]]:
         """Return ids and the character interval of each. With `special` false, none of the ids carries structure."""
         sound = text.encode("utf-8", "replace").decode()
-        ids = self._tokenize(sound, special)
-        if not special:
-            ids = list(self._apart(sound, ids))
+        ids = self._tokenize(sound, True) if special else self._without_structure(sound)
         return ids, self._intervals(sound, ids)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -104,16 +109,38 @@ class Vocabulary:
             raise ConversationError("llama.cpp cannot turn this text into tokens; it is too long.")
         return list(ids[:count])
 
-    def _apart(self, text: str, ids: list[int]) -> Iterator[int]:
-        """Tokenize the same text without tokens that carry structure."""
-        intervals = self._intervals(text, ids)
-        for id_, (start, end) in zip(ids, intervals, strict=True):
-            part = text[start:end]
-            if end - start < 2 or not part.strip() or not self._is_structure(id_):
-                yield id_
-                continue
-            for piece in (part[0], part[1:]):
-                yield from self._apart(piece, self._tokenize(piece, False))
+    def _without_structure(self, text: str, *, inside: bool = False) -> list[int]:
+        """Tokenize text so that none of the ids carries structure. `inside`: other text comes before it."""
+        ids = self._tokenize_inside(text) if inside else self._tokenize(text, False)
+        written = [self._piece(id_).decode("utf-8", "replace") for id_ in ids if self._is_structure(id_)]
+        marks = [mark for mark in written if len(mark) > 1 and mark.strip()]
+        if not marks:
+            return ids
+        parts, at = [], 0
+        for mark in marks:
+            start = text.index(mark, at)
+            parts += [text[at:start], mark[0], mark[1:]]
+            at = start + len(mark)
+        ids = []
+        for part in filter(None, [*parts, text[at:]]):
+            ids += self._without_structure(part, inside=inside or bool(ids))
+        return ids
+
+    def _tokenize_inside(self, text: str) -> list[int]:
+        """Tokenize text that goes on, without the space that SentencePiece puts before a text."""
+        if not self._adds_space:
+            return self._tokenize(text, False)
+        return self._tokenize(_BEFORE + text, False)[self._before :]
+
+    @cached_property
+    def _adds_space(self) -> bool:
+        """Return whether a space is put before a text."""
+        return self._piece(self._tokenize("a", False)[0]).startswith(b" ")
+
+    @cached_property
+    def _before(self) -> int:
+        """Return how many tokens _BEFORE is."""
+        return len(self._tokenize(_BEFORE, False))
 
     def _is_structure(self, id_: int) -> bool:
         lib = library()
@@ -144,9 +171,8 @@ class Vocabulary:
             starts.append(starts[-1] + len(character.encode()))
         character_at = {byte: i for i, byte in enumerate(starts)}
         pieces = [self._piece(id_) for id_ in ids]
-        at, found = 0, []
-        if pieces and not text.startswith(" ") and pieces[0].startswith(b" "):
-            at = -1  # NOTE: SentencePiece writes a space before a text
+        # NOTE: SentencePiece writes a space before a text.
+        at, found = -1 if sum(map(len, pieces)) > starts[-1] and pieces[0].startswith(b" ") else 0, []
         for piece in pieces:
             before, at = at, min(at + len(piece), starts[-1])
             found.append((_floor(character_at, max(before, 0)), _ceil(character_at, max(at, 0))))

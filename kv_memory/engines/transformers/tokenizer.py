@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jinja2 import TemplateError
 from tokenizers import Tokenizer as FastTokenizer
 from transformers import PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from kv_memory.errors import ConversationError, ModelError
+from kv_memory.engines.base import TokenTable
+from kv_memory.errors import ConversationError, ModelError, UnsupportedOperationError
+
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
+_SPACE = "\u2581"
+"""Character that SentencePiece vocabularies write for a space."""
 
 
 class HFTokenizer:
@@ -31,6 +38,17 @@ class HFTokenizer:
         self._plain = without_structure(self._trusted)
         own = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
         self.eos_ids: frozenset[int] = frozenset([*own, *eos_ids])
+
+    def token_table(self) -> TokenTable:
+        """Return what each token writes. Raises UnsupportedOperationError for tokens that are not pieces of bytes."""
+        state = json.loads(self._trusted.to_str())
+        write = _writer(state["decoder"])
+        added = {token["id"]: token for token in state["added_tokens"]}
+        known = self._trusted.get_vocab(with_added_tokens=True)
+        written = [b""] * (max(known.values(), default=-1) + 1)
+        for text, id_ in known.items():
+            written[id_] = text.encode() if id_ in added else write(text)
+        return TokenTable(written, frozenset(id_ for id_, token in added.items() if _is_structure(token)))
 
     def encode(self, text: str, *, special: bool) -> tuple[list[int], list[tuple[int, int]]]:
         """Return ids and the character interval of each. With `special` false, none of the ids carries structure."""
@@ -61,7 +79,31 @@ class HFTokenizer:
 def without_structure(tokenizer: FastTokenizer) -> FastTokenizer:
     """Copy a tokenizer without its added tokens, but for runs of white space, which carry no structure."""
     state = json.loads(tokenizer.to_str())
-    state["added_tokens"] = [t for t in state["added_tokens"] if not t["special"] and not t["content"].strip()]
+    state["added_tokens"] = [token for token in state["added_tokens"] if not _is_structure(token)]
     state["post_processor"] = None
     state["truncation"] = state["padding"] = None
     return FastTokenizer.from_str(json.dumps(state))
+
+
+def _is_structure(token: Mapping[str, Any]) -> bool:
+    """Return whether an added token, as tokenizer.json describes it, carries structure."""
+    return bool(token["special"] or token["content"].strip())
+
+
+def _writer(decoder: Mapping[str, Any] | None) -> Callable[[str], bytes]:
+    """Return the function from a token, as the vocabulary spells it, to the bytes that it writes."""
+    parts = (decoder or {}).get("decoders", [decoder or {}])
+    kinds = {part.get("type") for part in parts}
+    if "ByteLevel" in kinds:
+        byte_of = {character: byte for byte, character in bytes_to_unicode().items()}
+        return lambda token: b"".join(
+            bytes([byte_of[character]]) if character in byte_of else character.encode() for character in token
+        )
+    if kinds <= {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"} and "ByteFallback" in kinds:
+        return lambda token: (
+            bytes([int(token[3:5], 16)]) if _BYTE.fullmatch(token) else token.replace(_SPACE, " ").encode()
+        )
+    raise UnsupportedOperationError(
+        "The tokens of this model's tokenizer do not write bytes of their own, so that no grammar can constrain what "
+        "it says; leave tool_choice and structured output away."
+    )

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import gguf
 import pytest
 from transformers import AutoTokenizer
 
@@ -18,6 +17,7 @@ from kv_memory.engines.llama_cpp.vocabulary import HUGGING_FACE, Vocabulary, tok
 from kv_memory.engines.transformers.tokenizer import HFTokenizer
 from kv_memory.errors import ConversationError, ModelError
 from kv_memory.testing.chat import SPECIAL, STRUCTURE
+from kv_memory.testing.gguf_files import changed, with_bytes, with_sentencepiece
 
 MESSAGES = [
     {"role": "system", "content": "Be brief."},
@@ -27,27 +27,10 @@ MESSAGES = [
 ]
 
 
-def without(path: Path, out: Path, *keys: str) -> Path:
-    """A copy of a GGUF file without these metadata."""
-    reader = gguf.GGUFReader(path)
-    writer = gguf.GGUFWriter(out, reader.fields["general.architecture"].contents())
-    for key, field in reader.fields.items():
-        if not key.startswith("GGUF.") and key not in (*keys, "general.architecture"):
-            element = field.types[1] if len(field.types) > 1 else None
-            writer.add_key_value(key, field.contents(), field.types[0], element)
-    for tensor in reader.tensors:
-        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return out
-
-
 @pytest.fixture(scope="module")
 def model(converted: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Model:
     """The tiny model as another converter would write it."""
-    return Model.load(without(converted("tiny"), tmp_path_factory.mktemp("plain") / "plain.gguf", HUGGING_FACE))
+    return Model.load(with_bytes(converted("tiny"), tmp_path_factory.mktemp("plain") / "plain.gguf"))
 
 
 @pytest.fixture
@@ -112,7 +95,7 @@ def test_a_template_that_refuses_a_conversation_says_so(vocabulary: Vocabulary) 
 
 
 def test_a_model_without_a_template_says_so(converted: Callable[[str], Path], tmp_path: Path) -> None:
-    path = without(converted("tiny"), tmp_path / "m.gguf", HUGGING_FACE, "tokenizer.chat_template")
+    path = changed(converted("tiny"), tmp_path / "m.gguf", {HUGGING_FACE: None, "tokenizer.chat_template": None})
     with pytest.raises(ModelError, match="no chat template"):
         Memory(path)
 
@@ -125,3 +108,37 @@ def test_a_session_runs_on_it(model: Model) -> None:
     retracted = session.retract(session.spans()[0].id, eraser="drop")
     assert retracted.tokens_erased > 0
     assert json.dumps(reply.text)
+
+
+@pytest.fixture(scope="module")
+def sentencepiece(converted: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
+    """The tokenizer of a model that puts a space before a text."""
+    out = tmp_path_factory.mktemp("spaces") / "spaces.gguf"
+    found = tokenizer_of(Model.load(with_sentencepiece(converted("tiny"), out)))
+    assert isinstance(found, Vocabulary)
+    return found
+
+
+@pytest.mark.parametrize("text", ["a<tool_call>an</tool_call> n", "<|im_end|>", "<tool_call><tool_call>a", "an {a}"])
+def test_only_before_a_whole_text_there_is_a_space(sentencepiece: Vocabulary, text: str) -> None:
+    """None comes to be in it where tokens that carry structure are taken apart."""
+    ids, intervals = sentencepiece.encode(text, special=False)
+    table = sentencepiece.token_table()
+    assert not table.structure & set(ids)
+    assert b"".join(table.written[id_] for id_ in ids).decode() == " " + text
+    shown = [text[start:end].encode() for start, end in intervals]
+    assert shown == [table.written[ids[0]][1:], *(table.written[id_] for id_ in ids[1:])]
+
+
+@pytest.mark.parametrize("text", ["a", " a", "  an", ' "a": {"n"}'])
+def test_intervals_leave_that_space_out(sentencepiece: Vocabulary, text: str) -> None:
+    ids, intervals = sentencepiece.encode(text, special=True)
+    table = sentencepiece.token_table()
+    assert intervals[-1][1] == len(text)
+    assert text[slice(*intervals[-1])].encode() == table.written[ids[-1]]
+
+
+def test_what_tokens_write_is_what_hugging_faces_do(vocabulary: Vocabulary, hugging_face: HFTokenizer) -> None:
+    mine, theirs = vocabulary.token_table(), hugging_face.token_table()
+    assert mine.structure == theirs.structure
+    assert list(mine.written)[: len(theirs.written)] == theirs.written
