@@ -150,6 +150,11 @@ class ChatFormat:
         self._known: dict[str, bool] = {}
         """Whether a text of a tool or a call holds a structure token: asked again in each call."""
 
+    @property
+    def calls_tools(self) -> bool:
+        """Return whether the model's own template lists tools and writes calls of them."""
+        return self._traits.lists_tools and self._traits.calls
+
     def encode(
         self,
         messages: Sequence[Message],

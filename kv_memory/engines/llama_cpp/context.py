@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,8 @@ from torch import Tensor
 
 from kv_memory.engines.llama_cpp.library import forget_errors, last_error, library
 from kv_memory.engines.llama_cpp.model import Model
+from kv_memory.engines.llama_cpp.room import check_room, said_room
+from kv_memory.engines.llama_cpp.rows import TYPES
 from kv_memory.errors import ContextLengthError, KVMemoryError, ModelError
 
 WORK, HELD, BRIDGE = range(3)
@@ -46,15 +48,19 @@ class Context:
         threads: int,
         kv_type: int,
         flash_attention: bool,
+        rope: Mapping[str, float],
         watch: Callable[[int, bool], bool] | None,
     ) -> None:
-        """Create a context. Raises ModelError.
+        """Create a context. Raises ModelError, also where its cells take more memory than is free.
 
-        `watch` is called for each tensor that is computed; see watch.py.
+        `rope`: settings of the rotary embedding, by their names in options.py. `watch` is called for each tensor that
+        is computed; see watch.py.
         """
         lib = library()
         self.model = model
         self.chunk = min(CHUNK, cells)
+        element = TYPES[kv_type].itemsize
+        check_room(model, cells, element)
         parameters = lib.llama_context_default_params()
         parameters.n_ctx = cells
         parameters.n_batch = parameters.n_ubatch = self.chunk
@@ -64,13 +70,16 @@ class Context:
         parameters.type_k = parameters.type_v = kv_type
         parameters.flash_attn_type = int(flash_attention)
         parameters.no_perf = True
+        for name, value in rope.items():
+            setattr(parameters, name, value)
         self._raised: list[BaseException] = []
         self._callback = lib.llama_cpp.ggml_backend_sched_eval_callback(_guarded(watch, self._raised) if watch else 0)
         parameters.cb_eval = self._callback
         forget_errors()
         pointer = lib.llama_init_from_model(model.pointer, parameters)
         if not pointer:
-            raise ModelError(f"llama.cpp cannot make a context of {cells:,} cells ({last_error()}); use fewer.")
+            reason = f"{said_room(model, cells, element)}, and llama.cpp cannot make such a context ({last_error()})"
+            raise ModelError(f"{reason}; give a smaller context_length.")
         self.pointer = pointer
         self.memory = lib.llama_get_memory(pointer)
         self._batch = _Batch(self.chunk)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from kv_memory.engines.base import Tokenizer, TokenTable
 from kv_memory.engines.llama_cpp.library import library
 from kv_memory.engines.llama_cpp.model import Model
-from kv_memory.engines.transformers.tokenizer import HFTokenizer
+from kv_memory.engines.transformers.tokenizer import HFTokenizer, chosen_template
 from kv_memory.errors import ConversationError, ModelError
 
 HUGGING_FACE = "tokenizer.huggingface.json"
@@ -24,12 +24,15 @@ _BEFORE = "\x02"
 """Text before text that goes on: SentencePiece has a token of its own for it, and merges it with nothing."""
 
 
-def tokenizer_of(model: Model) -> Tokenizer:
-    """Return the tokenizer of a model. Raises ModelError where it has none, or one that cannot be read."""
-    ends = _ends(model)
+def tokenizer_of(model: Model, chat_template: str | None = None) -> Tokenizer:
+    """Return the tokenizer of a model. Raises ModelError where it has none, or one that cannot be read.
+
+    `chat_template`: one to use instead of the file's.
+    """
+    ends, templates = _ends(model), _templates(model, chat_template)
     described = model.metadata(HUGGING_FACE)
     if not described:
-        return Vocabulary(model, ends)
+        return Vocabulary(model, ends, templates)
     try:
         backend = FastTokenizer.from_str(described)
     except Exception as error:  # tokenizers raises nothing more special
@@ -38,9 +41,9 @@ def tokenizer_of(model: Model) -> Tokenizer:
     special = {"eos_token": eos, "bos_token": model.metadata("tokenizer.ggml.bos_token_id")}
     texts = {name: backend.id_to_token(int(id_)) for name, id_ in special.items() if id_ is not None}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **texts)
-    tokenizer.chat_template = model.metadata(_TEMPLATE) or None
+    tokenizer.chat_template = templates if "tool_use" in templates else templates.get("default")
     named = [model.metadata(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
-    return HFTokenizer(tokenizer, [int(id_) for id_ in named if id_ is not None])
+    return HFTokenizer(tokenizer, [*ends, *(int(id_) for id_ in named if id_ is not None)])
 
 
 class Vocabulary:
@@ -50,16 +53,20 @@ class Vocabulary:
     text that is not trusted such a token is taken apart: its first character and the rest are tokenized by themselves.
     """
 
-    def __init__(self, model: Model, ends: frozenset[int]) -> None:
+    def __init__(self, model: Model, ends: frozenset[int], templates: Mapping[str, str]) -> None:
         lib = library()
         if lib.llama_vocab_type(model.vocabulary) == lib.LLAMA_VOCAB_TYPE_NONE:
             raise ModelError(f"{model.path} has no tokenizer; convert the model together with its tokenizer.")
         self.eos_ids = ends
         self._model = model
-        self._template = model.metadata(_TEMPLATE)
+        self._templates = templates
 
     def token_table(self) -> TokenTable:
         """Return what each token writes."""
+        return self._table
+
+    @cached_property
+    def _table(self) -> TokenTable:
         ids = range(self._model.vocabulary_size)
         return TokenTable([self._piece(id_) for id_ in ids], frozenset(filter(self._is_structure, ids)))
 
@@ -74,17 +81,17 @@ class Vocabulary:
         return self._bytes(ids).decode("utf-8", "replace")
 
     def render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, generate: bool) -> str:
-        """Format messages with the file's own chat template.
+        """Format messages with the chat template; with tools, by the one named tool_use where there is one.
 
         Raises ConversationError where the template refuses them, ModelError where there is no template.
         """
-        if not self._template:
+        if not self._templates:
             raise ModelError(f"{self._model.path} has no chat template; use an instruction-tuned model.")
         try:
             texts, _ = render_jinja_template(
                 [messages],
                 tools=tools or None,
-                chat_template=self._template,
+                chat_template=chosen_template(self._templates, tools),
                 add_generation_prompt=generate,
                 **self._special,
             )
@@ -189,6 +196,14 @@ def _ceil(character_at: dict[int, int], byte: int) -> int:
     while byte not in character_at:
         byte += 1
     return character_at[byte]
+
+
+def _templates(model: Model, given: str | None) -> dict[str, str]:
+    """Return the chat templates by name, as transformers names them: default and tool_use."""
+    if given:
+        return {"default": given}
+    found = {"default": model.metadata(_TEMPLATE), "tool_use": model.metadata(f"{_TEMPLATE}.tool_use")}
+    return {name: text for name, text in found.items() if text}
 
 
 def _ends(model: Model) -> frozenset[int]:

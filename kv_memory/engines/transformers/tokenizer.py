@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from jinja2 import TemplateError
@@ -41,6 +42,10 @@ class HFTokenizer:
 
     def token_table(self) -> TokenTable:
         """Return what each token writes. Raises UnsupportedOperationError for tokens that are not pieces of bytes."""
+        return self._table
+
+    @cached_property
+    def _table(self) -> TokenTable:
         state = json.loads(self._trusted.to_str())
         write = _writer(state["decoder"])
         added = {token["id"]: token for token in state["added_tokens"]}
@@ -65,11 +70,16 @@ class HFTokenizer:
 
         Raises ConversationError where the template refuses them, ModelError where there is no template.
         """
-        if not self.hf.chat_template:
+        templates = self.hf.chat_template
+        if not templates:
             raise ModelError("The model's tokenizer has no chat template; use an instruction-tuned model.")
         try:
             text = self.hf.apply_chat_template(
-                messages, tools=tools or None, add_generation_prompt=generate, tokenize=False
+                messages,
+                tools=tools or None,
+                chat_template=chosen_template(templates, tools) if isinstance(templates, dict) else None,
+                add_generation_prompt=generate,
+                tokenize=False,
             )
         except (TemplateError, TypeError, KeyError, ValueError) as error:
             raise ConversationError(f"The model's chat template cannot say this conversation: {error}") from error
@@ -83,6 +93,15 @@ def without_structure(tokenizer: FastTokenizer) -> FastTokenizer:
     state["post_processor"] = None
     state["truncation"] = state["padding"] = None
     return FastTokenizer.from_str(json.dumps(state))
+
+
+def chosen_template(templates: Mapping[str, str], tools: Sequence[Any] | None) -> str:
+    """Return the chat template that is meant: with tools the one named tool_use, without it is the default one.
+
+    A template that is the only one is meant always.
+    """
+    names = ["tool_use", "default"] if tools else ["default", "tool_use"]
+    return templates[next((name for name in names if name in templates), next(iter(templates)))]
 
 
 def _is_structure(token: Mapping[str, Any]) -> bool:
