@@ -27,14 +27,15 @@ from kv_memory.errors import ContextLengthError, KVMemoryError, ModelError
 WORK, HELD, BRIDGE = range(3)
 """The context's own homes: WORK for cells in the making, HELD for cells that are read or must outlive a change, BRIDGE
 for cells that are written from a state before their sequence shares them."""
-HOMES = 32
-"""Number of sequences whose cells can be in the context at a time. Each costs a row of logits in memory."""
+HOMES = 5
+"""Number of homes: those three, that of the sequence in use, and that of a fork of it. Each costs a row of logits in
+memory."""
 CHUNK = 512
 """Most tokens in one call of the library."""
 
 
 class CacheFullError(ContextLengthError):
-    """Raised where free cells do not suffice, and nothing can be moved out of the context."""
+    """Raised where the free cells of the context do not suffice."""
 
 
 class Context:
@@ -85,8 +86,6 @@ class Context:
         self._batch = _Batch(self.chunk)
         # NOTE: the finalizer holds the model too, which must not be freed before its context.
         self.close = weakref.finalize(self, _free, pointer, self._batch, self._callback, model)
-        self.make_room: Callable[[], bool] = lambda: False
-        """Function that moves something out of the context; returns False where nothing can be moved."""
 
     def copy(self, source: int, target: int, start: int = 0, end: int = -1) -> None:
         """Let `target` share the cells of `source` at positions [start, end); -1: to the last."""
@@ -122,11 +121,9 @@ class Context:
 
     def write(self, home: int, data: NDArray[np.uint8]) -> None:
         """Fill a sequence, which is empty now, from a state. Raises CacheFullError, with the sequence still empty."""
-        lib = library()
-        while not lib.llama_state_seq_set_data_ext(self.pointer, _bytes(data), len(data), home, 0):
-            if not self.make_room():
-                forget_errors()
-                raise CacheFullError("The cells do not fit in the context; give it more cells.")
+        if not library().llama_state_seq_set_data_ext(self.pointer, _bytes(data), len(data), home, 0):
+            forget_errors()
+            raise CacheFullError("The cells do not fit in the context; give it more cells.")
 
     def add(self, home: int, data: NDArray[np.uint8]) -> None:
         """Add the cells of a state to a sequence that has none at their positions."""
@@ -183,11 +180,11 @@ class Context:
             lib.llama_set_adapters_lora(self.pointer, None, 0, None)
 
     def _run(self, batch: Any) -> None:
-        while outcome := library().llama_decode(self.pointer, batch):
-            if outcome != 1:
-                raise KVMemoryError(f"llama.cpp could not run the tokens ({last_error(f'outcome {outcome}')}).")
-            if not self.make_room():
-                raise CacheFullError("The tokens do not fit in the cells that are free; give the context more cells.")
+        outcome = library().llama_decode(self.pointer, batch)
+        if outcome == 1:
+            raise CacheFullError("The tokens do not fit in the cells that are free; give the context more cells.")
+        if outcome:
+            raise KVMemoryError(f"llama.cpp could not run the tokens ({last_error(f'outcome {outcome}')}).")
         if self._raised:
             error = self._raised[0]
             self._raised.clear()

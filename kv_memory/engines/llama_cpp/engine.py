@@ -209,8 +209,9 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
         start = state.store.next_position
         at = list(range(start, start + len(ids)) if positions is None else positions)
         self._check_appended(ids, at, start)
-        home = self._sequences.home(state)
+        home = self._sequences.home_in_order(state)
         self._watch.take()
+        state.in_order = at == list(range(start, start + len(at)))
         logits = append(self._context, home, runs_of(ids, at), progress or (lambda done: None))
         self._note(state, state.store.allocate(torch.tensor(at), torch.tensor(ids)), len(ids))
         state.logits = logits
@@ -231,7 +232,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
             if not len(slots):
                 raise ValueError("an empty sequence has no next token; prefill it first")
             check_tokens(state.store, slots)
-            home = self._sequences.home(state)
+            home = self._sequences.home_in_order(state)
             state.logits = after_last(self._context, home, int(state.store.token[slots[0]]))
         return state.logits
 
@@ -242,7 +243,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
         first, end = self.next_logits(seq), state.store.next_position
         seen = list(ids[:-1])  # nothing is asked about what follows the last
         self._check_appended(seen, range(end, end + len(seen)), end)
-        home = self._sequences.home(state)
+        home = self._sequences.home_in_order(state)
         with self._context.cleared(WORK):
             self._context.copy(home, WORK)
             rest = self._context.decode(WORK, seen, end)
@@ -275,7 +276,8 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
             return
         check_move(store, start, delta)
         self._check_fits(store.next_position + delta)
-        self._cells.move(self._sequences.home(state), store, slots, delta, rotation, probed=self._probed)
+        home, state.in_order = self._sequences.home(state), False
+        self._cells.move(home, store, slots, delta, rotation, probed=self._probed)
         state.logits = None
 
     @exclusive
@@ -293,7 +295,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
         lora = self._adapter(adapter)
         at_end = int(state.store.position[slots[-1]]) == state.store.next_position - 1
         keep = int(at_end and adapter is None)
-        home = self._sequences.home(state)
+        home, state.in_order = self._sequences.home_in_order(state), False
         self._watch.take()
         with rerun(self._context, home, self._runs(state, slots), lora and lora.pointer, keep=keep) as result:
             state.store.forget(slots)
@@ -382,7 +384,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
             return
         positions, ids = torch.tensor(cells.positions), torch.tensor(cells.token_ids)
         there = torch.isin(positions, store.order()[0])
-        home = self._sequences.home(state)
+        home, state.in_order = self._sequences.home(state), False
         store.forget(store.find(integers(positions[there])))
         self._cells.write(home, cells, integers(positions[there]))
         if not bool(there.all()):
@@ -397,6 +399,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
         if not len(slots):
             return
         home = self._sequences.home(state)
+        state.in_order = state.in_order and torch.equal(state.store.order()[1][-len(slots) :], slots)
         for run in self._runs(state, slots):
             self._context.remove(home, run.start, run.end)
         state.store.release(slots)
