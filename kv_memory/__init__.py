@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from kv_memory.audit import AuditError, AuditLog
     from kv_memory.calibration.record import Calibration
     from kv_memory.conversation.messages import Cuts
+    from kv_memory.conversation.openai_form import openai_form
     from kv_memory.conversation.redactions import Redaction
     from kv_memory.conversation.spans import CharRange, Span, SpanKind, SpanStatus, Target, target_name
     from kv_memory.conversation.tombstones import cuts_of
-    from kv_memory.engines.base import Engine, LogitsMask, Sampling
+    from kv_memory.engines.base import Engine, LogitsMask, Sampling, Tokenizer, TokenTable
     from kv_memory.engines.registry import context_length, engine_over
     from kv_memory.erasers import get_eraser
     from kv_memory.erasers.base import Eraser
@@ -47,10 +48,11 @@ _HOME = {
     "audit": ("AuditError", "AuditLog"),
     "calibration.record": ("Calibration",),
     "conversation.messages": ("Cuts",),
+    "conversation.openai_form": ("openai_form",),
     "conversation.redactions": ("Redaction",),
     "conversation.tombstones": ("cuts_of",),
     "conversation.spans": ("CharRange", "Span", "SpanKind", "SpanStatus", "Target", "target_name"),
-    "engines.base": ("Engine", "LogitsMask", "Sampling"),
+    "engines.base": ("Engine", "LogitsMask", "Sampling", "TokenTable", "Tokenizer"),
     "engines.registry": ("context_length", "engine_over"),
     "erasers": ("get_eraser",),
     "erasers.base": ("Eraser",),
@@ -118,6 +120,8 @@ __all__ = [
     "SpanStatus",
     "Target",
     "TargetError",
+    "TokenTable",
+    "Tokenizer",
     "UndoStatus",
     "UnknownTargetError",
     "UnsupportedModelError",
@@ -128,6 +132,7 @@ __all__ = [
     "engine_over",
     "get_eraser",
     "is_trained_eraser",
+    "openai_form",
     "rules",
     "target_name",
 ]

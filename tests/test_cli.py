@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,19 +12,21 @@ from typing import Any
 
 import pytest
 
+from kv_memory import Session
 from kv_memory.cli.app import main
 from kv_memory.testing.adapters import save_lora
 from kv_memory.testing.chat import tiny_model, tiny_tokenizer
 from tests.test_session import CONVERSATION
 
 Run = Callable[..., tuple[int, str, str]]
+COLUMNS = "100"
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     def call(*args: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["kv-memory", *(str(arg) for arg in args)])
-        monkeypatch.setenv("COLUMNS", "100")
+        monkeypatch.setenv("COLUMNS", COLUMNS)
         with pytest.raises(SystemExit) as stopped:
             main()
         out, err = capsys.readouterr()
@@ -77,17 +81,155 @@ def test_replay_shows_the_span_map(run: Run, conversation: Path, model: Path) ->
         assert part in out
 
 
-def test_replay_without_a_target_lists_the_ids(run: Run, conversation: Path) -> None:
-    code, out, _ = run("replay", conversation)
+NAMED: list[dict[str, Any]] = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "id": "u1", "content": [{"type": "text", "text": "[b]A page.", "document_id": "d1"}]},
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"id": f"c{i}", "function": {"name": "f", "arguments": {"i": i}}} for i in (1, 2)],
+    },
+    {"role": "tool", "tool_call_id": "c1", "id": "r1", "content": "the code is 4711"},
+    {"role": "user", "id": "line\nbreak", "content": "x" * 120},
+    {"role": "user", "id": "same", "content": "Once."},
+    {"role": "user", "id": "same", "content": "Twice."},
+    {"role": "assistant", "id": "last", "content": "4711"},
+]
+LISTED = {
+    "s0": ("system", "Be brief."),
+    "u1 s1": ("user", "[b]A page."),
+    "d1 s1.doc0": ("document", "[b]A page."),
+    "s2": ("assistant", "calls f, f"),
+    "s2.call0": ("call", 'f({"i": 1})'),
+    "c2 s2.call1": ("call", 'f({"i": 2})'),
+    "c1 r1 s3": ("result", "the code is 4711"),
+    "s4": ("user", "x" * 120),
+    "s5": ("user", "Once."),
+    "s6": ("user", "Twice."),
+}
+"""What can be retracted from NAMED, without a question: ids, kind and text."""
+
+
+@pytest.fixture
+def named(tmp_path: Path) -> Path:
+    path = tmp_path / "named.json"
+    path.write_text(json.dumps(NAMED))
+    return path
+
+
+def test_replay_without_a_target_lists_the_ids_as_json(run: Run, named: Path) -> None:
+    code, out, _ = run("replay", named, "--json")
+    rows = json.loads(out)["ids"]
     assert code == 0
-    assert "u1" in out
-    assert "c1" in out
+    assert {" ".join(row["ids"]): (row["what"], row["text"]) for row in rows} == LISTED
+    with_question = json.loads(run("replay", named, "--json", "--ask", "What?")[1])["ids"]
+    assert [row["ids"] for row in with_question[len(rows) :]] == [["last", "s7"]]
+
+
+@pytest.mark.parametrize("columns", ["80", "120"])
+def test_replay_without_a_target_shows_the_ids(
+    run: Run, named: Path, columns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.test_cli.COLUMNS", columns)
+    code, out, _ = run("replay", named)
+    assert code == 0
+    for ids, (what, text) in LISTED.items():
+        first, *others = ids.split()
+        row = next(line for line in out.splitlines() if line.startswith(f"{first} "))
+        assert f" {what} " in row
+        assert text[:20] in row
+        assert all(f" {other} " in out for other in others)
+    assert "last" not in out.replace("The last answer", "")
+    assert "--ask" in out
+    assert all(len(line) <= int(columns) for line in out.splitlines())
+
+
+def test_every_listed_id_is_accepted_and_no_other(run: Run, named: Path, model: Path) -> None:
+    listed = [name for ids in LISTED for name in ids.split()]
+    arguments = [part for name in listed for part in ("--retract", name)]
+    code, out, err = run("replay", named, *arguments, "--model", model, "--eraser", "recompute", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["retracted"]["targets"] == listed
+    for name in ("same", "last", "s7", "Be brief.", "f"):
+        assert run("replay", named, "--retract", name, "--model", model)[0] == 2
+
+
+def test_replay_lists_the_conversations_of_a_file(run: Run, tmp_path: Path) -> None:
+    image = [{"role": "user", "content": [{"type": "image_url"}]}]
+    path = tmp_path / "many.jsonl"
+    path.write_text("\n".join(json.dumps({"messages": messages}) for messages in (CONVERSATION, image, NAMED)))
+    code, out, _ = run("replay", path, "--list")
+    _, first, second, third = out.splitlines()
+    assert code == 0
+    assert first.split()[:3] == ["0", "5", "6"]
+    assert first.endswith("What is the code?".ljust(len(first) - first.index("What")))
+    assert "Message 0 has a content part of type 'image_url'" in second
+    assert third.split()[:2] == ["2", "8"]
+    rows = json.loads(run("replay", path, "--list", "--json")[1])
+    assert [row.get("messages") for row in rows] == [5, None, 8]
+    assert "image_url" in rows[1]["error"]
+    assert "Conversation 2 of 3" in run("replay", path, "--index", "2")[1]
+    assert "do not go together" in run("replay", path, "--list", "--retract", "c1")[2]
+
+
+def test_replay_reads_standard_input(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(json.dumps(CONVERSATION).encode())))
+    code, out, _ = run("replay", "-")
+    assert code == 0
+    assert "the code is 4711" in out
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"no")))
+    assert run("replay", "-")[2].startswith("kv-memory: Standard input is not JSON")
+
+
+def test_replay_says_what_of_a_log_it_leaves_out(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    rows = [{"type": "summary", "summary": "x"}, {"type": "user", "uuid": "u", "message": {"content": "Hi"}}]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    code, out, err = run("replay", path)
+    assert (code, err) == (0, "kv-memory: 1 of 2 rows hold no message and are left out (summary).\n")
+    assert "Hi" in out
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        [],
+        ["--list"],
+        ["--json"],
+        ["--retract", "nothing"],
+        ["--retract", "last"],
+        ["--retract", "c1", "--ask", " "],
+        ["--retract", "c1", "--index", "1"],
+        ["--retract", "c1", "--eraser", "magic"],
+        ["--retract", "c1", "--eraser", "steer", "--model", "."],
+    ],
+)
+def test_lists_and_errors_come_before_any_library_that_runs_models(named: Path, args: list[str]) -> None:
+    code = (
+        "import sys\nfrom kv_memory.cli.app import main\ntry: main()\n"
+        "finally: print([m for m in ('torch', 'transformers', 'peft', 'tokenizers') if m in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, "replay", str(named), *args]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == (2 if "--retract" in args else 0)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_long_conversation_shows_what_is_beside_the_span(run: Run, tmp_path: Path, model: Path) -> None:
+    path = tmp_path / "long.json"
+    path.write_text(json.dumps([{"role": "user", "id": f"u{i}", "content": "x"} for i in range(30)]))
+    _, out, _ = run("replay", path, "--retract", "u10", "--model", model, "--eraser", "recompute")
+    shown = [line.split()[0] for line in out.splitlines() if " user " in line]
+    assert shown == ["s8", "s9", "s10", "s11", "s12"]
+    assert " 8 more" in out
+    assert " 17 more" in out
 
 
 @pytest.mark.parametrize(
     ("args", "says"),
     [
         (["--retract", "nothing"], "'nothing'"),
+        (["--retract", "u1", "--ask", ""], "question is empty"),
         (["--retract", "c1", "--eraser", "magic"], "'magic'"),
         (["--retract", "c1", "--eraser", "./magic"], "./magic is not a trained eraser"),
         (["--retract", "c1", "--eraser", "steer"], "no trained eraser of"),
@@ -108,6 +250,15 @@ def test_a_conversation_longer_than_the_model_reads_is_one_line(run: Run, tmp_pa
     path = tmp_path / "long.json"
     path.write_text(json.dumps([*CONVERSATION, {"role": "user", "content": "x" * 800}]))
     code, _, err = run("replay", path, "--retract", "c1", "--model", model)
+    assert code == 2
+    assert "the model reads at most 700" in err
+
+
+def test_a_question_that_does_not_fit_is_said_before_anything_is_read(
+    run: Run, conversation: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Session, "prefill", lambda *args, **kwargs: pytest.fail("it was read"))
+    code, _, err = run("replay", conversation, "--retract", "c1", "--model", model, "--ask", "x" * 700)
     assert code == 2
     assert "the model reads at most 700" in err
 

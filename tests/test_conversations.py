@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kv_memory.conversation.files import load_conversation
+from kv_memory.conversation.files import ConversationFile
 from kv_memory.errors import ConversationError
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -29,7 +29,7 @@ RECORD = {"messages": HELLO, "tools": [{"name": "t"}]}
 def test_forms_of_a_conversation(tmp_path: Path, text: str, index: int, tools: object, zipped: bool) -> None:
     path = tmp_path / "conversation"
     path.write_bytes(gzip.compress(text.encode()) if zipped else text.encode())
-    assert load_conversation(path, index) == (HELLO, tools)
+    assert ConversationFile(path).load(index) == (HELLO, tools)
 
 
 @pytest.mark.parametrize(
@@ -51,12 +51,12 @@ def test_what_is_wrong_with_a_file_is_one_sentence(tmp_path: Path, data: bytes, 
     path = tmp_path / "conversation"
     path.write_bytes(data)
     with pytest.raises(ConversationError, match=says) as error:
-        load_conversation(path, index)
+        ConversationFile(path).load(index)
     assert "\n" not in str(error.value)
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConversationError, match="There is no file"):
-        load_conversation(tmp_path / "nothing")
+        ConversationFile(tmp_path / "nothing")
     with pytest.raises(ConversationError, match="cannot be read: Is a directory"):
-        load_conversation(tmp_path)
+        ConversationFile(tmp_path)

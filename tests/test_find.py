@@ -5,8 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kv_memory import CharRange, Memory, Session, SpanKind, SpanStatus, TargetError, UnknownTargetError
+from kv_memory.conversation.ledger import Ledger
+from kv_memory.conversation.messages import parse_messages
+from kv_memory.conversation.targets import find, names
 from tests.tiny import tiny_engine
 
 TALK: list[dict[str, Any]] = [
@@ -59,3 +64,39 @@ def test_what_was_not_read_yet_is_found_in_the_conversation_that_is_given(sessio
 def test_characters_outside_the_message_are_an_error(session: Session) -> None:
     with pytest.raises(TargetError, match="outside"):
         session.find(CharRange(message="u2", start=3, end=99))
+
+
+IDS = st.sampled_from(["a", "b", "s0", "s1.call0", "s2.doc0", None])
+
+
+@st.composite
+def _conversations(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """Messages whose ids may be those of others, of calls, of documents, or look like those of spans."""
+
+    def message() -> dict[str, Any]:
+        role = draw(st.sampled_from(["user", "assistant", "tool"]))
+        parts = [{"type": "text", "text": "x", "document_id": draw(IDS)} for _ in range(draw(st.integers(1, 2)))]
+        said: dict[str, Any] = {"role": role, "content": parts, "id": draw(IDS)}
+        if role == "assistant":
+            said["tool_calls"] = [{"id": draw(IDS), "name": "f"} for _ in range(draw(st.integers(0, 2)))]
+        return {**said, "tool_call_id": draw(IDS)} if role == "tool" else said
+
+    return [message() for _ in range(draw(st.integers(1, 4)))]
+
+
+@given(_conversations())
+def test_the_names_of_a_span_are_those_by_which_it_is_found(messages: list[dict[str, Any]]) -> None:
+    ledger = Ledger()
+    for message in parse_messages(messages):
+        ledger.append(message, [], 0)
+    listed: dict[str, set[str]] = {}
+    for span, ids in names(ledger):
+        for name in ids:
+            listed.setdefault(name, set()).add(span.id)
+    candidates = {"a", "b", "s1.call0", "s2.doc0", *(span.id for span in ledger.spans())}
+    for name in candidates:
+        try:
+            found = {selection.span_id for selection in find(ledger, name)}
+        except TargetError:
+            found = set()
+        assert found == listed.get(name, set())

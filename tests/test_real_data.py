@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from kv_memory import Memory
-from kv_memory.conversation.files import load_conversation
+from kv_memory.conversation.files import ConversationFile
 from kv_memory.conversation.messages import parse_messages
-from kv_memory.errors import AmbiguousTargetError
+from kv_memory.errors import AmbiguousTargetError, ConversationError
 from kv_memory.pocket import model_path
 
 Data = Callable[[str], Path]
@@ -25,7 +25,7 @@ def memory() -> Memory:
 @pytest.mark.parametrize("name", ["tau_bench_airline.jsonl.gz", "agentdojo_workspace_travel.jsonl.gz"])
 def test_spans_spell_the_messages(data: Data, memory: Memory, name: str) -> None:
     for index in range(0, 200, 10):
-        messages, _ = load_conversation(data(name), index)
+        messages, _ = ConversationFile(data(name)).load(index)
         parsed = parse_messages(messages)
         for message, pieces in zip(parsed, memory.format.encode(parsed), strict=True):
             content = [piece for piece in pieces if piece.kind == "content"]
@@ -39,7 +39,7 @@ def test_spans_spell_the_messages(data: Data, memory: Memory, name: str) -> None
 
 
 def test_a_trajectory_is_retracted_from_as_if_never_seen(data: Data, memory: Memory) -> None:
-    messages, _ = load_conversation(data("tau_bench_airline.jsonl.gz"), 0)
+    messages, _ = ConversationFile(data("tau_bench_airline.jsonl.gz")).load(0)
     head = messages[:10]
     session = memory.session("tau")
     session.prefill(head)
@@ -53,8 +53,38 @@ def test_a_trajectory_is_retracted_from_as_if_never_seen(data: Data, memory: Mem
 
 
 def test_a_tool_call_id_that_was_used_twice_is_ambiguous(data: Data, memory: Memory) -> None:
-    messages, _ = load_conversation(data("tau_bench_airline.jsonl.gz"), 0)
+    messages, _ = ConversationFile(data("tau_bench_airline.jsonl.gz")).load(0)
     session = memory.session("twice")
     with pytest.raises(AmbiguousTargetError, match=r"s7 \(message 7\), s17 \(message 17\)"):
         session.prefill(messages, without=["call_oIHazX6yQrB8hUwl4cRilFKj"])
     assert session.spans() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "conversations", "messages"),
+    [
+        ("ai_sdk.json", 1, 2),
+        ("anthropic_request.json", 1, 4),
+        ("chatgpt_export.json", 1, 1),
+        ("claude_code.jsonl", 1, 3),
+        ("crlf_bom.jsonl", 2, 5),
+        ("langchain_dicts.json", 1, 2),
+        ("letta_evie.af_messages.json", 2, 1),
+        ("letta_loop.af_messages.json", 1, 3),
+        ("one_message_per_line.jsonl", 1, 5),
+        ("openai_batch.jsonl", 2, 5),
+        ("sdk_dump.json", 1, 6),
+        ("sharegpt.json", 1, 2),
+        ("single_line.jsonl", 1, 5),
+        ("tau_gpt-4o-airline.json_messages.json", 3, 32),
+    ],
+)
+def test_files_of_other_tools_are_read(data: Data, name: str, conversations: int, messages: int) -> None:
+    file = ConversationFile(data(f"conversations/{name}"))
+    assert len(file) == conversations
+    assert len(parse_messages(file.load()[0])) == messages
+
+
+def test_a_transcript_without_messages_is_refused_by_its_field(data: Data) -> None:
+    with pytest.raises(ConversationError, match=r"line 1 has no list of messages .*'messages_display'"):
+        ConversationFile(data("conversations/tau_few_shot.jsonl")).load()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from kv_memory.cli._progress import progress_bar
@@ -22,10 +23,7 @@ def run_comparison(
     """Run a comparison and print the result."""
     from rich.console import Console
 
-    from kv_memory.conversation.messages import parse_messages
-
-    parse_messages(messages)
-    name, trained = _choice(erasers)  # raises for a wrong name before a model is loaded
+    name, trained = _choice(erasers, model)  # raises for a wrong one before a model is loaded
     with progress_bar() as progress:
         from kv_memory.cli._comparison_tables import show
         from kv_memory.evaluation.compare import compare
@@ -42,13 +40,20 @@ def run_comparison(
         show(result, Console())
 
 
-def _choice(erasers: Sequence[str]) -> tuple[str | None, str | None]:
+def _choice(erasers: Sequence[str], model: str | None) -> tuple[str | None, str | None]:
     """Return the name of an eraser, and the directory or hub id of a trained one; either may be None."""
     from kv_memory.erasers import get_eraser
-    from kv_memory.trained.files import is_trained_eraser
+    from kv_memory.pocket import model_path
+    from kv_memory.trained.files import BESIDE, is_trained_eraser
 
     trained = [given for given in erasers if is_trained_eraser(given)]
-    names = [get_eraser(given).name for given in erasers if not is_trained_eraser(given)]
-    if max(len(trained), len(names)) > 1:
+    named = [get_eraser(given) for given in erasers if not is_trained_eraser(given)]
+    if max(len(trained), len(named)) > 1:
         raise KVMemoryError("Give --eraser at most one name and one trained eraser.")
-    return next(iter(names), None), next(iter(trained), None)
+    folder = model_path() if model is None else Path(model).expanduser()
+    if named and "steering" in named[0].needs and not trained and not (folder / BESIDE).is_dir():
+        raise KVMemoryError(
+            f"The eraser {named[0].name!r} needs a trained one, and no trained eraser of {model} is known; give its "
+            "path with a second --eraser, or another name."
+        )
+    return next((eraser.name for eraser in named), None), next(iter(trained), None)

@@ -17,31 +17,50 @@ _COLOURS = {
     SpanKind.TOOL_RESULT: "yellow",
 }
 _BAR = 32
+_ROWS = 24
+"""Messages that the span map shows at most where most are far from what was retracted."""
 
 
 def show(result: Comparison, console: Console) -> None:
     """Print a comparison."""
-    console.print(f"[bold]{result.model}[/], {result.tokens:,} cells", highlight=False)
+    console.print(Text.assemble((result.model, "bold"), f", {result.tokens:,} cells"))
     console.print(span_map(result))
     console.print(_answers(result))
     console.print(_cost(result))
 
 
 def span_map(result: Comparison) -> Table:
-    """Return a table of which message holds which cells, one row per message; what was retracted is hatched."""
+    """Return a table of which message holds which cells; what was retracted is hatched.
+
+    One row per message; of a long conversation only those beside what was retracted.
+    """
     before = {span.id: span for span in result.spans}
     retracted = [before.get(span.id, span) for span in result.retracted.spans]
     table = Table(title="Span map", title_justify="left", box=None, padding=(0, 1), title_style="bold")
-    table.add_column("span", style="dim")
+    table.add_column("id", style="dim")
     table.add_column("message")
     table.add_column("cells", justify="right", style="dim", no_wrap=True)
     table.add_column("where in the cache", no_wrap=True)
-    for span in result.spans:
-        if span.kind in _COLOURS and span.tokens:
-            inside = [r for r in retracted if r.message == span.message]
-            bar = _bar(span, inside, result.tokens)
-            table.add_row(span.id, _label(span, bool(inside)), f"{span.start}-{span.end}", bar)
+    rows = [span for span in result.spans if span.kind in _COLOURS and span.tokens]
+    places = {r.message for r in retracted}
+    left_out = 0
+    for number, span in enumerate(rows):
+        inside = [r for r in retracted if r.message == span.message]
+        near = {other.message for other in rows[max(0, number - 2) : number + 3]}
+        if len(rows) > _ROWS and not near & places:
+            left_out += 1
+            continue
+        _add_left_out(table, left_out)
+        left_out = 0
+        bar = _bar(span, inside, result.tokens)
+        table.add_row(span.id, _label(span, bool(inside)), f"{span.start}-{span.end}", bar)
+    _add_left_out(table, left_out)
     return table
+
+
+def _add_left_out(table: Table, messages: int) -> None:
+    if messages:
+        table.add_row("", Text(f"{messages} more", style="dim"), "", "")
 
 
 def _label(span: Span, retracted: bool) -> Text:

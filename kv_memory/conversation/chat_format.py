@@ -145,6 +145,12 @@ class ChatFormat:
         self._known: dict[str, bool] = {}
         """Whether a text of a tool or a call holds a structure token: asked again in each call."""
 
+    @property
+    def calls_tools(self) -> bool:
+        """Return whether the model's own template lists tools and writes calls of them."""
+        traits = self._traits_with(True)
+        return traits.lists_tools and traits.calls
+
     def encode(
         self,
         messages: Sequence[Message],
@@ -231,11 +237,14 @@ class ChatFormat:
         *,
         generate: bool,
     ) -> str:
-        given = bool(tools)
-        if given not in self._traits:
-            self._traits[given] = TemplateTraits.probe(self._tokenizer, with_tools=given)
-        rendered, shown_tools = adapt(messages, tools, sentinels, self._traits[given], self._structured)
+        traits = self._traits_with(bool(tools))
+        rendered, shown_tools = adapt(messages, tools, sentinels, traits, self._structured)
         return self._tokenizer.render(rendered, shown_tools, generate)
+
+    def _traits_with(self, tools: bool) -> TemplateTraits:
+        if tools not in self._traits:
+            self._traits[tools] = TemplateTraits.probe(self._tokenizer, with_tools=tools)
+        return self._traits[tools]
 
     def _bounds(
         self, runs: Sequence[OwnerRun], text: str, messages: Sequence[Message], tools: list[dict[str, Any]] | None

@@ -5,7 +5,6 @@ This module knows nothing of tokens.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping
@@ -13,18 +12,17 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from kv_memory.conversation.openai_form import REASONING, RESULTS, openai_form
 from kv_memory.errors import ConversationError
 from kv_memory.positions import merge, subtract
 
 ROLES = ("system", "user", "assistant", "tool")
-REASONING = ("reasoning_content", "reasoning", "thinking")
-"""Fields of an assistant's message that hold its thoughts, by which chat templates know them."""
-_ROLE_NAMES = {"developer": "system", "function": "tool"}
+_ROLE_NAMES = {"developer": "system", "function": "tool", "model": "assistant"}
 
 
 @dataclass(frozen=True)
 class ToolCall:
-    """One call in an assistant message; `arguments` is the parsed object, or the text where it is not JSON."""
+    """One call in an assistant message; `arguments` is the parsed object."""
 
     id: str | None
     name: str
@@ -159,8 +157,9 @@ def parse_messages(messages: Any) -> list[Message]:
     """Parse a conversation; ConversationError names the message and what is wrong with it.
 
     Content is a string, null, or a list of text parts; a part with a `document_id` is a document of its own. Parts are
-    joined with nothing between them. Tool calls have OpenAI's form, or a flat one with `name` and `args`. `placeholder:
-    true` says that the caller put this text in the place of a message with the same id.
+    joined with nothing between them. Tool calls have OpenAI's form, or a flat one with `name` and `args`; arguments are
+    an object or its JSON. Other forms are read as `openai_form` has them. `placeholder: true` says that the caller put
+    this text in the place of a message with the same id.
     """
     if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Iterable):
         raise ConversationError("A conversation is a list of messages, each an object with role and content.")
@@ -173,9 +172,11 @@ def parse_messages(messages: Any) -> list[Message]:
 def _parse_message(message: Any, index: int) -> Message:
     if not isinstance(message, Mapping):
         raise ConversationError(f"Message {index} is not an object with role and content.")
-    role = _ROLE_NAMES.get(message.get("role", ""), message.get("role"))
+    role = message.get("role")
+    role = _ROLE_NAMES.get(role, role) if isinstance(role, str) else role
     if role not in ROLES:
         raise ConversationError(f"Message {index} has the role {message.get('role')!r}; known are {', '.join(ROLES)}.")
+    message = openai_form(message, index)
     content, documents = _parse_content(message.get("content"), index)
     calls = message.get("tool_calls") or ()
     thought = next((key for key in REASONING if isinstance(message.get(key), str) and message[key]), "")
@@ -207,7 +208,8 @@ def _parse_content(content: Any, index: int) -> tuple[str, tuple[DocumentPart, .
         part = {"type": "text", "text": given} if isinstance(given, str) else given
         if not isinstance(part, Mapping) or part.get("type") != "text" or not isinstance(part.get("text"), str):
             kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-            raise ConversationError(f"Message {index} has a content part of type {kind!r}; only text can be read.")
+            how = "give it as a message of role 'tool'" if kind in RESULTS else "only text can be read"
+            raise ConversationError(f"Message {index} has a content part of type {kind!r}; {how}.")
         if part.get("document_id") is not None:
             documents.append(DocumentPart(str(part["document_id"]), len(text), len(text) + len(part["text"])))
         text += part["text"]
@@ -222,10 +224,30 @@ def _parse_call(call: Any, index: int) -> ToolCall:
     if not isinstance(name, str) or function is None:
         raise ConversationError(f"Message {index} has a tool call without a function name.")
     arguments = function.get("arguments", function.get("args"))
-    if isinstance(arguments, str):
-        with contextlib.suppress(ValueError):  # malformed arguments of a model stay as text
-            arguments = json.loads(arguments)
-    return ToolCall(_text_or_none(call.get("id")), name, {} if arguments is None else arguments)
+    return ToolCall(_text_or_none(call.get("id")), name, _parse_arguments(arguments, name, index))
+
+
+def _parse_arguments(given: Any, name: str, index: int) -> Mapping[str, Any]:
+    """Return the arguments of a call as the object that chat templates expect.
+
+    Nothing and an empty text are no arguments. JSON text that was encoded as JSON once more is decoded twice.
+    """
+    try:
+        found = _decoded(_decoded(given))
+        json.dumps(found, sort_keys=True)
+    except (TypeError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, Mapping):
+        raise ConversationError(
+            f"Message {index}: the arguments of the call of {name!r} are no JSON object; give an object, or its JSON."
+        )
+    return found
+
+
+def _decoded(arguments: Any) -> Any:
+    if arguments is None or (isinstance(arguments, str) and not arguments.strip()):
+        return {}
+    return json.loads(arguments) if isinstance(arguments, str) else arguments
 
 
 def _text_or_none(value: Any) -> str | None:

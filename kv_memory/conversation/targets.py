@@ -6,14 +6,14 @@ a Redaction (which characters, remembered), intervals (which cells, now).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kv_memory.conversation.alignment import same
-from kv_memory.conversation.ledger import Entry, Ledger, Selection, selection
+from kv_memory.conversation.ledger import KINDS, Entry, Ledger, Selection, selection
 from kv_memory.conversation.messages import Cuts, Message, ids_differ, parse_messages, uncut
 from kv_memory.conversation.redactions import Redaction, redactions_of, selections
-from kv_memory.conversation.spans import CharRange, Target, target_name
+from kv_memory.conversation.spans import CharRange, Span, SpanKind, Target, target_name
 from kv_memory.errors import AmbiguousTargetError, TargetError, UnknownTargetError
 from kv_memory.positions import subtract
 
@@ -127,6 +127,36 @@ def find(ledger: Ledger, target: Target | Message, *, given: bool = False) -> li
         choices = [f"{s.span_id} (message {ledger.entries.index(s.entry)})" for s in [*named.values(), *documents]]
         raise AmbiguousTargetError(f"The id {target!r} names {', '.join(choices)}; use one of these span ids.")
     return list(named.values()) or documents
+
+
+def names(ledger: Ledger) -> list[tuple[Span, tuple[str, ...]]]:
+    """Return the spans of a conversation, each with the ids by which `find` finds it and nothing else, the caller's
+    before its own. A document's id counts also where other places have the same document."""
+    spans, results = ledger.spans(), {e.message.tool_call_id for e in ledger.entries if e.message.role == "tool"}
+    wanted = [tuple(dict.fromkeys(_ids(span, results))) for span in spans]
+    known: dict[str, list[Span]] = {}
+    for span, ids in zip(spans, wanted, strict=True):
+        for name in ids:
+            known.setdefault(name, []).append(span)
+
+    def accepted(name: str) -> bool:
+        return len(known[name]) == 1 or all(span.document_id == name != span.id for span in known[name])
+
+    return [(span, tuple(filter(accepted, ids))) for span, ids in zip(spans, wanted, strict=True)]
+
+
+def _ids(span: Span, results: Collection[str | None]) -> Iterator[str]:
+    """Yield the ids of a span. The id of a call is that of its result where there is one."""
+    call, whole = span.tool_call_id, span.kind in KINDS.values()
+    if call is not None and (
+        span.kind is SpanKind.TOOL_RESULT or (span.kind is SpanKind.TOOL_CALL and call not in results)
+    ):
+        yield call
+    if span.message_id is not None and whole:
+        yield span.message_id
+    if span.document_id is not None:
+        yield span.document_id
+    yield span.id
 
 
 def _named(ledger: Ledger, name: str) -> Iterator[Selection]:

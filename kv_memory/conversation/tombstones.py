@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kv_memory.conversation.messages import REASONING, Cuts, Message, parse_messages, recut
+from kv_memory.conversation.messages import Cuts, Message, parse_messages, recut
+from kv_memory.conversation.openai_form import REASONING, openai_form
 from kv_memory.conversation.originals import Originals
 from kv_memory.conversation.redactions import Redaction, cuts_for
 
@@ -39,14 +40,15 @@ def in_version(cuts: Cuts, message: Message) -> Cuts:
 
 
 def tombstones(messages: Sequence[Mapping[str, Any]], redactions: Sequence[Redaction]) -> list[dict[str, Any]]:
-    """Return the messages without what was retracted; ids and order stay. Raises as `cuts_of`."""
+    """Return the messages without what was retracted; ids and order stay. One that something was cut from is in
+    OpenAI's form. Raises as `cuts_of`."""
     cuts = cuts_of(messages, redactions)
-    return [_cut(message, cuts.get(i, Cuts())) for i, message in enumerate(messages)]
+    return [_cut(message, i, cuts[i]) if i in cuts else dict(message) for i, message in enumerate(messages)]
 
 
-def _cut(message: Mapping[str, Any], cuts: Cuts) -> dict[str, Any]:
-    result = dict(message)
-    content = message.get("content")
+def _cut(message: Mapping[str, Any], index: int, cuts: Cuts) -> dict[str, Any]:
+    result = openai_form(message, index)
+    content = result.get("content")
     if isinstance(content, str):
         result["content"] = cuts.cut(content)
     elif isinstance(content, (list, tuple)):
@@ -57,8 +59,8 @@ def _cut(message: Mapping[str, Any], cuts: Cuts) -> dict[str, Any]:
             parts.append({**part, "text": cuts.within(at, end).cut(part["text"])})
             at = end
         result["content"] = parts
-    if cuts and parse_messages([message])[0].wholly_in(cuts):
+    if parse_messages([message])[0].wholly_in(cuts):
         result = {key: value for key, value in result.items() if key not in REASONING}
     if cuts.calls:
-        result["tool_calls"] = [call for i, call in enumerate(message["tool_calls"]) if i not in cuts.calls]
+        result["tool_calls"] = [call for i, call in enumerate(result["tool_calls"]) if i not in cuts.calls]
     return result

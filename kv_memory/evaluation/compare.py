@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from kv_memory.conversation.spans import Span, Target
-from kv_memory.errors import ConversationError
+from kv_memory.errors import ContextLengthError
+from kv_memory.evaluation.asked import context_of
 from kv_memory.evaluation.metrics import mean_kl
 from kv_memory.evaluation.progress import Progress
 from kv_memory.sessions.memory import Memory
@@ -76,16 +77,17 @@ def compare(
 
     Without a question the assistant's next turn is compared: trailing assistant turns are left off.
     """
-    context = list(messages)
-    while question is None and context and context[-1].get("role") == "assistant":
-        context.pop()
-    if not context:
-        raise ConversationError("Nothing is left to answer once trailing assistant turns are off; ask a question.")
+    context = context_of(messages, question)
     asked = context if question is None else [*context, {"role": "user", "content": question}]
     name = f"compare-{len(memory.sessions())}"
 
     read = memory.session(name)
-    total = memory.count_tokens(context, tools)
+    total, needed = memory.count_tokens(context, tools), memory.count_tokens(asked, tools)
+    if needed > memory.engine.max_positions:
+        raise ContextLengthError(
+            f"The conversation needs {needed:,} tokens and the model reads at most {memory.engine.max_positions:,}; "
+            "leave messages out, or use a model with a longer context."
+        )
     started = time.perf_counter()
     read.prefill(context, tools, progress=lambda done: progress("Reading the conversation", done, total))
     prefill_seconds = time.perf_counter() - started

@@ -94,5 +94,8 @@ def _read_call(text: str, name: str) -> dict[str, Any] | None:
         return None
     if not isinstance(call, dict) or not isinstance(call.get("name"), str):
         return None
-    function = {"name": call["name"], "arguments": json.dumps(call.get("arguments") or {}, ensure_ascii=False)}
+    arguments = call.get("arguments") or {}
+    if not isinstance(arguments, dict):
+        return None
+    function = {"name": call["name"], "arguments": json.dumps(arguments, ensure_ascii=False)}
     return {"id": name, "type": "function", "function": function}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.messages import (
@@ -16,7 +16,7 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
-from kv_memory import ConversationError
+from kv_memory import ConversationError, openai_form
 from langchain_kv_memory.documents import document_id, documents_of, places
 
 _ROLES: tuple[tuple[type[BaseMessage], str], ...] = (
@@ -33,8 +33,9 @@ PLACEHOLDERS = ("[cleared]",)
 def to_openai(messages: Sequence[BaseMessage], placeholders: Sequence[str] = PLACEHOLDERS) -> list[dict[str, Any]]:
     """Convert the conversation. Raises ConversationError where a message has no text form, such as an image.
 
-    Metadata of messages is not read: it says nothing about what is erased. A tool result whose whole text is one of
-    `placeholders` stands for the result that had its id; where there was none, it is text like any other.
+    Thoughts, calls and refusals of an answer are read wherever a provider puts them; other metadata is not: it says
+    nothing about what is erased. A tool result whose whole text is one of `placeholders` stands for the result that had
+    its id; where there was none, it is text like any other.
     """
     return [_convert(message, index, placeholders) for index, message in enumerate(messages)]
 
@@ -50,37 +51,61 @@ def _convert(message: BaseMessage, index: int, placeholders: Sequence[str]) -> d
     role = message.role if isinstance(message, ChatMessage) else named
     if role is None:
         raise ConversationError(f"Message {index} is of type {message.type!r}, which a chat model does not read.")
-    said: dict[str, Any] = {"role": role, "content": _content(message, index)}
+    said: dict[str, Any] = {"role": role, "content": _content(message)}
     if message.id is not None:
         said["id"] = message.id
     if message.name is not None:
         said["name"] = message.name
-    if isinstance(message, AIMessage) and message.tool_calls:
-        said["tool_calls"] = [_call(call["id"], call["name"], call["args"]) for call in message.tool_calls]
+    if isinstance(message, AIMessage):
+        said |= _beside(message)
     if isinstance(message, ToolMessage):
         said["tool_call_id"] = message.tool_call_id
         if message.content in placeholders:
             said["placeholder"] = True
+    said = openai_form(said, index)
+    if isinstance(said["content"], list):
+        said["content"] = _texts(said["content"], index)
     return said
 
 
-def _call(call_id: str | None, name: str, args: Mapping[str, Any]) -> dict[str, Any]:
-    function = {"name": name, "arguments": json.dumps(args, ensure_ascii=False)}
-    return {"id": call_id, "type": "function", "function": function}
+def _beside(message: AIMessage) -> dict[str, Any]:
+    """Return what an answer says beside its content, as OpenAI's fields."""
+    kept = ("function_call", "refusal", "reasoning_content")
+    said = {key: message.additional_kwargs[key] for key in kept if message.additional_kwargs.get(key)}
+    calls = [
+        _call(call["id"], call["name"], json.dumps(call["args"], ensure_ascii=False)) for call in message.tool_calls
+    ]
+    # an answer of this package has the text of an invalid call in its content; another provider's is refused by name
+    written = str(message.text)
+    calls += [
+        _call(call["id"], call["name"] or "", call["args"] or "")
+        for call in message.invalid_tool_calls
+        if not (call["args"] and call["args"] in written)
+    ]
+    return {**said, "tool_calls": calls} if calls else said
 
 
-def _content(message: BaseMessage, index: int) -> str | list[dict[str, Any]]:
+def _call(call_id: str | None, name: str, arguments: str) -> dict[str, Any]:
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def _content(message: BaseMessage) -> str | list[Any]:
     if isinstance(message.content, str):
         documents = documents_of(message.artifact) if isinstance(message, ToolMessage) else []
         return _with_documents(message.content, documents)
+    return list(message.content)
+
+
+def _texts(blocks: Sequence[Any], index: int) -> str | list[dict[str, Any]]:
+    """Return blocks of text as parts with the ids of their documents, as one text where they have none."""
     parts = []
-    for block in message.content:
+    for block in blocks:
         if isinstance(block, str):
             parts.append({"type": "text", "text": block})
         elif block.get("type") == "text" and isinstance(block.get("text"), str):
             kept = {key: block[key] for key in ("document_id",) if block.get(key) is not None}
             parts.append({"type": "text", "text": block["text"], **kept})
-        elif not isinstance(message, AIMessage):  # an answer's other blocks (its calls, reasoning) are not its text
+        else:
             raise ConversationError(
                 f"Message {index} holds a block of type {block.get('type')!r}; this model reads text only."
             )

@@ -16,6 +16,7 @@ from langchain_core.messages import (
     ToolMessage,
 )
 
+from kv_memory import cuts_of
 from kv_memory.errors import ConversationError
 from langchain_kv_memory.convert import text_of, to_openai
 from langchain_kv_memory.documents import document_block, document_id, documents_of, places
@@ -114,3 +115,52 @@ def test_only_a_whole_placeholder_of_a_result_is_marked() -> None:
     said = [ToolMessage("[cleared]", tool_call_id="c"), ToolMessage("[cleared].", tool_call_id="c")]
     assert [m.get("placeholder") for m in to_openai([*said, HumanMessage("[cleared]")])] == [True, None, None]
     assert to_openai([ToolMessage("[gone]", tool_call_id="c")], ("[gone]",))[0]["placeholder"] is True
+
+
+FUNCTION = {"name": "f", "arguments": '{"q": "ä"}'}
+OPENAI_CALL = {"id": "c1", "type": "function", "function": FUNCTION}
+
+
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        (
+            AIMessage("", additional_kwargs={"function_call": FUNCTION}),
+            {"tool_calls": [{"id": None, "function": FUNCTION}]},
+        ),
+        (
+            AIMessage("", additional_kwargs={"function_call": FUNCTION}, tool_calls=[CALL]),
+            {"tool_calls": [OPENAI_CALL]},
+        ),
+        (AIMessage("", additional_kwargs={"refusal": "No."}), {"content": "No."}),
+        (AIMessage([{"type": "refusal", "refusal": "No."}]), {"content": "No."}),
+        (AIMessage("a", additional_kwargs={"reasoning_content": "hm"}), {"reasoning_content": "hm"}),
+        (AIMessage([{"type": "reasoning", "reasoning": "hm"}]), {"reasoning_content": "hm"}),
+        (AIMessage([{"type": "thinking", "thinking": "hm", "signature": "x"}]), {"reasoning_content": "hm"}),
+        (
+            AIMessage([{"type": "tool_use", "id": "c1", "name": "f", "input": {"q": "ä"}}]),
+            {"tool_calls": [{"id": "c1", "name": "f", "args": {"q": "ä"}}]},
+        ),
+        (
+            AIMessage([{"type": "tool_use", "id": "c1", "name": "f", "input": {"q": "ä"}}], tool_calls=[CALL]),
+            {"tool_calls": [OPENAI_CALL]},
+        ),
+    ],
+)
+def test_what_an_answer_says_beside_its_content_is_read(message: AIMessage, says: dict[str, Any]) -> None:
+    (said,) = to_openai([message])
+    assert {key: said[key] for key in says} == says
+    assert set(said) <= {"role", "content", *says}
+
+
+def test_the_text_of_an_invalid_call_of_ours_is_in_the_content_and_anothers_is_refused() -> None:
+    bad: dict[str, Any] = {"type": "invalid_tool_call", "id": "c1", "name": "f", "args": '{"q": ', "error": None}
+    ours = AIMessage('<tool_call>{"name": "f", "arguments": {"q": ', invalid_tool_calls=[bad])
+    assert "tool_calls" not in to_openai([ours])[0]
+    with pytest.raises(ConversationError, match="call of 'f' are no JSON object"):
+        cuts_of(to_openai([AIMessage("", invalid_tool_calls=[bad])]), [])
+
+
+def test_an_answers_block_that_is_no_text_is_refused() -> None:
+    with pytest.raises(ConversationError, match="'redacted_thinking'"):
+        to_openai([AIMessage([{"type": "redacted_thinking", "data": "x"}])])
