@@ -102,7 +102,7 @@ def measure(
 
     positions = context + 256
     # a copy of what follows the span must fit beside it, or erasers would keep it outside for as long
-    engine = LlamaCppEngine.load(path, positions=positions, cells=2 * positions)
+    engine = LlamaCppEngine.load(path, context_length=positions, cells=2 * positions)
     open_eraser(adapter).load(engine)
     ids = torch.randint(1000, 8000, (context,), generator=torch.Generator().manual_seed(seed)).tolist()
     start = context // 10
@@ -120,6 +120,7 @@ def measure(
             own.restore()
             return taken
         fork = engine.fork(seq)
+        engine.read_cells(fork, [0])  # moves the other one out of the context: no part of an erasure
         taken = timed(_erase, engine, fork, name, start)
         engine.free(fork)
         return taken
@@ -196,7 +197,7 @@ def _bare(engine: LlamaCppEngine, cells: int) -> Context:
     """Return a context of the engine's model as llama.cpp makes it, which nothing watches."""
     from kv_memory.engines.llama_cpp.context import Context
 
-    return Context(engine._model, cells=cells, threads=_threads(), kv_type=1, flash_attention=True, watch=None)
+    return Context(engine._model, cells=cells, threads=_threads(), kv_type=1, flash_attention=True, rope={}, watch=None)
 
 
 def _watching(engine: LlamaCppEngine, ids: list[int], rounds: int) -> list[float]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kv_memory.conversation.redactions import Redaction
     from kv_memory.conversation.spans import CharRange, Span, SpanKind, SpanStatus, Target, target_name
     from kv_memory.conversation.tombstones import cuts_of
-    from kv_memory.engines.base import Engine, LogitsMask, Sampling
+    from kv_memory.engines.base import Engine, LogitsMask, Sampling, Tokenizer, TokenTable
     from kv_memory.engines.registry import context_length, engine_over
     from kv_memory.erasers import get_eraser
     from kv_memory.erasers.base import Eraser
@@ -53,7 +53,7 @@ _HOME = {
     "conversation.redactions": ("Redaction",),
     "conversation.tombstones": ("cuts_of",),
     "conversation.spans": ("CharRange", "Span", "SpanKind", "SpanStatus", "Target", "target_name"),
-    "engines.base": ("Engine", "LogitsMask", "Sampling"),
+    "engines.base": ("Engine", "LogitsMask", "Sampling", "TokenTable", "Tokenizer"),
     "engines.registry": ("context_length", "engine_over"),
     "erasers": ("get_eraser",),
     "erasers.base": ("Eraser",),
@@ -123,6 +123,8 @@ __all__ = [
     "SpanStatus",
     "Target",
     "TargetError",
+    "TokenTable",
+    "Tokenizer",
     "UndoStatus",
     "UnknownTargetError",
     "UnsupportedModelError",

@@ -8,7 +8,6 @@ these pieces, never from searching text. This module knows nothing of cells.
 
 from __future__ import annotations
 
-import json
 import secrets
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,10 +15,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
 from types import NoneType
-from typing import Any, Literal
+from typing import Any
 
 from kv_memory.arguments import check
 from kv_memory.conversation.messages import Cuts, Message
+from kv_memory.conversation.parts import Part, PieceKind, joined, places_of
 from kv_memory.conversation.sentinels import OwnerRun, Plain, Sentinel, Sentinels
 from kv_memory.conversation.template import TemplateTraits, adapt
 from kv_memory.engines.base import Tokenizer
@@ -28,7 +28,6 @@ from kv_memory.positions import Interval, merge
 
 MOST_KNOWN = 10_000
 """Texts of which it is remembered whether they hold structure tokens."""
-PieceKind = Literal["scaffold", "content", "call", "reasoning"]
 
 
 @dataclass(frozen=True)
@@ -73,22 +72,6 @@ class Piece:
         return list(accumulate((start for start, _ in chars), max)), list(accumulate((end for _, end in chars), max))
 
 
-@dataclass(frozen=True)
-class Part:
-    """A stretch of the rendered text of one message, before it is tokenized."""
-
-    kind: PieceKind
-    text: str
-    """The text as the template wrote it."""
-    call: int | None = None
-    trusted: bool = False
-    """Whether the template's author wrote it, so that structure tokens in it are meant."""
-    start: int = 0
-    """First character of the message's content; 0 unless `kind` is "content"."""
-    within: tuple[tuple[str, bool], ...] = ()
-    """Stretches of the text of a call, each with whether the template's author wrote it."""
-
-
 class Layout:
     """A conversation as the template writes it: whose each stretch of the text is, in the order of the text."""
 
@@ -97,6 +80,7 @@ class Layout:
     ) -> None:
         self._form = form
         self._messages = messages
+        stretches = joined(stretches)
         self._stretches = stretches
         """Parts in the order of the text, each with the index of its message."""
         self._own: list[list[Part]] = [[] for _ in messages]
@@ -124,7 +108,17 @@ class Layout:
 
     def text(self, index: int) -> str:
         """Return the text of one message, with its content and its calls."""
-        return "".join(part.text for part in self._own[index])
+        return "".join(part.lead + part.text for part in self._own[index])
+
+    def covered(self, index: int) -> list[Interval]:
+        """Return the characters of a content that the template writes."""
+        content = self._messages[index].content
+        found = (places_of(content, part.text, part.start) for part in self._own[index] if part.kind == "content")
+        return merge((places[0], places[-1]) for places in found)
+
+    def thinks(self, index: int) -> bool:
+        """Return whether the template writes thoughts that came beside the content."""
+        return any(part.kind == "reasoning" for part in self._own[index])
 
     def closed(self, count: int) -> int:
         """Return the most messages, at most `count` from the first on, whose text comes before that of all others.
@@ -146,11 +140,18 @@ class ChatFormat:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._nonce = secrets.token_hex(4)
-        self._traits = TemplateTraits.probe(tokenizer)
+        self._traits = {False: TemplateTraits.probe(tokenizer)}
+        """Traits of the template in conversations without tools and, once there is one, with them."""
         self._splits: dict[tuple[str, str, str], int] = {}
-        self._scaffold: dict[str, tuple[int, ...]] = {}
+        self._scaffold: dict[tuple[str, str], tuple[int, ...]] = {}
         self._known: dict[str, bool] = {}
         """Whether a text of a tool or a call holds a structure token: asked again in each call."""
+
+    @property
+    def calls_tools(self) -> bool:
+        """Return whether the model's own template lists tools and writes calls of them."""
+        traits = self._traits_with(True)
+        return traits.lists_tools and traits.calls
 
     def encode(
         self,
@@ -184,8 +185,7 @@ class ChatFormat:
             i = min(left_out)
             raise ConversationError(f"The model's chat template leaves message {i} ({messages[i].role}) out.")
         bounds = self._bounds(runs, text, messages, tools)
-        plain, shown = adapt(messages, tools, Plain(), self._traits, self._structured)
-        real = self._tokenizer.render(plain, shown, bool(head)).removesuffix(head)
+        real = self._write(messages, tools, Plain(), generate=bool(head)).removesuffix(head)
         written = iter(sentinels.written(text, real) or ())
         return Layout(
             self,
@@ -230,8 +230,24 @@ class ChatFormat:
     ) -> tuple[Sentinels, str]:
         check("tools", tools, (list, tuple, NoneType), "a list of tools in OpenAI's format, or None")
         sentinels = Sentinels(self._nonce)
-        rendered, shown_tools = adapt(messages, tools, sentinels, self._traits, self._structured)
-        return sentinels, self._tokenizer.render(rendered, shown_tools, generate)
+        return sentinels, self._write(messages, tools, sentinels, generate=generate)
+
+    def _write(
+        self,
+        messages: Sequence[Message],
+        tools: list[dict[str, Any]] | None,
+        sentinels: Sentinels | Plain,
+        *,
+        generate: bool,
+    ) -> str:
+        traits = self._traits_with(bool(tools))
+        rendered, shown_tools = adapt(messages, tools, sentinels, traits, self._structured)
+        return self._tokenizer.render(rendered, shown_tools, generate)
+
+    def _traits_with(self, tools: bool) -> TemplateTraits:
+        if tools not in self._traits:
+            self._traits[tools] = TemplateTraits.probe(self._tokenizer, with_tools=tools)
+        return self._traits[tools]
 
     def _bounds(
         self, runs: Sequence[OwnerRun], text: str, messages: Sequence[Message], tools: list[dict[str, Any]] | None
@@ -302,22 +318,27 @@ class ChatFormat:
         if part.kind == "content":
             yield from self._content(part, message, cuts)
         elif part.trusted:
-            yield self.scaffold(part.text)
+            yield self.scaffold(part.text, part.after)
         elif part.kind == "scaffold":
-            yield Piece("scaffold", self._untrusted(part.text))
+            yield Piece("scaffold", self._untrusted(part))
         elif part.kind == "reasoning":
-            yield from () if message.wholly_in(cuts) else (Piece("reasoning", self._untrusted(part.text)),)
+            yield from () if message.wholly_in(cuts) else (Piece("reasoning", self._untrusted(part)),)
         elif part.call not in cuts.calls:
             yield Piece("call", self._call(part), call=part.call)
 
     def _call(self, part: Part) -> tuple[int, ...]:
-        if not any(self._structured(text) for text, trusted in part.within if not trusted):
-            return tuple(self._tokenizer.encode(part.text, special=True)[0])
-        ids = (self._tokenizer.encode(text, special=trusted)[0] for text, trusted in part.within)
-        return tuple(i for found in ids for i in found)
+        within = [(part.lead, True), *part.within]
+        if not any(self._structured(text) for text, trusted in within if not trusted):
+            return tuple(self._tokenizer.encode(part.lead + part.text, special=True, after=part.after)[0])
+        ids: list[int] = []
+        after = part.after
+        for text, trusted in within:
+            ids += self._tokenizer.encode(text, special=trusted, after=after)[0]
+            after = text or after
+        return tuple(ids)
 
-    def _untrusted(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer.encode(text, special=False)[0])
+    def _untrusted(self, part: Part) -> tuple[int, ...]:
+        return tuple(self._tokenizer.encode(part.lead + part.text, special=False, after=part.after)[0])
 
     def _structured(self, text: str) -> bool:
         """Return whether a text holds a structure token of the model."""
@@ -329,7 +350,7 @@ class ChatFormat:
         return self._known[text]
 
     def _content(self, part: Part, message: Message, cuts: Cuts) -> Iterator[Piece]:
-        places = _places(message.content, part.text, part.start)
+        places = places_of(message.content, part.text, part.start)
         start, end = places[0], places[-1]
         edges = {start, end} | {c for cut in cuts.chars for c in cut}
         edges |= {edge for document in message.documents for edge in (document.start, document.end)}
@@ -337,42 +358,20 @@ class ChatFormat:
             if any(cut_start <= a and b <= cut_end for cut_start, cut_end in cuts.chars):
                 continue
             first, last = bisect_left(places, a), bisect_left(places, b)
-            ids, offsets = self._tokenizer.encode(part.text[first:last], special=False)
+            lead, after = ("", "\n") if first else (part.lead, part.after)
+            ids, found = self._tokenizer.encode(lead + part.text[first:last], special=False, after=after)
+            offsets = [(max(0, x - len(lead)), max(0, y - len(lead))) for x, y in found]
             chars = tuple(
                 (places[first + x], places[first + y - 1] + 1 if y > x else places[first + y]) for x, y in offsets
             )
             yield Piece("content", tuple(ids), chars)
 
-    def scaffold(self, text: str) -> Piece:
-        """Return the tokens of a text that the template's author wrote."""
-        if text not in self._scaffold:
-            self._scaffold[text] = tuple(self._tokenizer.encode(text, special=True)[0])
-        return Piece("scaffold", self._scaffold[text])
-
-
-def _places(content: str, written: str, start: int) -> Sequence[int]:
-    """Return, for each character that the template wrote of a content and for the end, the content's character.
-
-    The template may have stripped it, or escaped it for JSON or HTML; `start` is where in the content it begins.
-    """
-    at = content.find(written, start)
-    if at >= 0:
-        return range(at, at + len(written) + 1)
-    for escape in (_json, lambda c: _json(_json(c)), _html):
-        escaped = [escape(c) for c in content]
-        at = "".join(escaped).find(written)
-        if at >= 0:
-            places = [i for i, c in enumerate(escaped) for _ in c]
-            return [*places[at : at + len(written)], places[at + len(written) - 1] + 1 if written else start]
-    return [min(start + i, len(content)) for i in range(len(written) + 1)]
-
-
-def _json(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)[1:-1]
-
-
-def _html(text: str) -> str:
-    return Sentinel("content", 0, text, in_html=True).written
+    def scaffold(self, text: str, after: str = "\n") -> Piece:
+        """Return the tokens of a text that the template's author wrote after another text."""
+        key = text, after
+        if key not in self._scaffold:
+            self._scaffold[key] = tuple(self._tokenizer.encode(text, special=True, after=after)[0])
+        return Piece("scaffold", self._scaffold[key])
 
 
 def _is_content(literal: str, before: Sentinel | None, after: Sentinel | None, message: Message) -> bool:

@@ -97,6 +97,17 @@ class Entry:
         """Return the token ids of all that is around the content and the calls."""
         return [i for run in self.runs if run.piece.kind == "scaffold" for i in run.piece.ids]
 
+    @property
+    def covered(self) -> list[Interval]:
+        """Return the characters of the content that the cells held when it was read."""
+        held = (interval for run in self.runs for interval in run.piece.chars or ())
+        return merge([*held, *self.cuts.chars])
+
+    @property
+    def thinks(self) -> bool:
+        """Return whether the cells hold thoughts that came beside the content."""
+        return any(run.piece.kind == "reasoning" for run in self.runs)
+
     def everything(self) -> Cuts:
         """Return cuts that leave only the scaffolding."""
         return Cuts(((0, len(self.message.content)),), frozenset(range(len(self.message.tool_calls))))

@@ -1,8 +1,10 @@
 """Sentinels: short texts that stand for contents while a chat template is rendered.
 
 A sentinel is `kvm<nonce>n<number>"z`. Its quote comes out of `tojson` and of HTML escaping changed, which shows that
-the real text has to be escaped too. A number, a boolean or nothing in the arguments of a call has an integer for a
-sentinel, so that templates which ask for the type go the same way. Neither can be forged, since the nonce is random.
+the real text has to be escaped too. Before the `z` come those of the characters <, > and & that the text has, since
+templates wrap such a text in CDATA. Numbers have a fixed width, so that they sort in their order. A number, a boolean
+or nothing in the arguments of a call has an integer for a sentinel, so that templates which ask for the type go the
+same way. Neither can be forged, since the nonce is random.
 """
 
 from __future__ import annotations
@@ -80,12 +82,13 @@ class Sentinels:
         self._nonce = nonce
         self._digits = f"7{int(nonce, 16):010}"
         self._sentinels: list[Sentinel] = []
-        self._pattern = re.compile(rf"""kvm{nonce}n(\d+)(\\*)("|&#34;|&quot;)z|{self._digits}(\d{{5}})""")
+        self._pattern = re.compile(rf"""kvm{nonce}n(\d+)(\\*)("|&#34;|&quot;)[^z"]{{0,24}}z|{self._digits}(\d{{5}})""")
 
     def add(self, kind: SentinelKind, owner: int, text: str, call: int | None = None, start: int = 0) -> str:
         """Register a text and return the sentinel that stands for it."""
         self._sentinels.append(Sentinel(kind, owner, text, call, start))
-        return f'kvm{self._nonce}n{len(self._sentinels) - 1}"z'
+        special = "".join(c for c in "<>&" if c in text)
+        return f'kvm{self._nonce}n{len(self._sentinels) - 1:05}"{special}z'
 
     def add_value(self, owner: int, value: Any, call: int) -> Any:
         """Register an argument that is no text, and return the integer that stands for it."""

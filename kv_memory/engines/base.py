@@ -90,13 +90,33 @@ class Cells:
     """[probe layers, heads, cells, head_dim], where the engine keeps queries"""
 
 
+@dataclass(frozen=True)
+class TokenTable:
+    """The tokens of a vocabulary, as libraries that constrain decoding by a grammar take them."""
+
+    written: Sequence[bytes]
+    """Bytes that each token writes, by id; empty for an id that no token has. Those of one token need not be whole
+    characters."""
+    structure: frozenset[int]
+    """Ids that `encode` gives only with `special`: ends of turns, <tool_call>. Text is never made of them."""
+
+
 class Tokenizer(Protocol):
     """Text to ids and back, and the model's own chat template."""
 
     eos_ids: frozenset[int]
 
-    def encode(self, text: str, *, special: bool) -> tuple[list[int], list[tuple[int, int]]]:
-        """Return ids and the character interval of each. With `special` false, none of the ids carries structure."""
+    def token_table(self) -> TokenTable:
+        """Return what each token writes. Raises UnsupportedOperationError where tokens do not write bytes of their
+        own."""
+        ...
+
+    def encode(self, text: str, *, special: bool, after: str = "\n") -> tuple[list[int], list[tuple[int, int]]]:
+        """Return ids and the character interval of each. With `special` false, none of the ids carries structure.
+
+        `after`: the text before it, empty at the beginning of a sequence; its end is enough. SentencePiece writes a
+        space at the beginning, and some tokenizers after each special token, but not elsewhere.
+        """
         ...
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kv_memory.engines.base import ConfigCheck, Engine
+from kv_memory.engines.gguf_header import trained_context
 from kv_memory.engines.threads import wait_passively
 from kv_memory.pocket import model_path
 
@@ -37,21 +38,23 @@ def open_engine(
     name: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    context_length: int | None = None,
     check: ConfigCheck = lambda config: None,
     probe_layers: tuple[int, ...] | None = None,
 ) -> Engine:
     """Load a model directory, hub id or .gguf file into the engine that runs it.
 
     `name`: what the engine calls the model, by default as `model` says. `dtype`: of the weights, or of K and V alone
-    where the file says what the weights are. `check` is given the model's configuration. `probe_layers`: whose queries
+    where the file says what the weights are. `context_length`: longest sequence in tokens, by default what the model
+    says. `check` is given the model's configuration. `probe_layers`: whose queries
     are kept for `influence`; by default the engine's choice.
 
     Raises ModelError, UnsupportedModelError and what `check` raises.
     """
     wait_passively()  # the engine imports torch
     load = next(entry.load for entry in ENGINES.values() if entry.runs(model))
-    settings = {"device": device, "dtype": dtype, "check": check, "probe_layers": probe_layers, "name": name}
-    return load(model, **settings)
+    settings = {"device": device, "dtype": dtype, "context_length": context_length, "check": check}
+    return load(model, **settings, probe_layers=probe_layers, name=name)
 
 
 def engine_over(loaded: Any, tokenizer: Any = None) -> Engine | None:
@@ -65,10 +68,12 @@ def engine_over(loaded: Any, tokenizer: Any = None) -> Engine | None:
 
 
 def context_length(model: str | Path | None) -> int | None:
-    """Return the longest context of a model directory in tokens, without loading it; None for a file or a hub id.
+    """Return the longest context of a model directory or .gguf file in tokens, without loading it.
 
-    Without a `model` it is that of the embedded one.
+    Without a `model` it is that of the embedded one. None for a hub id, and where it is not said.
     """
+    if model is not None and is_gguf(model):
+        return trained_context(Path(model).expanduser())
     file = (model_path() if model is None else Path(model).expanduser()) / "config.json"
     if not file.is_file():
         return None

@@ -22,7 +22,14 @@ from kv_memory.erasers import get_eraser
 from kv_memory.erasers.base import Eraser
 from kv_memory.erasers.steer import Steer
 from kv_memory.erasers.steering import steering_of
-from kv_memory.errors import ContextLengthError, ConversationError, PolicyError, TargetError, UnknownTargetError
+from kv_memory.errors import (
+    ContextLengthError,
+    ConversationError,
+    ModelError,
+    PolicyError,
+    TargetError,
+    UnknownTargetError,
+)
 from kv_memory.keys import Key
 from kv_memory.policy.config import Heal, Policy
 from kv_memory.sessions.branch import Branch
@@ -64,6 +71,7 @@ class Memory:
         on_heal: Callable[[RetractionReport], object] | None = None,
         device: str | None = None,
         dtype: str | None = None,
+        context_length: int | None = None,
     ) -> None:
         """Load the model, and the trained eraser if there is one.
 
@@ -81,6 +89,9 @@ class Memory:
 
         `audit`: the log to which each retraction is written, or its file. What it says was retracted in a session stays
         retracted in this process too. A retraction that cannot be written down is not made.
+
+        `context_length`: longest conversation in tokens, by default what the model says; a GGUF model's takes its
+        memory at once. Not for a ready engine.
 
         `heal`: when an approximate erasure is made exact. "idle": in idle time, in chunks that give way to calls, where
         `cache_tokens` has room for a copy. "now": before the call that erased returns. "never": not at all. By default
@@ -110,8 +121,11 @@ class Memory:
         check("audit", audit, (*path, AuditLog), "an AuditLog or its file")
         check("device", device, text, "a name that torch knows, such as 'cpu'")
         check("dtype", dtype, text, "a name that torch knows, such as 'bfloat16'")
+        check("context_length", context_length, (int, NoneType), "a number of tokens")
         check("cache_tokens", cache_tokens, (int, NoneType), "the number of cells that may be held")
         check_function("on_heal", on_heal)
+        if context_length is not None and isinstance(model, Engine):
+            raise ModelError("A ready engine has a context_length already; give it to the engine.")
         if cache_tokens is not None and cache_tokens < 1:
             raise PolicyError(f"cache_tokens is the number of cells that may be held, at least 1, not {cache_tokens}.")
         trained = open_eraser(eraser) if isinstance(eraser, (str, Path)) and is_trained_eraser(eraser) else None
@@ -123,7 +137,8 @@ class Memory:
         own = None if isinstance(model, Engine) else _path(model) / BESIDE
         self._own_eraser = own if own is not None and own.is_dir() else None
         self.calibration = load(Path(calibration)) if isinstance(calibration, (str, Path)) else calibration
-        self.engine = model if isinstance(model, Engine) else _load(model, self.calibration, trained, device, dtype)
+        asked = {"device": device, "dtype": dtype, "context_length": context_length}
+        self.engine = model if isinstance(model, Engine) else _load(model, self.calibration, trained, asked)
         self.format = ChatFormat(self.engine.tokenizer)
         self.eraser: Eraser | None = None
         if trained is not None:
@@ -280,8 +295,7 @@ def _load(
     model: str | Path | None,
     calibration: Calibration | None,
     trained: TrainedEraser | None,
-    device: str | None,
-    dtype: str | None,
+    asked: dict[str, Any],
 ) -> Engine:
     name = "pocket" if model is None else str(model)
 
@@ -292,5 +306,5 @@ def _load(
             trained.check(name, config)
 
     layers = calibration.influence.probe_layers if calibration else None
-    settings: dict[str, Any] = {"device": device, "dtype": dtype, "check": check, "probe_layers": layers}
+    settings: dict[str, Any] = {**asked, "check": check, "probe_layers": layers}
     return open_engine(_path(None), name=name, **settings) if model is None else open_engine(model, **settings)

@@ -13,9 +13,10 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from kv_memory.conversation.alignment import Alignment, align, replaces
 from kv_memory.conversation.chat_format import ChatFormat, Layout, Piece
-from kv_memory.conversation.ledger import Ledger
+from kv_memory.conversation.ledger import Entry, Ledger
 from kv_memory.conversation.messages import Cuts, Message
 from kv_memory.conversation.redactions import Redaction, cuts_for
+from kv_memory.positions import merge
 
 Tools = list[dict[str, Any]] | None
 
@@ -136,7 +137,7 @@ def _longest_match(
     rank = (0, False, 0.0)
     for branch in branches:
         alignment = align(branch.ledger, messages, cuts)
-        written = _as_written(branch.ledger, alignment, layout)
+        written = _as_written(branch.ledger, alignment, layout, messages)
         rewritten = written < alignment.known
         if rewritten:
             alignment = align(branch.ledger, messages[:written], cuts)
@@ -146,7 +147,7 @@ def _longest_match(
     return best
 
 
-def _as_written(ledger: Ledger, alignment: Alignment, layout: Layout) -> int:
+def _as_written(ledger: Ledger, alignment: Alignment, layout: Layout, messages: Sequence[Message]) -> int:
     """Return how many of the known messages the cells hold as the template writes them now.
 
     It may write earlier messages in another way once others follow: it wraps tool results together, drops old thoughts,
@@ -158,7 +159,7 @@ def _as_written(ledger: Ledger, alignment: Alignment, layout: Layout) -> int:
         if entry.generated:
             same = entry.written is None or entry.written == layout.text(written)
         else:
-            same = entry.scaffold == layout.scaffold(written)
+            same = entry.scaffold == layout.scaffold(written) and _holds(entry, layout, written, messages[written])
         if not same:
             break
         written += 1
@@ -166,6 +167,14 @@ def _as_written(ledger: Ledger, alignment: Alignment, layout: Layout) -> int:
     while written and not ledger.closed(alignment.kept[written - 1] + 1):
         written -= 1
     return written
+
+
+def _holds(entry: Entry, layout: Layout, index: int, message: Message) -> bool:
+    """Return whether the cells hold those characters of a content, and those thoughts, that the template writes now."""
+    if len(message.content) != len(entry.message.content):  # emptied in the history: it will be erased
+        return True
+    thinks = layout.thinks(index) and not message.wholly_in(entry.cuts)
+    return merge([*layout.covered(index), *entry.cuts.chars]) == entry.covered and thinks == entry.thinks
 
 
 def _ends_there(branch: Known, alignment: Alignment) -> bool:

@@ -34,7 +34,7 @@ SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 STRUCTURE = ["<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>"]
 
 
-def tiny_tokenizer(template: str | None = CHATML) -> PreTrainedTokenizerFast:
+def tiny_tokenizer(template: str | dict[str, str] | None = CHATML) -> PreTrainedTokenizerFast:
     """Make a tokenizer of bytes without merges: any text goes in, one token a byte; ids stay below 272."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))

@@ -7,14 +7,14 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import llguidance.hf
 import numpy as np
 import torch
 from llguidance import LLMatcher, LLTokenizer
 from torch import Tensor
 
-from kv_memory import Engine, LogitsMask, UnsupportedOperationError
+from kv_memory import Engine, LogitsMask, TokenTable, UnsupportedOperationError
 from langchain_kv_memory.call_stream import CLOSE, OPEN
+from langchain_kv_memory.guidance_tokens import guidance_tokenizer
 
 _STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
@@ -22,19 +22,19 @@ _STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator":
 class Grammars:
     """A maker of logits masks for one model's tokenizer.
 
-    Raises UnsupportedOperationError where the answer must be constrained and the engine's tokenizer is of another kind
-    than Hugging Face's.
+    Where the answer must be constrained it raises UnsupportedOperationError if the tokens of the engine's tokenizer do
+    not write bytes of their own.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._tokenizer: Any = getattr(engine.tokenizer, "hf", None)
         self._lock = threading.Lock()
+        self._table: TokenTable | None = None
         self._compiled: LLTokenizer | None = None
-        known = self._tokenizer.get_added_vocab() if self._tokenizer else {}
-        self.open_id: int | None = known.get(OPEN)
+        self.open_id = self._id_of(OPEN)
         """Id of the token that begins a tool call; None where it is not one token."""
-        self._marks = (OPEN, CLOSE) if {OPEN, CLOSE} <= set(known) else (json.dumps(OPEN), json.dumps(CLOSE))
+        marks = [(mark, self._id_of(mark)) for mark in (OPEN, CLOSE)]
+        self._marks = [json.dumps(mark) if id_ is None else f"<[{id_}]>" for mark, id_ in marks]
 
     def answer(
         self, tools: Sequence[Mapping[str, Any]], schema: Mapping[str, Any] | None, max_tokens: int
@@ -64,7 +64,7 @@ class Grammars:
         grammar = f'start: "\\n" body "\\n" {self._marks[1]}\n{_call_rules(tools)}'
         try:
             self._matcher(grammar)
-        except ValueError:
+        except (ValueError, UnsupportedOperationError):
             return None
         return CallMask(self.open_id, lambda: self._matcher(grammar))
 
@@ -79,23 +79,23 @@ class Grammars:
 
         return mask
 
+    def _id_of(self, mark: str) -> int | None:
+        ids, _ = self._engine.tokenizer.encode(mark, special=True)
+        return ids[0] if len(ids) == 1 else None
+
     def _closers(self) -> tuple[Tensor, Tensor]:
         """Return the ids that close something: first those that close a string, where the others would be its text."""
-        ends = {i: text for text, i in self._tokenizer.get_vocab().items() if text and set(text) <= set('"}]')}
-        quotes = [i for i, text in ends.items() if text.startswith('"')]
+        assert self._table is not None, "a matcher is made first"
+        ends = {i: text for i, text in enumerate(self._table.written) if text and set(text) <= set(b'"}]')}
+        quotes = [i for i, text in ends.items() if text.startswith(b'"')]
         others = [i for i in ends if i not in quotes]
         return torch.tensor(quotes), torch.tensor([*others, *self._engine.tokenizer.eos_ids])
 
     def _matcher(self, grammar: str) -> LLMatcher:
-        if self._tokenizer is None:
-            raise UnsupportedOperationError(
-                f"{self._engine.name} has no Hugging Face tokenizer, which constrained decoding needs; leave "
-                "tool_choice and structured output away, or load the model with transformers."
-            )
         with self._lock:
             if self._compiled is None:
-                ends = sorted(self._engine.tokenizer.eos_ids)
-                self._compiled = llguidance.hf.from_tokenizer(self._tokenizer, eos_token=ends)
+                self._table = self._engine.tokenizer.token_table()
+                self._compiled = guidance_tokenizer(self._engine.tokenizer, self._table)
         matcher = LLMatcher(self._compiled, grammar)
         if matcher.is_error():
             reason = matcher.get_error().split("\n")[0]

@@ -8,7 +8,17 @@ from typing import Any
 
 from kv_memory import is_trained_eraser
 
-_OF_THE_MEMORY = ("model", "device", "dtype", "cache_tokens", "calibration", "policy", "audit", "heal")
+_OF_THE_MEMORY = (
+    "model",
+    "device",
+    "dtype",
+    "context_length",
+    "cache_tokens",
+    "calibration",
+    "policy",
+    "audit",
+    "heal",
+)
 """Settings that a memory is made with: a ready one has its own."""
 _IGNORED = frozenset(("api_key", "max_retries", "streaming", "timeout"))
 """Settings of remote models, which mean nothing here."""

@@ -14,12 +14,13 @@ from langchain_core.messages import BaseMessage
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, Field, model_validator
 
-from kv_memory import AuditLog, Calibration, Heal, Memory, Policy, context_length, is_trained_eraser
+from kv_memory import AuditLog, Calibration, Heal, Memory, Policy, is_trained_eraser
 from langchain_kv_memory.convert import PLACEHOLDERS, to_openai
 from langchain_kv_memory.known_settings import check_settings
 from langchain_kv_memory.loader import MemoryLoader
+from langchain_kv_memory.profile import profile_of, unread_profile
 from langchain_kv_memory.sessions import SessionEntryPoints
-from langchain_kv_memory.wrap import memory_over
+from langchain_kv_memory.wrap import memory_over, sampling_of
 
 
 class LocalChatModel(SessionEntryPoints):
@@ -36,6 +37,8 @@ class LocalChatModel(SessionEntryPoints):
     by span and what follows it."""
     device: str | None = None
     dtype: str | None = None
+    context_length: int | None = None
+    """Longest conversation in tokens; by default what the model says."""
     cache_tokens: int | None = None
     """Number of cells of all sessions together; by default four times the model's context."""
     calibration: Calibration | str | Path | None = Field(default=None, exclude=True, repr=False)
@@ -74,9 +77,13 @@ class LocalChatModel(SessionEntryPoints):
 
         `llm`: a transformers model (with its `tokenizer`) or text-generation pipeline, LangChain's HuggingFacePipeline
         or ChatHuggingFace over one, a llama_cpp.Llama, LangChain's LlamaCpp or ChatLlamaCpp over one, a kv_memory
-        Engine or Memory. Raises TypeError for anything else, UnsupportedModelError for a model whose cache cannot be
-        edited.
+        Engine or Memory. Of a Llama the context, K and V, RoPE and chat template are taken over, and of LangChain's
+        the sampling settings that it was given; what cannot be is refused by name.
+
+        Raises TypeError for anything else, UnsupportedModelError for a model whose cache cannot be edited or a Llama
+        that cannot be followed, ValueError for a sampling setting that there is not here.
         """
+        options = {**sampling_of(llm), **options}
         if isinstance(llm, Memory):
             return cls(memory=llm, **options)
         names = ("calibration", "policy", "audit", "heal", "cache_tokens")
@@ -89,9 +96,14 @@ class LocalChatModel(SessionEntryPoints):
         """Return the memory; loads the weights the first time. Raises what `kv_memory.Memory` raises."""
         if self.memory is not None:
             return self.memory
-        make = partial(Memory, self.model, device=self.device, dtype=self.dtype, eraser=self.eraser)
-        make = partial(make, policy=self.policy, audit=self.audit, heal=self.heal, calibration=self.calibration)
-        return self.loader.get(self._name, partial(make, cache_tokens=self.cache_tokens))
+        make = partial(Memory, self.model, device=self.device, dtype=self.dtype, context_length=self.context_length)
+        make = partial(make, eraser=self.eraser, policy=self.policy, audit=self.audit, heal=self.heal)
+        make = partial(make, calibration=self.calibration, cache_tokens=self.cache_tokens)
+        memory = self.loader.get(self._name, make)
+        if self.profile is not None and "tool_calling" not in self.profile:
+            for name, value in profile_of(memory).items():
+                self.profile.setdefault(name, value)  # type: ignore[misc]  # a key of the profile
+        return memory
 
     @property
     def ready(self) -> Memory | None:
@@ -133,10 +145,4 @@ class LocalChatModel(SessionEntryPoints):
         return params
 
     def _resolve_model_profile(self) -> ModelProfile | None:
-        profile = ModelProfile(
-            text_inputs=True, text_outputs=True, image_inputs=False, tool_calling=True, structured_output=True
-        )
-        size = self.memory.engine.max_positions if self.memory else context_length(self.model)
-        if size is not None:
-            profile["max_input_tokens"] = size
-        return profile
+        return unread_profile(self.model, self.context_length) if self.memory is None else profile_of(self.memory)

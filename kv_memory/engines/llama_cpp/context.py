@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,19 +20,22 @@ from torch import Tensor
 
 from kv_memory.engines.llama_cpp.library import forget_errors, last_error, library
 from kv_memory.engines.llama_cpp.model import Model
+from kv_memory.engines.llama_cpp.room import check_room, said_room
+from kv_memory.engines.llama_cpp.rows import TYPES
 from kv_memory.errors import ContextLengthError, KVMemoryError, ModelError
 
 WORK, HELD, BRIDGE = range(3)
 """The context's own homes: WORK for cells in the making, HELD for cells that are read or must outlive a change, BRIDGE
 for cells that are written from a state before their sequence shares them."""
-HOMES = 32
-"""Number of sequences whose cells can be in the context at a time. Each costs a row of logits in memory."""
+HOMES = 5
+"""Number of homes: those three, that of the sequence in use, and that of a fork of it. Each costs a row of logits in
+memory."""
 CHUNK = 512
 """Most tokens in one call of the library."""
 
 
 class CacheFullError(ContextLengthError):
-    """Raised where free cells do not suffice, and nothing can be moved out of the context."""
+    """Raised where the free cells of the context do not suffice."""
 
 
 class Context:
@@ -46,15 +49,19 @@ class Context:
         threads: int,
         kv_type: int,
         flash_attention: bool,
+        rope: Mapping[str, float],
         watch: Callable[[int, bool], bool] | None,
     ) -> None:
-        """Create a context. Raises ModelError.
+        """Create a context. Raises ModelError, also where its cells take more memory than is free.
 
-        `watch` is called for each tensor that is computed; see watch.py.
+        `rope`: settings of the rotary embedding, by their names in options.py. `watch` is called for each tensor that
+        is computed; see watch.py.
         """
         lib = library()
         self.model = model
         self.chunk = min(CHUNK, cells)
+        element = TYPES[kv_type].itemsize
+        check_room(model, cells, element)
         parameters = lib.llama_context_default_params()
         parameters.n_ctx = cells
         parameters.n_batch = parameters.n_ubatch = self.chunk
@@ -64,20 +71,21 @@ class Context:
         parameters.type_k = parameters.type_v = kv_type
         parameters.flash_attn_type = int(flash_attention)
         parameters.no_perf = True
+        for name, value in rope.items():
+            setattr(parameters, name, value)
         self._raised: list[BaseException] = []
         self._callback = lib.llama_cpp.ggml_backend_sched_eval_callback(_guarded(watch, self._raised) if watch else 0)
         parameters.cb_eval = self._callback
         forget_errors()
         pointer = lib.llama_init_from_model(model.pointer, parameters)
         if not pointer:
-            raise ModelError(f"llama.cpp cannot make a context of {cells:,} cells ({last_error()}); use fewer.")
+            reason = f"{said_room(model, cells, element)}, and llama.cpp cannot make such a context ({last_error()})"
+            raise ModelError(f"{reason}; give a smaller context_length.")
         self.pointer = pointer
         self.memory = lib.llama_get_memory(pointer)
         self._batch = _Batch(self.chunk)
         # NOTE: the finalizer holds the model too, which must not be freed before its context.
         self.close = weakref.finalize(self, _free, pointer, self._batch, self._callback, model)
-        self.make_room: Callable[[], bool] = lambda: False
-        """Function that moves something out of the context; returns False where nothing can be moved."""
 
     def copy(self, source: int, target: int, start: int = 0, end: int = -1) -> None:
         """Let `target` share the cells of `source` at positions [start, end); -1: to the last."""
@@ -113,11 +121,9 @@ class Context:
 
     def write(self, home: int, data: NDArray[np.uint8]) -> None:
         """Fill a sequence, which is empty now, from a state. Raises CacheFullError, with the sequence still empty."""
-        lib = library()
-        while not lib.llama_state_seq_set_data_ext(self.pointer, _bytes(data), len(data), home, 0):
-            if not self.make_room():
-                forget_errors()
-                raise CacheFullError("The cells do not fit in the context; give it more cells.")
+        if not library().llama_state_seq_set_data_ext(self.pointer, _bytes(data), len(data), home, 0):
+            forget_errors()
+            raise CacheFullError("The cells do not fit in the context; give it more cells.")
 
     def add(self, home: int, data: NDArray[np.uint8]) -> None:
         """Add the cells of a state to a sequence that has none at their positions."""
@@ -174,11 +180,11 @@ class Context:
             lib.llama_set_adapters_lora(self.pointer, None, 0, None)
 
     def _run(self, batch: Any) -> None:
-        while outcome := library().llama_decode(self.pointer, batch):
-            if outcome != 1:
-                raise KVMemoryError(f"llama.cpp could not run the tokens ({last_error(f'outcome {outcome}')}).")
-            if not self.make_room():
-                raise CacheFullError("The tokens do not fit in the cells that are free; give the context more cells.")
+        outcome = library().llama_decode(self.pointer, batch)
+        if outcome == 1:
+            raise CacheFullError("The tokens do not fit in the cells that are free; give the context more cells.")
+        if outcome:
+            raise KVMemoryError(f"llama.cpp could not run the tokens ({last_error(f'outcome {outcome}')}).")
         if self._raised:
             error = self._raised[0]
             self._raised.clear()

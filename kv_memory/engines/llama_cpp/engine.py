@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from collections.abc import Sequence as Items
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from kv_memory.engines.llama_cpp.adapter import Adapter
 from kv_memory.engines.llama_cpp.cell_rows import ContextRows
 from kv_memory.engines.llama_cpp.context import WORK, Context
 from kv_memory.engines.llama_cpp.exclusive import exclusive
+from kv_memory.engines.llama_cpp.llama_object import settings_of
 from kv_memory.engines.llama_cpp.model import Model
-from kv_memory.engines.llama_cpp.options import chosen_layers, kv_type
+from kv_memory.engines.llama_cpp.options import checked_rope, chosen_layers, kv_type
 from kv_memory.engines.llama_cpp.passes import Run, after_last, append, rerun, runs_of
 from kv_memory.engines.llama_cpp.probe import probe
 from kv_memory.engines.llama_cpp.rows import TYPES
@@ -40,8 +41,6 @@ from kv_memory.engines.threads import wait_passively
 from kv_memory.errors import ModelError
 from kv_memory.positions import Interval
 
-DEFAULT_POSITIONS = 16_384
-"""Longest sequence by default: the cells of a context are all in memory from the start."""
 SPARE = 32
 """Cells beyond those asked for, so that a full sequence can still be continued from, scored and edited."""
 
@@ -62,26 +61,31 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
         model: Model,
         *,
         name: str | None = None,
-        positions: int | None = None,
+        context_length: int | None = None,
         cells: int | None = None,
         dtype: str | None = None,
         flash_attention: bool | None = None,
         threads: int | None = None,
+        rope: Mapping[str, float] | None = None,
+        chat_template: str | None = None,
         probe_layers: tuple[int, ...] | None = None,
     ) -> None:
         """Create an engine for a loaded model.
 
-        `positions`: longest sequence, by default what the model was trained for, at most DEFAULT_POSITIONS. `cells`: of
-        all sequences that are in the context at a time, by default as many as `positions`. `dtype`: of K and V, float16
-        or float32. `flash_attention`: by default on with float16 alone, where llama.cpp does not round more with it.
-        `threads`: by default torch's.
+        `context_length`: longest sequence in tokens, by default what the file says; the memory of all its cells is
+        allocated at once. `cells`: of all sequences that are in the context at a time, by default as many. `dtype`: of
+        K and V, float16 or float32. `flash_attention`: by default on with float16 alone, where llama.cpp does not round
+        more with it. `threads`: by default torch's. `rope`: llama.cpp's settings of the rotary embedding, such as
+        rope_freq_base (options.py). `chat_template`: one to use instead of the file's, in Jinja.
 
-        Raises UnsupportedModelError for recurrent and hybrid models, for sliding windows shorter than `positions` and
-        for positions of several axes; ModelError for a K and V type that is quantised.
+        Raises UnsupportedModelError for recurrent and hybrid models, for sliding windows shorter than the context and
+        for positions of several axes; ModelError for a K and V type that is quantised, for a context that is longer
+        than the model was trained for without `rope`, and for one that takes more memory than is free.
         """
         super().__init__()
         wait_passively()
-        limit = min(positions or DEFAULT_POSITIONS, model.trained_context)
+        rotary = checked_rope(rope)
+        limit = model.context_length(context_length, stretched=bool(rotary))
         model.check(limit)
         kind = kv_type(dtype or "float16")
         self._model = model
@@ -92,6 +96,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
             threads=threads or torch.get_num_threads(),
             kv_type=kind,
             flash_attention=TYPES[kind] != torch.float32 if flash_attention is None else flash_attention,
+            rope=rotary,
             watch=self._watch,
         )
         found = probe(self._context, self._watch, limit)
@@ -111,7 +116,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
         )
         self._sequences = Sequences(self._context, layout, limit)
 
-        self.tokenizer = tokenizer_of(model)
+        self.tokenizer = tokenizer_of(model, chat_template)
         self.name = name or str(model.known.get("model") or model.path)
         self.config = model.config()
         self.gguf_model = model.path
@@ -142,9 +147,11 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
     def over(cls, llama: Any, **settings: Any) -> LlamaCppEngine:
         """Create an engine over a loaded `llama_cpp.Llama`: it shares the weights, and no context.
 
-        Raises as the class. Positions are those that the object was made for.
+        Context length, K and V, RoPE and chat template are those that the object was made with. Raises as the class,
+        UnsupportedModelError also for what cannot be taken over, such as a `chat_handler`.
         """
-        return cls(Model.of(llama), **{"positions": llama.n_ctx(), **settings})
+        made_with = settings_of(llama, settings.get("chat_template"))
+        return cls(Model.of(llama), **{**made_with, **settings})
 
     @exclusive
     def load_adapter(self, path: str, name: str) -> None:
@@ -202,8 +209,9 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
         start = state.store.next_position
         at = list(range(start, start + len(ids)) if positions is None else positions)
         self._check_appended(ids, at, start)
-        home = self._sequences.home(state)
+        home = self._sequences.home_in_order(state)
         self._watch.take()
+        state.in_order = at == list(range(start, start + len(at)))
         logits = append(self._context, home, runs_of(ids, at), progress or (lambda done: None))
         self._note(state, state.store.allocate(torch.tensor(at), torch.tensor(ids)), len(ids))
         state.logits = logits
@@ -224,7 +232,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
             if not len(slots):
                 raise ValueError("an empty sequence has no next token; prefill it first")
             check_tokens(state.store, slots)
-            home = self._sequences.home(state)
+            home = self._sequences.home_in_order(state)
             state.logits = after_last(self._context, home, int(state.store.token[slots[0]]))
         return state.logits
 
@@ -235,7 +243,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
         first, end = self.next_logits(seq), state.store.next_position
         seen = list(ids[:-1])  # nothing is asked about what follows the last
         self._check_appended(seen, range(end, end + len(seen)), end)
-        home = self._sequences.home(state)
+        home = self._sequences.home_in_order(state)
         with self._context.cleared(WORK):
             self._context.copy(home, WORK)
             rest = self._context.decode(WORK, seen, end)
@@ -268,7 +276,8 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
             return
         check_move(store, start, delta)
         self._check_fits(store.next_position + delta)
-        self._cells.move(self._sequences.home(state), store, slots, delta, rotation, probed=self._probed)
+        home, state.in_order = self._sequences.home(state), False
+        self._cells.move(home, store, slots, delta, rotation, probed=self._probed)
         state.logits = None
 
     @exclusive
@@ -286,7 +295,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
         lora = self._adapter(adapter)
         at_end = int(state.store.position[slots[-1]]) == state.store.next_position - 1
         keep = int(at_end and adapter is None)
-        home = self._sequences.home(state)
+        home, state.in_order = self._sequences.home_in_order(state), False
         self._watch.take()
         with rerun(self._context, home, self._runs(state, slots), lora and lora.pointer, keep=keep) as result:
             state.store.forget(slots)
@@ -375,7 +384,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
             return
         positions, ids = torch.tensor(cells.positions), torch.tensor(cells.token_ids)
         there = torch.isin(positions, store.order()[0])
-        home = self._sequences.home(state)
+        home, state.in_order = self._sequences.home(state), False
         store.forget(store.find(integers(positions[there])))
         self._cells.write(home, cells, integers(positions[there]))
         if not bool(there.all()):
@@ -390,6 +399,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
         if not len(slots):
             return
         home = self._sequences.home(state)
+        state.in_order = state.in_order and torch.equal(state.store.order()[1][-len(slots) :], slots)
         for run in self._runs(state, slots):
             self._context.remove(home, run.start, run.end)
         state.store.release(slots)

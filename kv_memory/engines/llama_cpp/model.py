@@ -83,6 +83,30 @@ class Model:
             return {}
         return said if isinstance(said, dict) else {}
 
+    def context_length(self, wanted: int | None, *, stretched: bool) -> int:
+        """Return the longest sequence: what is wanted, else what the file says.
+
+        Raises ModelError for less than one token, and beyond what the model was trained for unless `stretched`.
+        """
+        if wanted is None:
+            return self.trained_context
+        if wanted < 1:
+            raise ModelError(f"A context_length is at least one token, not {wanted}.")
+        if wanted > self.trained_context and not stretched:
+            raise ModelError(
+                f"{self.path.name} was made for {self.trained_context:,} tokens, not for {wanted:,}; give a smaller "
+                "context_length, or settings of the rotary embedding that stretch it (rope=... of LlamaCppEngine)."
+            )
+        return wanted
+
+    def cell_bytes(self, element: int) -> int:
+        """Return the memory of K and V of one cell in all layers, in numbers of `element` bytes."""
+        lib = library()
+        alone = lib.llama_model_n_embd(self.pointer) // self.heads
+        width = sum(self.number(f"attention.{part}_length", alone) for part in ("key", "value"))
+        layers: int = lib.llama_model_n_layer(self.pointer)
+        return layers * self.kv_heads * width * element
+
     def config(self) -> dict[str, Any]:
         """Return the sizes, under the names of a Hugging Face configuration."""
         lib = library()

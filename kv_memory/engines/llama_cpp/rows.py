@@ -99,6 +99,20 @@ class State:
         return state
 
 
+def ordered(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a state with its cells in the order of their positions."""
+    state = State.parse(data)
+    if bool((np.diff(state.positions) > 0).all()):
+        return data
+    order = np.argsort(state.positions)
+    sorted_ = state.layout().blank(state.positions[order].tolist())
+    where = torch.from_numpy(order)
+    for old, new in ((state.keys, sorted_.keys), (state.values, sorted_.values)):
+        for rows, there in zip(old, new, strict=True):
+            there[:] = rows[where]
+    return sorted_.data
+
+
 class _Reader:
     def __init__(self, data: NDArray[np.uint8]) -> None:
         self._data = data

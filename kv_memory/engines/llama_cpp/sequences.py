@@ -1,8 +1,11 @@
-"""Sequences of an engine: which of them are in the context, and the cells of the others, kept outside of it.
+"""Sequences of an engine: which of them is in the context, and the cells of the others, kept outside of it.
 
-A context has few homes and a fixed number of cells. When either runs out, the sequence that was used least recently is
-moved out of the context ("parked") and put back when it is used again, bit-identical: several conversations share a
-context that holds one.
+While a sequence is used its cells are the only ones in the context, in the order of their positions: the others are
+moved out ("parked") and put back when they are used again, bit-identical.
+
+NOTE: where a cell is decides on the order in which attention adds it up, and weights that are quantised make much of
+the last bit: llama.cpp rounds what it multiplies them with to eight bits. In a context that is shared, a conversation's
+greedy answer would depend on which others are there.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ from torch import Tensor
 
 from kv_memory.engines.base import SequenceId
 from kv_memory.engines.cells import CellLayout, CellStore
-from kv_memory.engines.llama_cpp.context import BRIDGE, HOMES, CacheFullError, Context
+from kv_memory.engines.llama_cpp.context import BRIDGE, HOMES, Context
+from kv_memory.engines.llama_cpp.rows import ordered
 
 
 @dataclass(eq=False)
@@ -30,24 +34,21 @@ class Sequence:
     """The sequence's number in the context; None while it is not there."""
     parked: NDArray[np.uint8] | None = None
     """State of the sequence while it is not in the context; None where it has no cells."""
-    used: int = 0
-    """Time of the last use, as a count of uses."""
+    in_order: bool = True
+    """Whether the cells are the first of the context, in the order of their positions, once nothing else is there."""
 
 
 class Sequences:
     """All sequences over one context. Ids are never given twice."""
 
     def __init__(self, context: Context, layout: CellLayout, limit: int) -> None:
-        """Let the context park a sequence where it needs room. `limit`: most cells of one sequence."""
+        """Begin without any. `limit`: most cells of one sequence."""
         self._context = context
         self._layout = layout
         self._limit = limit
         self._known: dict[SequenceId, Sequence] = {}
-        self._created = self._clock = 0
+        self._created = 0
         self._free_homes = list(range(BRIDGE + 1, HOMES))
-        self._busy: set[int] = set()
-        """Homes that the call in progress uses."""
-        context.make_room = self._park_one
 
     def get(self, seq: SequenceId) -> Sequence:
         """Return the sequence of this id. Raises ValueError where there is none."""
@@ -63,9 +64,10 @@ class Sequences:
         """Create a sequence that shares the cells at positions below `end`."""
         source = self.get(seq)
         other = Sequence(source.store.copy(end), source.logits if end >= source.store.next_position else None)
+        other.in_order = source.in_order
         if len(other.store.order()[0]):
             home = self.home(source)
-            other.home, other.used = self._take_home(), self._clock
+            other.home = self._free_homes.pop()
             self._context.copy(home, other.home, 0, end)
         return self._add(other)
 
@@ -78,42 +80,43 @@ class Sequences:
             self._free_homes.append(gone.home)
 
     def home(self, sequence: Sequence) -> int:
-        """Return the sequence's home for the call in progress; a parked sequence is put back into the context."""
-        self._clock += 1
-        sequence.used = self._clock
-        self._busy = set() if sequence.home is None else {sequence.home}
+        """Return the sequence's home, in a context that holds nothing else.
+
+        A parked sequence is put back, its cells in order.
+        """
+        for other in self._known.values():
+            if other is not sequence and other.home is not None:
+                self._park(other)
         if sequence.home is None:
-            home = self._take_home()
-            self._busy = {home}
+            home = self._free_homes.pop()
             if sequence.parked is not None:
                 try:
-                    self._context.write(home, sequence.parked)
+                    self._context.write(home, ordered(sequence.parked))
                 except BaseException:
                     self._free_homes.append(home)
                     raise
+                sequence.in_order = True
             sequence.home, sequence.parked = home, None
         return sequence.home
+
+    def home_in_order(self, sequence: Sequence) -> int:
+        """Return the sequence's home, for tokens to be run: with its cells in order."""
+        home = self.home(sequence)
+        if not sequence.in_order:
+            self._park(sequence)
+            home = self.home(sequence)
+        return home
 
     def _add(self, sequence: Sequence) -> SequenceId:
         self._created += 1
         self._known[self._created] = sequence
         return self._created
 
-    def _take_home(self) -> int:
-        if not self._free_homes and not self._park_one():
-            raise CacheFullError("The context has no room for another sequence; free one.")
-        return self._free_homes.pop()
-
-    def _park_one(self) -> bool:
-        """Move the sequence that was used least recently out of the context; False where there is no other."""
-        inside = [s for s in self._known.values() if s.home is not None and s.home not in self._busy]
-        if not inside:
-            return False
-        oldest = min(inside, key=lambda s: s.used)
-        assert oldest.home is not None
-        if len(oldest.store.order()[0]):
-            oldest.parked = self._context.read(oldest.home)
-            self._context.remove(oldest.home)
-        self._free_homes.append(oldest.home)
-        oldest.home = None
-        return True
+    def _park(self, sequence: Sequence) -> None:
+        """Move a sequence out of the context."""
+        assert sequence.home is not None
+        if len(sequence.store.order()[0]):
+            sequence.parked = self._context.read(sequence.home)
+            self._context.remove(sequence.home)
+        self._free_homes.append(sequence.home)
+        sequence.home = None

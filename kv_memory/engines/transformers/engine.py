@@ -59,8 +59,10 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
     layer (`default_probe_layer`). Each adds heads / (2 * layers * kv_heads) to the cache: for a Qwen3-8B shape (36
     layers, 32 heads, 8 KV heads) 5.6 %. With () none are kept and the engine lacks `influence`.
 
-    Raises UnsupportedModelError where a layer's cache is not one K and one V row for each token, all visible to later
-    ones: sliding window, chunked, linear or latent attention, state space, shared KV.
+    `context_length`: longest sequence in tokens, by default what the model says.
+
+    Raises ModelError for a longer one, UnsupportedModelError where a layer's cache is not one K and one V row for each
+    token, all visible to later ones: sliding window, chunked, linear or latent attention, state space, shared KV.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
         tokenizer: PreTrainedTokenizerBase,
         *,
         name: str | None = None,
+        context_length: int | None = None,
         probe_layers: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
@@ -90,7 +93,7 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
         self.tokenizer = HFTokenizer(tokenizer, [ends] if isinstance(ends, int) else ends or ())
         self.name = name or str(getattr(base.config, "_name_or_path", "") or type(base).__name__)
         self.config = self._forward.config.to_dict()
-        self.max_positions = context_limit(base.config)
+        self.max_positions = context_limit(base.config, context_length)
         self.kv_dtype = str(self._layout.dtype).removeprefix("torch.")
         if self.rotation is None:
             self.ruled_out["shift"] = "its keys cannot be moved, since the model has no plain rotary embedding"

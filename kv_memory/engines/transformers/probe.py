@@ -15,7 +15,7 @@ from transformers import Cache
 
 from kv_memory.engines.cells import CellLayout
 from kv_memory.engines.transformers.forward import Forward, layer_of
-from kv_memory.errors import UnsupportedModelError
+from kv_memory.errors import ModelError, UnsupportedModelError
 
 INSTEAD = "use a model with full attention in every layer, such as Qwen3, Qwen2.5, Llama 3 or Mistral without a window"
 _SOFTMAX_CHANGES = ("softcap", "s_aux", "position_bias")
@@ -126,12 +126,16 @@ def layout_of(probe: LayoutProbe, probe_layers: tuple[int, ...]) -> CellLayout:
     )
 
 
-def context_limit(config: Any) -> int:
-    """Return the number of positions that the model can take.
+def context_limit(config: Any, wanted: int | None) -> int:
+    """Return the longest sequence: what is wanted, else what the model can take. Raises ModelError beyond that.
 
     NOTE: LongRoPE ends at its original length: beyond it all frequencies change, and keys cached before would be wrong.
     """
     text = config.get_text_config(decoder=True)
     rope = getattr(text, "rope_parameters", None) or {}
     limit = int(text.max_position_embeddings)
-    return min(limit, int(rope["original_max_position_embeddings"])) if rope.get("rope_type") == "longrope" else limit
+    if rope.get("rope_type") == "longrope":
+        limit = min(limit, int(rope["original_max_position_embeddings"]))
+    if wanted is not None and not 1 <= wanted <= limit:
+        raise ModelError(f"A context_length of this model is 1 to {limit:,} tokens, not {wanted:,}.")
+    return wanted or limit

@@ -117,7 +117,7 @@ def test_after_an_error_in_the_middle_of_a_retraction_the_session_goes_on(
 
 def test_conversations_that_do_not_fit_together_take_turns(converted: Callable[[str], Path]) -> None:
     """The context holds one of them; the others are kept outside, and not prefilled again."""
-    engine = LlamaCppEngine.load(converted("tiny"), positions=512, cells=512, dtype="float32")
+    engine = LlamaCppEngine.load(converted("tiny"), context_length=512, cells=512, dtype="float32")
     memory = Memory(engine, heal="never")
     sessions = [read(memory, str(i)) for i in range(6)]
     assert sum(len(engine.positions(s.branches.latest.seq)) for s in sessions if s.branches.latest) > 512

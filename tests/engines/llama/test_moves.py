@@ -48,7 +48,7 @@ def test_many_moves_are_one_move(engine: Make, name: str, dtype: str) -> None:
 
 
 def test_forks_and_cells_outside_of_the_context_are_moved_from_where_they_were_read(engine: Make) -> None:
-    mine = engine(dtype="float16", positions=80, cells=80)
+    mine = engine(dtype="float16", context_length=80, cells=80)
     seq = filled(mine)
     once = mine.fork(seq)
     mine.shift(once, 20, 12)

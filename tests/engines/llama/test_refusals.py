@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from kv_memory import Memory
-from kv_memory.engines.llama_cpp import LlamaCppEngine
+from kv_memory import Memory, context_length
+from kv_memory.engines.llama_cpp import LlamaCppEngine, room
 from kv_memory.engines.llama_cpp.library import library
+from kv_memory.engines.llama_cpp.model import Model
 from kv_memory.engines.parts import Scoring, lacks
 from kv_memory.errors import KVMemoryError, ModelError, UnsupportedModelError
 from kv_memory.testing.adapters import save_lora
@@ -66,7 +67,7 @@ def test_models_that_cannot_be_edited_by_the_cell_are_refused(tmp_path: Path, ki
 def test_a_window_as_long_as_the_context_is_refused_where_its_cells_are_kept_apart(tmp_path: Path) -> None:
     path = odd_models.windowed(tmp_path / "m.gguf", 64)
     with pytest.raises(UnsupportedModelError, match="sliding window apart"):
-        LlamaCppEngine.load(path, positions=64)
+        LlamaCppEngine.load(path, context_length=64)
 
 
 @pytest.mark.parametrize("dtype", ["q8_0", "q4_0", "bfloat16", "nonsense"])
@@ -138,8 +139,47 @@ def test_a_model_is_no_adapter(engine: Make, converted: Callable[[str], Path]) -
 
 
 def test_a_context_that_is_too_large_is_refused(engine: Make) -> None:
-    with pytest.raises(ModelError, match="cells"):
+    with pytest.raises(ModelError, match=r"cells of model\.gguf take .* GB, and .* context_length"):
         engine(cells=2**31 - 64)
+
+
+def test_a_context_is_as_long_as_the_file_says_or_as_it_is_asked_for(converted: Callable[[str], Path]) -> None:
+    path = converted("tiny")
+    assert Memory(path).engine.max_positions == context_length(path) == 2048
+    assert Memory(path, context_length=300).engine.max_positions == 300
+    for wanted, message in ((4096, r"made for 2,048 tokens, not for 4,096; give a smaller"), (0, "at least one token")):
+        with pytest.raises(ModelError, match=message):
+            Memory(path, context_length=wanted)
+    assert LlamaCppEngine.load(path, context_length=4096, rope={"rope_freq_scale": 0.5}).max_positions == 4096
+    with pytest.raises(ModelError, match="ready engine has a context_length"):
+        Memory(LlamaCppEngine.load(path), context_length=300)
+    with pytest.raises(ValueError, match="no rotary setting 'base'"):
+        LlamaCppEngine.load(path, rope={"base": 1.0})
+
+
+def test_more_memory_than_is_free_is_not_asked_for(
+    converted: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama.cpp writes to all cells at once, and Linux would end the process."""
+    path = converted("tiny")
+    cell = Model.load(path).cell_bytes(2)
+    assert cell == 2 * 2 * 2 * 8 * 2  # layers, K and V, heads, width of a head, bytes
+    monkeypatch.setattr(room, "free_memory", lambda: 1500 * cell)
+    with pytest.raises(ModelError, match=r"2,080 cells of model\.gguf take .* give a context_length of at most 1,024"):
+        Memory(path)
+    assert Memory(path, context_length=1024).engine.max_positions == 1024
+    monkeypatch.setattr(room, "free_memory", lambda: 10 * cell)
+    with pytest.raises(ModelError, match="use a smaller model"):
+        Memory(path)
+
+
+def test_the_memory_that_is_free_is_known() -> None:
+    free = room.free_memory()
+    if sys.platform == "linux":
+        assert free is not None
+        assert 1e6 < free < 1e14
+    else:
+        assert free is None
 
 
 def test_messages_of_the_library_do_not_reach_the_terminal(converted: Callable[[str], Path], tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def full(mine: LlamaCppEngine, free: int) -> int:
 
 def test_a_sequence_that_fills_the_context_is_still_edited(engine: Make) -> None:
     """No cell is free for a second copy of what is recomputed."""
-    mine = engine("qwen3", positions=128, cells=128)
+    mine = engine("qwen3", context_length=128, cells=128)
     seq = full(mine, free=2)
     before = all_cells(mine, seq)
     mine.drop(seq, 10, 12)
@@ -158,7 +158,7 @@ def test_an_error_in_a_full_context_leaves_the_cells_as_they_were(
     engine: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second try, with the old cells kept outside, fails as well."""
-    mine = engine("qwen3", positions=128, cells=128)
+    mine = engine("qwen3", context_length=128, cells=128)
     seq = full(mine, free=2)
     before = all_cells(mine, seq)
     real, calls = library().llama_decode, []
@@ -178,7 +178,7 @@ def test_an_error_in_a_full_context_leaves_the_cells_as_they_were(
 
 
 def test_more_sequences_than_the_context_holds_are_kept_outside_of_it(engine: Make) -> None:
-    mine = engine("qwen3", positions=128, cells=128)
+    mine = engine("qwen3", context_length=128, cells=128)
     sequences = [filled(mine, [(7 * i + n) % 400 for i in range(100)]) for n in range(6)]
     cells = [all_cells(mine, seq) for seq in sequences]
     logits = [mine.next_logits(seq) for seq in sequences]
@@ -204,7 +204,7 @@ def _first(cells: Cells, count: int, engine: LlamaCppEngine, seq: int) -> Cells:
 
 
 def test_tokens_that_do_not_fit_are_refused_and_the_cells_stay(engine: Make) -> None:
-    mine = engine("qwen3", positions=256)
+    mine = engine("qwen3", context_length=256)
     seq = full(mine, free=20)
     before, expected = all_cells(mine, seq), mine.score(seq, [1, 2])
     for call in (

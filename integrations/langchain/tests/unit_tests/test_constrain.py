@@ -7,12 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, decoders, models
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from kv_memory import Memory
 from kv_memory.engines.transformers.tokenizer import HFTokenizer
 from kv_memory.errors import UnsupportedOperationError
 from kv_memory.pocket import model_path
 from langchain_kv_memory.constrain import Grammars
+
+from ..gguf_models import tiny_gguf
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -31,10 +35,20 @@ TOOLS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def engine() -> Any:
-    tokenizer = HFTokenizer(AutoTokenizer.from_pretrained(model_path()))
-    return SimpleNamespace(name="pocket", tokenizer=tokenizer)
+@pytest.fixture(scope="module", params=["hugging face", "llama.cpp, bytes", "llama.cpp, sentencepiece"])
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What is asked of an engine: its name and its tokenizer, of each kind."""
+    if request.param == "hugging face":
+        tokenizer: Any = HFTokenizer(AutoTokenizer.from_pretrained(model_path()))
+    else:
+        tokenizer = Memory(tiny_gguf(tmp_path_factory, request.param)).engine.tokenizer
+    return SimpleNamespace(name="some model", tokenizer=tokenizer, size=len(tokenizer.token_table().written))
+
+
+def going_on(engine: Any, text: str) -> list[int]:
+    """Ids of text that goes on, without the space that some tokenizers put before a text."""
+    ids: list[int] = engine.tokenizer.encode(text, special=True)[0]
+    return ids if engine.tokenizer.decode(ids[:1]).strip(" ") or text[0] == " " else ids[1:]
 
 
 def say(engine: Any, mask: Any, seed: int, tokens: int) -> str:
@@ -42,7 +56,7 @@ def say(engine: Any, mask: Any, seed: int, tokens: int) -> str:
     draw = random.Random(seed)
     said: list[int] = []
     for _ in range(tokens):
-        allowed = mask(said, torch.zeros(len(engine.tokenizer.hf))).isfinite().nonzero().flatten().tolist()
+        allowed = mask(said, torch.zeros(engine.size)).isfinite().nonzero().flatten().tolist()
         token = draw.choice(allowed)
         if token in engine.tokenizer.eos_ids:
             return str(engine.tokenizer.decode(said))
@@ -77,20 +91,20 @@ def test_words_are_free_and_a_call_is_not(engine: Any) -> None:
     grammars = Grammars(engine)
     mask = grammars.calls(TOOLS)
     assert mask is not None
-    logits = torch.zeros(len(engine.tokenizer.hf))
+    logits = torch.zeros(engine.size)
     words, _ = engine.tokenizer.encode("Let me see. ", special=True)
     assert mask(words, logits).isfinite().all()
     said = [*words, grammars.open_id]
     assert not mask(said, logits).isfinite().all()
-    said += engine.tokenizer.encode('\n{"name": "now", "arguments": {}}\n</tool_call>', special=True)[0]
+    said += going_on(engine, '\n{"name": "now", "arguments": {}}\n</tool_call>')
     assert mask(said, logits).isfinite().all()
 
 
 def test_without_tools_no_call_is_begun(engine: Any) -> None:
     mask = Grammars(engine).no_calls()
     assert mask is not None
-    barred = (~mask([], torch.zeros(len(engine.tokenizer.hf))).isfinite()).nonzero().flatten().tolist()
-    assert barred == [engine.tokenizer.hf.convert_tokens_to_ids("<tool_call>")]
+    barred = (~mask([], torch.zeros(engine.size)).isfinite()).nonzero().flatten().tolist()
+    assert barred == engine.tokenizer.encode("<tool_call>", special=True)[0]
 
 
 def test_a_schema_that_cannot_constrain_is_an_error_where_it_must(engine: Any) -> None:
@@ -100,10 +114,26 @@ def test_a_schema_that_cannot_constrain_is_an_error_where_it_must(engine: Any) -
     assert Grammars(engine).calls([{"type": "function", "function": {"name": "f", "parameters": odd}}]) is None
 
 
-def test_an_engine_with_another_tokenizer_says_so() -> None:
-    other = SimpleNamespace(name="other", tokenizer=SimpleNamespace(eos_ids=frozenset([1])))
-    grammars = Grammars(other)  # type: ignore[arg-type]
+def test_structure_is_never_part_of_a_string(engine: Any) -> None:
+    mask = Grammars(engine).answer([], {"type": "string"}, 100)
+    table = engine.tokenizer.token_table()
+    quote = table.written.index(b'"')
+    allowed = mask([quote], torch.zeros(engine.size)).isfinite().nonzero().flatten().tolist()
+    assert table.written.index(b"a") in allowed
+    assert not set(allowed) & table.structure
+
+
+def test_tokens_that_write_no_bytes_of_their_own_are_an_error_where_they_must() -> None:
+    pieces = Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1, "##b": 2}, unk_token="[UNK]"))
+    pieces.decoder = decoders.WordPiece()
+    hugging_face = PreTrainedTokenizerFast(tokenizer_object=pieces, unk_token="[UNK]", eos_token="[UNK]")
+    grammars = Grammars(SimpleNamespace(name="other", tokenizer=HFTokenizer(hugging_face)))  # type: ignore[arg-type]
+    with pytest.raises(UnsupportedOperationError, match="do not write bytes of their own"):
+        grammars.answer([], SCHEMA, 50)
+
+
+def test_without_a_token_for_calls_an_answer_is_free() -> None:
+    tokenizer = SimpleNamespace(eos_ids=frozenset([1]), encode=lambda text, special: ([5, 6], [(0, 1), (1, 2)]))
+    grammars = Grammars(SimpleNamespace(name="other", tokenizer=tokenizer))  # type: ignore[arg-type]
     assert grammars.no_calls() is None
     assert grammars.calls(TOOLS) is None
-    with pytest.raises(UnsupportedOperationError, match="other has no Hugging Face tokenizer"):
-        grammars.answer([], SCHEMA, 50)

@@ -21,7 +21,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     def make(model: Any, **options: Any) -> Memory:
         asked.append({"model": model, **options})
-        return Mock(Memory)
+        return Mock(Memory, engine=Mock(max_positions=9), format=Mock(calls_tools=True))
 
     monkeypatch.setattr("langchain_kv_memory.settings.Memory", make)
     return asked
@@ -58,9 +58,10 @@ def test_a_ready_memory_takes_an_erasers_name_but_no_files(tmp_path: Path) -> No
 
 def test_the_memory_is_made_of_the_settings(made: list[dict[str, Any]], tmp_path: Path) -> None:
     given = {"policy": "p.toml", "audit": tmp_path / "a", "heal": "now", "calibration": "c.json", "dtype": "float32"}
-    model = ErasableChatModel(model=tmp_path, eraser=tmp_path, cache_tokens=9, **given)
+    sizes = {"cache_tokens": 9, "context_length": 5}
+    model = ErasableChatModel(model=tmp_path, eraser=tmp_path, **sizes, **given)
     assert model.load() is model.load() is model.ready
-    assert made == [{"model": tmp_path, "eraser": tmp_path, "cache_tokens": 9, "device": None, **given}]
+    assert made == [{"model": tmp_path, "eraser": tmp_path, **sizes, "device": None, **given}]
 
 
 def test_calls_name_no_eraser_where_a_trained_one_is_loaded(tmp_path: Path) -> None:
