@@ -199,7 +199,8 @@ def hidden(talk: Sequence[Version], records: Sequence[Record], said: Everything)
         alike = [
             i for i, v in enumerate(talk) if v.said.text == record.text and not any(map(differ, v.said.ids, record.ids))
         ]
-        alike = [i for i in alike if talk[i].said.ids == record.ids] or alike
+        if record.ids != (None, None):  # a message without ids may have got one since, as an answer does
+            alike = [i for i in alike if talk[i].said.ids == record.ids] or alike
         known = len(alike) == 1 and talk[alike[0]].edit is None
         if len(alike) > 1 and record.place is not None:
             meant = [i for i in alike if place_of(talk, i) == record.place]
