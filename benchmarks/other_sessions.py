@@ -42,7 +42,7 @@ WORDS = [
     "market",
     "stone",
 ]
-QUESTIONS, ANSWER = 8, 32
+QUESTIONS, ANSWER = 6, 16
 OTHER = (10, 300)
 """Least and most words of another conversation."""
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -64,7 +64,7 @@ def conversations(engine: LlamaCppEngine, seed: int) -> list[tuple[list[int], li
     random = Random(seed)
     found = []
     for _ in range(QUESTIONS):
-        said = [{"role": "user", "content": f"{words(random, 120)}. Tell a story about this."}]
+        said = [{"role": "user", "content": f"{words(random, 60)}. Tell a story about this."}]
         other = engine.tokenizer.encode(words(random, random.randint(*OTHER)), special=False)[0]
         found.append((engine.tokenizer.encode(engine.tokenizer.render(said, None, True), special=True)[0], other))
     return found
@@ -100,8 +100,8 @@ def in_engine(engine: LlamaCppEngine, ids: list[int], other: list[int]) -> tuple
     said: list[int] = []
     while len(said) < ANSWER:
         said.append(int(engine.next_logits(mine).argmax()))
-        if others and len(said) % 8 == 0:
-            engine.prefill(others[len(said) // 8 % 2], other[:3])
+        if others and len(said) % 4 == 0:
+            engine.prefill(others[len(said) // 4 % 2], other[:3])
         engine.prefill(mine, said[-1:])
     for seq in (mine, *others):
         engine.free(seq)

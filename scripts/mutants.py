@@ -295,6 +295,28 @@ MUTANTS = (
         "for entry in ledger.entries for",
         ("tests/test_span_ids.py",),
     ),
+    # llama.cpp
+    Mutant(
+        "other conversations stay in the context",
+        "kv_memory/engines/llama_cpp/sequences.py",
+        "            if other is not sequence and other.home is not None:",
+        "            if False:",
+        ("tests/engines/llama/test_alone.py",),
+    ),
+    Mutant(
+        "cells stay where an edit has put them",
+        "kv_memory/engines/llama_cpp/sequences.py",
+        "        if not sequence.in_order:",
+        "        if False:",
+        ("tests/engines/llama/test_alone.py",),
+    ),
+    Mutant(
+        "a grammar takes tokens that carry structure for text",
+        f"{LANGCHAIN}/langchain_kv_memory/guidance_tokens.py",
+        "sorted(table.structure)",
+        "[]",
+        (f"{LANGCHAIN}/tests/unit_tests/test_constrain.py",),
+    ),
 )
 
 

@@ -46,11 +46,11 @@ SPARE = 32
 
 
 class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring):
-    """A GGUF model whose layers all have full attention, in one llama.cpp context that all sequences share.
+    """A GGUF model whose layers all have full attention, in one llama.cpp context, which the sequence in use has alone.
 
-    Where the context is full, or has no place for another sequence, the one used least recently is kept outside of it
-    until it is used again. Removed cells are no longer seen by any token; their rows stay in the context's memory
-    until others are written there.
+    The others are kept outside of it until they are used again, so that what a sequence computes is the same, to the
+    last bit, whichever other sequences there are. Removed cells are no longer seen by any token; their rows stay in the
+    context's memory until others are written there.
 
     `probe_layers`: as TransformersEngine's; their post-RoPE queries and keys are kept a second time outside the
     context, as llama.cpp computes them.
@@ -73,7 +73,8 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
         """Create an engine for a loaded model.
 
         `context_length`: longest sequence in tokens, by default what the file says; the memory of all its cells is
-        allocated at once. `cells`: of all sequences that are in the context at a time, by default as many. `dtype`: of
+        allocated at once. `cells`: of the context, by default as many; with more a re-encoding has room for old and new
+        cells beside each other. `dtype`: of
         K and V, float16 or float32. `flash_attention`: by default on with float16 alone, where llama.cpp does not round
         more with it. `threads`: by default torch's. `rope`: llama.cpp's settings of the rotary embedding, such as
         rope_freq_base (options.py). `chat_template`: one to use instead of the file's, in Jinja.
