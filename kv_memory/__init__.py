@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from kv_memory.conversation.redactions import Redaction
     from kv_memory.conversation.spans import CharRange, Span, SpanKind, SpanStatus, Target, target_name
     from kv_memory.conversation.tombstones import cuts_of
+    from kv_memory.conversation.tool_calls.parts import InvalidCall, ReplyPart
     from kv_memory.engines.base import Engine, LogitsMask, Sampling, Tokenizer, TokenTable
     from kv_memory.engines.registry import context_length, engine_over
     from kv_memory.erasers import get_eraser
@@ -52,6 +53,7 @@ _HOME = {
     "conversation.openai_form": ("openai_form",),
     "conversation.redactions": ("Redaction",),
     "conversation.tombstones": ("cuts_of",),
+    "conversation.tool_calls.parts": ("InvalidCall", "ReplyPart"),
     "conversation.spans": ("CharRange", "Span", "SpanKind", "SpanStatus", "Target", "target_name"),
     "engines.base": ("Engine", "LogitsMask", "Sampling", "TokenTable", "Tokenizer"),
     "engines.registry": ("context_length", "engine_over"),
@@ -99,6 +101,7 @@ __all__ = [
     "Eraser",
     "FinishReason",
     "Heal",
+    "InvalidCall",
     "KVMemoryError",
     "LogitsMask",
     "Memory",
@@ -110,6 +113,7 @@ __all__ = [
     "Refusal",
     "RefusedError",
     "Reply",
+    "ReplyPart",
     "ReplyStream",
     "Request",
     "Requests",

@@ -22,6 +22,7 @@ from kv_memory.conversation.messages import Cuts, Message
 from kv_memory.conversation.parts import Part, PieceKind, joined, places_of
 from kv_memory.conversation.sentinels import OwnerRun, Plain, Sentinel, Sentinels
 from kv_memory.conversation.template import TemplateTraits, adapt
+from kv_memory.conversation.tool_calls.known import known_markers
 from kv_memory.engines.base import Tokenizer
 from kv_memory.errors import ConversationError
 from kv_memory.positions import Interval, merge
@@ -142,6 +143,8 @@ class ChatFormat:
         self._nonce = secrets.token_hex(4)
         self._traits = {False: TemplateTraits.probe(tokenizer)}
         """Traits of the template in conversations without tools and, once there is one, with them."""
+        self.markers = known_markers(tokenizer)
+        """Markers of tool calls and channels that mean something to the model."""
         self._splits: dict[tuple[str, str, str], int] = {}
         self._scaffold: dict[tuple[str, str], tuple[int, ...]] = {}
         self._known: dict[str, bool] = {}

@@ -120,7 +120,8 @@ class Tokenizer(Protocol):
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of these ids, with special tokens left out and structure tokens such as <tool_call> kept."""
+        """Return the text of these ids. Special tokens are left out but for those of markers.py; structure tokens such
+        as <tool_call> are kept."""
         ...
 
     def render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, generate: bool) -> str:

@@ -20,9 +20,9 @@ from kv_memory.conversation.ledger import Ledger
 from kv_memory.conversation.messages import Message, parse_messages
 from kv_memory.conversation.spans import Target
 from kv_memory.conversation.targets import find
+from kv_memory.conversation.tool_calls.parser import read_message
 from kv_memory.errors import ConversationError
 from kv_memory.positions import Interval, merge
-from kv_memory.sessions.reply import read_message
 from kv_memory.synthetic.worlds import Probe, World, make_world
 
 TEXT = "text"

@@ -37,7 +37,7 @@ from kv_memory.sessions.retract import leave_out, retract
 from kv_memory.sessions.retraction_plan import plan_retraction
 from kv_memory.sessions.run_all import run_all
 from kv_memory.sessions.state import SessionState, StateHost
-from kv_memory.sessions.turn import ReplyStream, SamplingOptions, Turn
+from kv_memory.sessions.turn import ReplyStream, SamplingOptions, Turn, Written
 from kv_memory.sessions.undo import undo
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class Session:
         turn = self._turn(parse_messages(messages), tools, Sampling(**sampling))
         answer = self._answer(turn, tools, cancelled or (lambda: False), progress, eraser)
         self._state.hold(answer)
-        return ReplyStream(answer, turn.id, self._state.let_go)
+        return ReplyStream(answer, self._state.let_go)
 
     def _turn(self, messages: list[Message], tools: Tools, sampling: Sampling) -> Turn:
         form, sealed = self._memory.format, self._memory.originals.sealed
@@ -157,8 +157,8 @@ class Session:
         cancelled: Callable[[], bool],
         progress: Progress | None,
         eraser: Eraser | None,
-    ) -> Generator[str | Reply]:
-        """Yield the text of an answer as it is generated, then the reply."""
+    ) -> Generator[Written | Reply]:
+        """Yield an answer as it is generated, then the reply."""
         with self._engine.lock:
             branch, usage = self._read(turn.messages, tools, progress=progress, eraser=eraser, turn=turn)
             turn.begin(branch)

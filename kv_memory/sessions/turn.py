@@ -5,18 +5,21 @@ from __future__ import annotations
 import atexit
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypedDict
 from weakref import WeakSet
 
+from kv_memory.conversation.answer_pieces import pieces_of
 from kv_memory.conversation.chat_format import ChatFormat, Piece
 from kv_memory.conversation.messages import Message, parse_messages
-from kv_memory.engines.base import Engine, LogitsMask, Sampling, Token, Tokenizer
+from kv_memory.conversation.tool_calls.parser import AnswerParser
+from kv_memory.conversation.tool_calls.parts import ReplyPart
+from kv_memory.engines.base import Engine, LogitsMask, Sampling, Token
 from kv_memory.sessions.branch import Branch
 from kv_memory.sessions.plan import Tools
-from kv_memory.sessions.reply import FinishReason, Reply, Usage, call_id, call_starts, read_message
+from kv_memory.sessions.reply import FinishReason, Reply, Usage
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -30,39 +33,49 @@ class SamplingOptions(TypedDict, total=False):
     mask: LogitsMask | None
 
 
+@dataclass(frozen=True)
+class Written:
+    """More of an answer: its text as the model wrote it, and the parts of the message that became final with it."""
+
+    text: str
+    parts: Sequence[ReplyPart]
+
+
 class ReplyStream:
-    """An answer while it is generated: iterate for its text, then read `reply`.
+    """An answer while it is generated: iterate for its text, or for the parts of its message, then read `reply`.
 
     Closing it early removes the answer from the cache.
     """
 
     def __init__(
-        self, items: Generator[str | Reply], answer_id: str, let_go: Callable[[Generator[str | Reply]], object]
+        self, items: Generator[Written | Reply], let_go: Callable[[Generator[Written | Reply]], object]
     ) -> None:
         """Create a stream; `let_go` is given its items, which it holds, once nobody can read them any more."""
         self._items = items
         self._let_go = let_go
         _open_streams.add(self)
-        self._answer_id = answer_id
         self.reply: Reply | None = None
 
     def __del__(self) -> None:
         self._let_go(self._items)
 
     def __iter__(self) -> Iterator[str]:
+        return (written.text for written in self._written() if written.text)
+
+    def parts(self) -> Iterator[ReplyPart]:
+        """Yield the parts of the message as they become final: content as it grows, each call once it is complete."""
+        return (part for written in self._written() for part in written.parts)
+
+    def _written(self) -> Iterator[Written]:
         for item in self._items:
             if isinstance(item, Reply):
                 self.reply = item
             else:
                 yield item
 
-    def call_id(self, number: int) -> str:
-        """Return the id of tool call `number` of the answer, known before the call is written."""
-        return call_id(self._answer_id, number)
-
     def finish(self) -> Reply:
         """Generate to the end and return the reply."""
-        for _ in self:
+        for _ in self._written():
             pass
         assert self.reply is not None, "an exhausted stream has its reply"
         return self.reply
@@ -104,14 +117,13 @@ class Turn:
         self.begins = form.head(messages, tools)
         """Text that makes the assistant speak."""
         self.head: Piece = form.scaffold(self.begins)
-        self.id = uuid.uuid4().hex[:12]
         if sampling.mask is not None:
             sampling = replace(sampling, mask=engine.lock.callback(sampling.mask))
         self._engine, self._form, self._tools, self._sampling = engine, form, tools, sampling
         self._sealed = sealed
         self._branch: Branch | None = None
         self._start = 0
-        self._text = ""
+        self._parser = AnswerParser(uuid.uuid4().hex[:12], tools, form.markers, head=self.begins)
         self._reason = FinishReason.STOP
         self._generated = 0
         self._complete = False
@@ -127,8 +139,8 @@ class Turn:
         self._branch, self._start = branch, self._engine.next_position(branch.seq)
         branch.busy, branch.interrupt = True, self.interrupt
 
-    def generate(self, cancelled: Callable[[], bool]) -> Generator[str]:
-        """Yield the text as it is generated. The engine's lock is held for each token, but not while yielding."""
+    def generate(self, cancelled: Callable[[], bool]) -> Generator[Written]:
+        """Yield the answer as it is generated. The engine's lock is held for each token, but not while yielding."""
         assert self._branch is not None, "a turn begins first"
         tokens: Generator[Token] | None = None
         asked = self._engine.lock.callback(cancelled)
@@ -144,9 +156,9 @@ class Turn:
                     break
                 self._reason = FinishReason(token.finish or self._reason)
                 self._generated += token.id >= 0
-                self._text += token.text
                 if token.text:
-                    yield token.text
+                    yield Written(token.text, self._parser.push(token.text))
+            yield Written("", self._parser.finish())
             self._complete = not self._interrupted and self._reason is not FinishReason.CANCELLED
         finally:
             with self._engine.lock:
@@ -185,16 +197,19 @@ class Turn:
     def reply(self, usage: Usage) -> Reply:
         """Return the finished answer; `usage` is that of reading the conversation."""
         counted = {"prefilled": usage.prefilled + len(self.head.ids), "generated": self._generated}
+        answer = self._parser.answer
         return Reply(
-            message=read_message(self._text, self.id),
-            text=self._text,
+            message=answer.message(),
+            invalid_calls=tuple(answer.invalid_calls),
+            text=answer.text,
             finish_reason=self._reason,
             usage=usage.model_copy(update=counted),
         )
 
     def _enter(self, branch: Branch) -> bool:
         """Close the turn in the cache and append it; return False where its closing no longer fits in the context."""
-        said = parse_messages([read_message(self._text, self.id)])[0]
+        answer = self._parser.answer
+        said = parse_messages([answer.message()])[0]
         ends = self._form.end([*self.messages, said], self._tools)
         closing = self._form.scaffold(ends)
         if self._engine.next_position(branch.seq) + len(closing.ids) > self._engine.max_positions:
@@ -202,34 +217,7 @@ class Turn:
         ids = [token for position, token in self._engine.cells(branch.seq) if position >= self._start]
         ids = ids[len(self.head.ids) :]
         self._engine.prefill(branch.seq, closing.ids)
-        answer = _generated_pieces(self._engine.tokenizer, ids, self._text, bool(said.tool_calls))
-        written = "".join([self.begins, self._text, ends])
-        pieces = [self.head, *answer, closing]
+        written = "".join([self.begins, answer.text, ends])
+        pieces = [self.head, *pieces_of(self._engine.tokenizer, ids, answer), closing]
         branch.ledger.append(self._sealed(said), pieces, self._start, generated=True, written=written)
         return True
-
-
-def _generated_pieces(tokenizer: Tokenizer, ids: list[int], text: str, calls: bool) -> list[Piece]:
-    """Split the generated tokens into content and, from its `<tool_call>` on, each call."""
-    chars = _char_intervals(tokenizer, ids, text)
-    starts = call_starts(text) if calls else []
-    pieces: list[Piece] = []
-    for call, (begin, end) in enumerate(zip([0, *starts], [*starts, len(text) + 1], strict=True), start=-1):
-        chosen = [i for i, (at, _) in enumerate(chars) if begin <= at < end]
-        part = tuple(ids[i] for i in chosen)
-        if part and call < 0:
-            pieces.append(Piece("content", part, tuple(chars[i] for i in chosen)))
-        elif part:
-            pieces.append(Piece("call", part, call=call))
-    return pieces
-
-
-def _char_intervals(tokenizer: Tokenizer, ids: list[int], text: str) -> list[tuple[int, int]]:
-    """Return the characters of `text` that each token stands for."""
-    again, chars = tokenizer.encode(text, special=False)
-    if again == ids:
-        return chars
-    # The model's tokens differ from the tokenizer's for the same text, so there are no offsets: see how the text grows
-    # with each token. U+FFFD stands for a character of which some bytes are still to come.
-    ends = [len(tokenizer.decode(ids[: i + 1]).rstrip("\ufffd")) for i in range(len(ids))]
-    return list(zip([0, *ends[:-1]], ends, strict=True))

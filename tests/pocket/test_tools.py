@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kv_memory.sessions.reply import read_message
+from kv_memory.conversation.tool_calls.parser import read_message
 from kv_memory.synthetic.facts import Fact
 from kv_memory.synthetic.records import facts, make_record, make_schema
 from kv_memory.synthetic.tools.bank import Lines

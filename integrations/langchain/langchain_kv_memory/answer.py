@@ -3,51 +3,66 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 from langchain_core.messages import AIMessage, AIMessageChunk, InvalidToolCall, ToolCall
 from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk
 
-from kv_memory import Reply, ReplyStream
-from langchain_kv_memory.call_stream import CLOSE, OPEN, CallStream
-
-_WRITTEN_CALL = re.compile(rf"{OPEN}\s*(.*?)\s*(?:{CLOSE}|$)", re.DOTALL)
+from kv_memory import FinishReason, InvalidCall, Reply, ReplyPart, ReplyStream
+from langchain_kv_memory.convert import REASONING, THOUGHTS
 
 
 def message_of(reply: Reply, metadata: dict[str, Any]) -> AIMessage:
-    """Return the answer as a message. A call that cannot be parsed stays in the content and is listed as invalid."""
-    calls = reply.message.get("tool_calls", [])
+    """Return the answer as a message. A call that cannot be run stays in the content and is listed as invalid."""
+    thoughts = reply.message.get(THOUGHTS)
     return AIMessage(
         content=reply.message["content"],
-        tool_calls=[_call(call) for call in calls],
-        invalid_tool_calls=[] if calls else _invalid(reply.text),
+        additional_kwargs={REASONING: thoughts} if thoughts else {},
+        tool_calls=[_call(call) for call in reply.message.get("tool_calls", [])],
+        invalid_tool_calls=[_invalid(call) for call in reply.invalid_calls],
         usage_metadata=usage_of(reply),
         response_metadata=metadata_of(reply, metadata),
     )
 
 
 def chunks_of(stream: ReplyStream, metadata: dict[str, Any]) -> Iterator[ChatGenerationChunk]:
-    """Yield the answer as it is written; the last chunk has its usage and why it ended."""
-    parts = CallStream(stream.call_id)
-    for text in stream:
-        for part in parts.push(text):
-            words, calls = (part, []) if isinstance(part, str) else ("", [part])
-            yield ChatGenerationChunk(message=AIMessageChunk(content=words, tool_call_chunks=calls))
+    """Yield the answer as it is written; the last chunk has its usage and why it ended.
+
+    A call comes in one chunk, once it is complete: of the beginning of a call LangChain would make a valid one.
+    """
+    numbers = count()
+    for part in stream.parts():
+        yield ChatGenerationChunk(message=_chunk(part, numbers))
     reply = stream.reply
     assert reply is not None, "an exhausted stream has its reply"
-    # what was taken for the beginning of a call and is none is part of the content after all
-    rest = reply.message["content"][len(parts.said) :]
     yield ChatGenerationChunk(
         message=AIMessageChunk(
-            content=rest,
+            content="",
             usage_metadata=usage_of(reply),
             response_metadata=metadata_of(reply, metadata),
             chunk_position="last",
         )
     )
+
+
+def _chunk(part: ReplyPart, numbers: Iterator[int]) -> AIMessageChunk:
+    if part.call is not None:
+        function = part.call["function"]
+        call = tool_call_chunk(
+            name=function["name"], args=function["arguments"], id=part.call["id"], index=next(numbers)
+        )
+        return AIMessageChunk(content="", tool_call_chunks=[call])
+    if part.invalid is not None:
+        invalid = _invalid(part.invalid)
+        call = tool_call_chunk(name=invalid["name"], args=invalid["args"], id=None, index=next(numbers))
+        return AIMessageChunk(content="", tool_call_chunks=[call])
+    if part.kind == "reasoning":
+        return AIMessageChunk(content="", additional_kwargs={REASONING: part.text})
+    return AIMessageChunk(content=part.text)
 
 
 def usage_of(reply: Reply) -> UsageMetadata:
@@ -79,7 +94,8 @@ def metadata_of(reply: Reply, metadata: dict[str, Any]) -> dict[str, Any]:
         "left_out": usage.left_out,
         "corrected": list(usage.corrected),
     }
-    reason = "tool_calls" if reply.message.get("tool_calls") else str(reply.finish_reason)
+    called = reply.message.get("tool_calls") and reply.finish_reason is FinishReason.STOP
+    reason = "tool_calls" if called else str(reply.finish_reason)
     return {**metadata, "finish_reason": reason, "kv_memory": {**metadata["kv_memory"], **cache}}
 
 
@@ -89,9 +105,9 @@ def _call(call: dict[str, Any]) -> ToolCall:
     return ToolCall(type="tool_call", id=call["id"], name=function["name"], args=args)
 
 
-def _invalid(text: str) -> Sequence[InvalidToolCall]:
-    error = "This is not the JSON of a tool call."
-    return [
-        InvalidToolCall(type="invalid_tool_call", id=None, name=None, args=written, error=error)
-        for written in _WRITTEN_CALL.findall(text)
-    ]
+def _invalid(call: InvalidCall) -> InvalidToolCall:
+    """Return an invalid call with its text as a JSON string: LangChain completes JSON that is cut off, and would make a
+    valid call of it when it adds up chunks."""
+    return InvalidToolCall(
+        type="invalid_tool_call", id=None, name=call.name, args=json.dumps(call.text), error=call.error
+    )

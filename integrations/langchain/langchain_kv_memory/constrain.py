@@ -13,9 +13,9 @@ from llguidance import LLMatcher, LLTokenizer
 from torch import Tensor
 
 from kv_memory import Engine, LogitsMask, TokenTable, UnsupportedOperationError
-from langchain_kv_memory.call_stream import CLOSE, OPEN
 from langchain_kv_memory.guidance_tokens import guidance_tokenizer
 
+OPEN, CLOSE = "<tool_call>", "</tool_call>"
 _STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
@@ -41,8 +41,9 @@ class Grammars:
     ) -> LogitsMask:
         """Return a mask for an answer that is one call of one of these tools, or JSON of this schema, if there is one.
 
-        When `max_tokens` come near, strings, lists and objects are closed as soon as they may be, so that the answer
-        fits its schema also where the model finds no end.
+        When `max_tokens` come near, strings, lists and objects of JSON are closed as soon as they may be, so that the
+        answer fits its schema also where the model finds no end. Those of a call are not: it would be run with
+        arguments that the model had not finished.
         """
         choices = ["call"] if tools else []
         rules = [_call_rules(tools), f'call: {self._marks[0]} "\\n" body "\\n" {self._marks[1]}'] if tools else []
@@ -52,7 +53,8 @@ class Grammars:
         grammar = "\n".join([f"start: {' | '.join(choices)}", *rules])
         matcher = self._matcher(grammar)
         reserve = min(len(self._engine.tokenizer.encode(grammar, special=False)[0]), max_tokens // 2)
-        return GrammarMask(matcher, self._closers(), max_tokens - reserve)
+        closers = self._closers() if schema is not None else ()
+        return GrammarMask(matcher, closers, max_tokens - reserve, self._is_call)
 
     def calls(self, tools: Sequence[Mapping[str, Any]]) -> LogitsMask | None:
         """Return a mask for a free answer in which a call, once begun, is of one of these tools.
@@ -83,6 +85,10 @@ class Grammars:
         ids, _ = self._engine.tokenizer.encode(mark, special=True)
         return ids[0] if len(ids) == 1 else None
 
+    def _is_call(self, said: Sequence[int]) -> bool:
+        """Return whether an answer is a call: JSON begins in another way."""
+        return self._engine.tokenizer.decode(said[:1]).startswith(OPEN[0])
+
     def _closers(self) -> tuple[Tensor, Tensor]:
         """Return the ids that close something: first those that close a string, where the others would be its text."""
         assert self._table is not None, "a matcher is made first"
@@ -106,13 +112,16 @@ class Grammars:
 class GrammarMask:
     """A mask that allows what the grammar allows, from the first token on.
 
-    After `late` tokens only what closes something, wherever the grammar allows that.
+    After `late` tokens only what closes something, wherever the grammar allows that, unless it `is_call`.
     """
 
-    def __init__(self, matcher: LLMatcher, closers: Sequence[Tensor], late: int) -> None:
+    def __init__(
+        self, matcher: LLMatcher, closers: Sequence[Tensor], late: int, is_call: Callable[[Sequence[int]], bool]
+    ) -> None:
         self._matcher = matcher
         self._closers = closers
         self._late = late
+        self._is_call = is_call
         self._consumed = 0
 
     def __call__(self, said: Sequence[int], logits: Tensor) -> Tensor:
@@ -120,7 +129,8 @@ class GrammarMask:
         self._matcher.consume_tokens(list(said[self._consumed :]))
         self._consumed = len(said)
         allowed = _allowed(self._matcher, len(logits))
-        for closers in self._closers if len(said) >= self._late else ():
+        late = len(said) >= self._late and not self._is_call(said)
+        for closers in self._closers if late else ():
             closing = torch.zeros_like(allowed).index_fill(0, closers, True) & allowed
             if closing.any():
                 return _masked(logits, closing)

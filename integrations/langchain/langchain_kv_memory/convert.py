@@ -28,6 +28,12 @@ _ROLES: tuple[tuple[type[BaseMessage], str], ...] = (
 )
 PLACEHOLDERS = ("[cleared]",)
 """Texts that LangChain's ClearToolUsesEdit puts in the place of a tool result."""
+REASONING = "reasoning_content"
+"""Key of a message's `additional_kwargs` for thoughts that came beside its content."""
+THOUGHTS = "thinking"
+"""Key of such thoughts in the messages of kv_memory's answers."""
+PROVIDER = "kv_memory"
+"""Name of this package in the `model_provider` of its answers."""
 
 
 def to_openai(messages: Sequence[BaseMessage], placeholders: Sequence[str] = PLACEHOLDERS) -> list[dict[str, Any]]:
@@ -70,8 +76,10 @@ def _convert(message: BaseMessage, index: int, placeholders: Sequence[str]) -> d
 
 def _beside(message: AIMessage) -> dict[str, Any]:
     """Return what an answer says beside its content, as OpenAI's fields."""
-    kept = ("function_call", "refusal", "reasoning_content")
+    kept = ("function_call", "refusal", REASONING)
     said = {key: message.additional_kwargs[key] for key in kept if message.additional_kwargs.get(key)}
+    if REASONING in said and message.response_metadata.get("model_provider") == PROVIDER:
+        said[THOUGHTS] = said.pop(REASONING)  # the field in which the answer had them
     calls = [
         _call(call["id"], call["name"], json.dumps(call["args"], ensure_ascii=False)) for call in message.tool_calls
     ]
@@ -80,9 +88,18 @@ def _beside(message: AIMessage) -> dict[str, Any]:
     calls += [
         _call(call["id"], call["name"] or "", call["args"] or "")
         for call in message.invalid_tool_calls
-        if not (call["args"] and call["args"] in written)
+        if not (call["args"] and (call["args"] in written or _quoted(call["args"]) in written))
     ]
     return {**said, "tool_calls": calls} if calls else said
+
+
+def _quoted(text: str) -> str:
+    """Return the text that a JSON string is; what is none as it is."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return value if isinstance(value, str) else text
 
 
 def _call(call_id: str | None, name: str, arguments: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from kv_memory import ReplyStream
 from langchain_kv_memory.answer import chunks_of, message_of
 from langchain_kv_memory.background import StopFlag, iterate
-from langchain_kv_memory.convert import to_openai
+from langchain_kv_memory.convert import PROVIDER, to_openai
 from langchain_kv_memory.errors import langchain_errors
 from langchain_kv_memory.options import CallOptions
 from langchain_kv_memory.sessions import session_id_of
@@ -102,4 +102,4 @@ class AnsweringChatModel(LocalChatModel):
             **options.sampling,
         )
         cache = {"session": session.id, "retractions": [report.id for report in session.reports]}
-        return stream, {"model_name": self._name, "model_provider": "kv_memory", "kv_memory": cache}
+        return stream, {"model_name": self._name, "model_provider": PROVIDER, "kv_memory": cache}

@@ -14,6 +14,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from kv_memory.engines.base import Tokenizer, TokenTable
 from kv_memory.engines.llama_cpp.library import library
 from kv_memory.engines.llama_cpp.model import Model
+from kv_memory.engines.markers import kept_ids
 from kv_memory.engines.transformers.tokenizer import HFTokenizer, chosen_template, rendered
 from kv_memory.errors import ConversationError, ModelError
 
@@ -85,8 +86,10 @@ class Vocabulary:
         return ids, self._intervals(sound, ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of these ids without special tokens."""
-        return self._bytes(ids).decode("utf-8", "replace")
+        """Return the text of these ids without special tokens, but for those that mark calls, channels and thoughts."""
+        marked = any(id_ in self._kept for id_ in ids)
+        shown = [id_ for id_ in ids if id_ in self._kept or not self._is_control(id_)] if marked else ids
+        return self._bytes(shown, special=marked).decode("utf-8", "replace")
 
     def render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, generate: bool) -> str:
         """Format messages with the chat template; with tools, by the one named tool_use where there is one.
@@ -125,6 +128,16 @@ class Vocabulary:
             if lib.llama_vocab_get_attr(vocabulary, id_) & lib.LLAMA_TOKEN_ATTR_CONTROL
         )
         return tuple(mark.decode("utf-8", "replace") for mark in marks)
+
+    @cached_property
+    def _kept(self) -> dict[int, str]:
+        """Return the special tokens that stay in text."""
+
+        def id_of(text: str) -> int | None:
+            ids = self._tokenize(text, True)
+            return ids[0] if len(ids) == 1 and self._is_control(ids[0]) else None
+
+        return kept_ids(id_of)
 
     def _tokenize(self, text: str, special: bool) -> list[int]:
         data, lib = text.encode(), library()
@@ -170,16 +183,22 @@ class Vocabulary:
 
     def _is_structure(self, id_: int) -> bool:
         lib = library()
-        kind: int = lib.llama_vocab_get_attr(self._model.vocabulary, id_)
-        return bool(kind & (lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_USER_DEFINED))
+        return self._is_control(id_) or self._has(id_, lib.LLAMA_TOKEN_ATTR_USER_DEFINED)
 
-    def _bytes(self, ids: Sequence[int]) -> bytes:
+    def _is_control(self, id_: int) -> bool:
+        return self._has(id_, library().LLAMA_TOKEN_ATTR_CONTROL)
+
+    def _has(self, id_: int, attribute: int) -> bool:
+        kind: int = library().llama_vocab_get_attr(self._model.vocabulary, id_)
+        return bool(kind & attribute)
+
+    def _bytes(self, ids: Sequence[int], special: bool = False) -> bytes:
         lib = library()
         given = (lib.llama_token * len(ids))(*ids)
         room = 16 * len(ids) + 64
         while True:
             text = ctypes.create_string_buffer(room)
-            count = lib.llama_detokenize(self._model.vocabulary, given, len(ids), text, room, False, False)
+            count = lib.llama_detokenize(self._model.vocabulary, given, len(ids), text, room, False, special)
             if count >= 0:
                 return text.raw[:count]
             room = -count

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from kv_memory.engines.base import TokenTable
+from kv_memory.engines.markers import kept_ids
 from kv_memory.errors import ConversationError, ModelError, UnsupportedOperationError
 
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
@@ -41,6 +42,9 @@ class HFTokenizer:
         self._begins_with_space, self._space_after_marks = self._space_probed()
         own = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
         self.eos_ids: frozenset[int] = frozenset([*own, *eos_ids])
+        kept = kept_ids(self._trusted.token_to_id)
+        added = self._trusted.get_added_tokens_decoder()
+        self._hidden = {id_ for id_, token in added.items() if token.special and id_ not in kept}
 
     def token_table(self) -> TokenTable:
         """Return what each token writes. Raises UnsupportedOperationError for tokens that are not pieces of bytes."""
@@ -84,8 +88,9 @@ class HFTokenizer:
         return begins, begins and bool(self._marks) and ids(f"{self._marks[0]}kvm")[1:] == alone
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of these ids without special tokens."""
-        return str(self.hf.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        """Return the text of these ids without special tokens, but for those that mark calls, channels and thoughts."""
+        shown = [id_ for id_ in ids if id_ not in self._hidden]
+        return str(self.hf.decode(shown, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, generate: bool) -> str:
         """Format messages with the model's own chat template.

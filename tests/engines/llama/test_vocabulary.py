@@ -18,7 +18,8 @@ from kv_memory.engines.llama_cpp.model import Model
 from kv_memory.engines.llama_cpp.vocabulary import HUGGING_FACE, Vocabulary, tokenizer_of
 from kv_memory.engines.transformers.tokenizer import HFTokenizer
 from kv_memory.errors import ConversationError, ModelError
-from kv_memory.testing.chat import CHATML, SPECIAL, STRUCTURE
+from kv_memory.gguf import export_model
+from kv_memory.testing.chat import CHATML, SPECIAL, STRUCTURE, tiny_model, tiny_tokenizer
 from kv_memory.testing.gguf_files import changed, with_bytes, with_sentencepiece
 
 MESSAGES: list[dict[str, Any]] = [
@@ -98,6 +99,19 @@ def test_every_token_that_llama_cpp_ends_at_ends_an_answer(converted: Callable[[
 def test_special_tokens_are_left_out_of_text_and_structure_is_not(vocabulary: Vocabulary) -> None:
     ids, _ = vocabulary.encode("<|im_start|>a<tool_call>b<|im_end|>", special=True)
     assert vocabulary.decode(ids) == "a<tool_call>b"
+
+
+def test_special_tokens_that_mark_calls_stay_in_text(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["[TOOL_CALLS]", "<|end|>"], special_tokens=True)
+    tiny_model().save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    export_model(tmp_path, tmp_path / "marked.gguf", "f32")
+    found = tokenizer_of(Model.load(with_bytes(tmp_path / "marked.gguf", tmp_path / "plain.gguf")))
+    assert isinstance(found, Vocabulary)
+    ids, _ = found.encode("<|im_start|>a [TOOL_CALLS]b<|end|>\u00fc<tool_call><|im_end|>", special=True)
+    assert found.decode(ids) == "a [TOOL_CALLS]b\u00fc<tool_call>"
+    assert found.decode(ids[-2:]) == "<tool_call>"
 
 
 def test_a_template_that_refuses_a_conversation_says_so(vocabulary: Vocabulary) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -55,7 +56,8 @@ def test_a_forced_call_streamed_is_the_one_given(patient: ErasableChatModel, nam
     assert [c["name"] for c in given.tool_calls] == [name]
     assert [(c["name"], c["args"]) for c in whole.tool_calls] == [(c["name"], c["args"]) for c in given.tool_calls]
     assert (whole.content, given.content) == ("", "")
-    assert sum(len(chunk.tool_call_chunks) for chunk in chunks) > 3
+    (call,) = [call for chunk in chunks for call in chunk.tool_call_chunks]  # whole: a part of it is no call
+    assert json.loads(call["args"]) == given.tool_calls[0]["args"]
     assert whole.response_metadata["finish_reason"] == "tool_calls"
 
 
@@ -104,17 +106,29 @@ def test_a_raw_answer_comes_with_its_error(model: ErasableChatModel) -> None:
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_a_call_that_is_cut_off_is_invalid(model: ErasableChatModel, streamed: bool) -> None:
-    bound = model.bind_tools([get_order], tool_choice="any").bind(max_tokens=16)
+@pytest.mark.parametrize("choice", ["auto", "any"])
+@pytest.mark.parametrize("tokens", [4, 16, 20])
+def test_a_call_that_is_cut_off_is_invalid(model: ErasableChatModel, streamed: bool, choice: str, tokens: int) -> None:
+    bound = model.bind_tools([get_order], tool_choice=choice).bind(max_tokens=tokens)
+    asked = [HumanMessage("Call get_order with order_id W-48213.")]
     if streamed:
-        chunks: list[Any] = list(bound.stream(talk(), CONFIG))
+        chunks: list[Any] = list(bound.stream(asked, CONFIG))
         answer: Any = sum(chunks[1:], chunks[0])
     else:
-        answer = bound.invoke(talk(), CONFIG)
+        answer = bound.invoke(asked, CONFIG)
     assert answer.response_metadata["finish_reason"] == "length"
     assert answer.content.startswith("<tool_call>")
-    after = model.invoke([*talk(), answer, HumanMessage(QUESTION)], CONFIG)
+    assert answer.tool_calls == []
+    (invalid,) = answer.invalid_tool_calls
+    assert json.loads(invalid["args"]) == answer.content
+    after = model.invoke([*asked, answer, HumanMessage(QUESTION)], CONFIG)
     assert after.tool_calls == []
+
+
+def test_a_forced_call_has_the_arguments_that_the_model_meant(model: ErasableChatModel) -> None:
+    asked = [HumanMessage("Call get_order with order_id W-48213.")]
+    answer = model.bind_tools([get_order], tool_choice="any").invoke(asked, CONFIG, max_tokens=32)
+    assert [call["args"] for call in answer.tool_calls] == [{"order_id": "W-48213"}]
 
 
 @pytest.mark.parametrize("strategy", [ToolStrategy, ProviderStrategy])

@@ -51,13 +51,15 @@ def going_on(engine: Any, text: str) -> list[int]:
     return ids if engine.tokenizer.decode(ids[:1]).strip(" ") or text[0] == " " else ids[1:]
 
 
-def say(engine: Any, mask: Any, seed: int, tokens: int) -> str:
-    """What a model says that picks any allowed token, and ends when it may."""
+def say(engine: Any, mask: Any, seed: int, tokens: int, *, closing: bool = False) -> str:
+    """What a model says that picks any allowed token, and ends when it may. `closing`: it ends what it can, mostly."""
     draw = random.Random(seed)
+    ends = {i for i, text in enumerate(engine.tokenizer.token_table().written) if text and set(text) <= set(b'"}]')}
     said: list[int] = []
     for _ in range(tokens):
         allowed = mask(said, torch.zeros(engine.size)).isfinite().nonzero().flatten().tolist()
-        token = draw.choice(allowed)
+        preferred = [i for i in allowed if i in ends] if closing and draw.random() < 0.8 else []
+        token = draw.choice(preferred or allowed)
         if token in engine.tokenizer.eos_ids:
             return str(engine.tokenizer.decode(said))
         said.append(token)
@@ -74,16 +76,26 @@ def test_an_answer_keeps_to_its_schema_however_few_the_tokens(engine: Any, seed:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_forced_call_is_of_one_of_the_tools(engine: Any, seed: int) -> None:
-    from kv_memory.sessions.reply import read_message
+    from kv_memory.conversation.tool_calls.parser import read_message
 
-    said = read_message(say(engine, Grammars(engine).answer(TOOLS, None, 200), seed, 200))
+    said = read_message(say(engine, Grammars(engine).answer(TOOLS, None, 200), seed, 200, closing=True))
     (call,) = said["tool_calls"]
     assert call["function"]["name"] in ('say "hi"', "now")
     assert isinstance(json.loads(call["function"]["arguments"]), dict)
 
 
+@pytest.mark.parametrize("schema", [None, SCHEMA])
+def test_a_call_is_not_closed_before_the_model_closes_it(engine: Any, schema: Any) -> None:
+    said = engine.tokenizer.encode("<tool_call>", special=True)[0]
+    said += going_on(engine, '\n{"name": "say \\"hi\\"", "arguments": {"name": "W-')
+    mask = Grammars(engine).answer(TOOLS, schema, len(said) + 1)
+    for end in range(len(said) + 1):
+        logits = mask(said[:end], torch.zeros(engine.size))
+    assert logits.isfinite().sum() > 100
+
+
 def test_with_tools_and_a_schema_it_is_one_or_the_other(engine: Any) -> None:
-    said = {say(engine, Grammars(engine).answer(TOOLS, SCHEMA, 200), seed, 200)[0] for seed in range(12)}
+    said = {say(engine, Grammars(engine).answer(TOOLS, SCHEMA, 200), seed, 200, closing=True)[0] for seed in range(12)}
     assert said == {"<", "{"}
 
 
