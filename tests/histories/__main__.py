@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--only", type=int, help="read the block with this seed alone, and write nothing")
     given = parser.parse_args()
     if given.only is not None:
-        block = read(given.only, BLOCK)
+        block = read(given.only, BLOCK, shrink=True)
         print(block.failure or f"{block.histories} histories, none failed.")
         sys.exit(bool(block.failure))
 
@@ -59,7 +59,9 @@ def main() -> None:
             failed += [block] if block.failure else []
             seconds = time.perf_counter() - began
             print(
-                f"{done:,} of {given.histories:,} histories, {len(failed)} blocks failed, {seconds:,.0f} s", flush=True
+                f"{done:,} of {given.histories:,} histories, {len(failed)} blocks failed, {seconds:,.0f} s "
+                f"(seed {block.seed})",
+                flush=True,
             )
             if block.failure:
                 print(f"Seed {block.seed}:\n{block.failure}", flush=True)

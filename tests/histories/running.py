@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from hypothesis import HealthCheck, seed, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.histories.machine import Histories
@@ -31,19 +31,19 @@ class Block:
     """The smallest history that failed, and how."""
 
 
-def read(number: int, histories: int) -> Block:
-    """Read the histories under a seed; a worker of the nightly command does."""
+def read(number: int, histories: int, *, shrink: bool = False) -> Block:
+    """Read the histories under a seed; a worker of the nightly command does. `shrink`: make one that fails smaller."""
     torch.set_num_threads(1)
     began, said, failure = time.perf_counter(), io.StringIO(), ""
     try:
         with redirect_stdout(said):
-            run(histories, number)
+            run(histories, number, shrink=shrink)
     except Exception as error:
         failure = said.getvalue() + "".join(traceback.format_exception(error))
     return Block(number, histories, time.perf_counter() - began, failure)
 
 
-def run(histories: int, number: int | None = None) -> None:
+def run(histories: int, number: int | None = None, *, shrink: bool = True) -> None:
     """Read this many histories: those under a seed, by default always the same ones. Raises what the first raises."""
     machine: Any = type("Histories", (Histories,), {})
     if number is not None:
@@ -59,5 +59,6 @@ def run(histories: int, number: int | None = None) -> None:
             print_blob=False,
             report_multiple_bugs=False,
             suppress_health_check=list(HealthCheck),
+            phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
         ),
     )

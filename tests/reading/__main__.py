@@ -8,7 +8,6 @@ vocabularies (`*.gguf`).
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from collections import Counter
@@ -20,36 +19,9 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported, see tests/conftest.py
 
 from benchmarks import record
-from tests.reading.check import MAPPED, REFUSED, RIGHT, Check, DifferenceError, engine_with, tokenizer_with
+from tests.reading.check import MAPPED, REFUSED, RIGHT
+from tests.reading.running import WRONG, read
 from tests.reading.shapes import SHAPES
-
-WRONG = "wrong"
-
-
-def read(path: Path, vocabulary: Path | None = None) -> dict[str, Any]:
-    """Read all shapes with one template; return how many were right, and what was wrong."""
-    import torch
-    from transformers import AutoTokenizer
-
-    logging.disable(logging.WARNING)
-    torch.set_num_threads(1)
-    base = None
-    if vocabulary is not None:
-        base = AutoTokenizer.from_pretrained(vocabulary.parent, gguf_file=vocabulary.name)
-    check = Check(engine_with(tokenizer_with(path.read_text(encoding="utf-8"), base)))
-    found, wrong = Counter[str](), []
-    for name, shape in SHAPES.items():
-        try:
-            found[check.whole(shape) if vocabulary else check.shape(shape)] += 1
-        except DifferenceError as error:
-            found[WRONG if error.in_text else "tokens"] += 1
-            wrong.append(f"{name}, {error.where}")
-            print(f"{path.stem}, {name}, {error}", flush=True)
-        except Exception as error:
-            found[WRONG] += 1
-            wrong.append(f"{name}, {type(error).__name__}")
-            print(f"{path.stem}, {name}: {error!r}", flush=True)
-    return {"template": path.stem, **found, **({"which": wrong} if wrong and not vocabulary else {})}
 
 
 def main() -> None:
