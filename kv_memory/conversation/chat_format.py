@@ -358,11 +358,17 @@ class ChatFormat:
         edges = {start, end} | {c for cut in cuts.chars for c in cut}
         edges |= {edge for document in message.documents for edge in (document.start, document.end)}
         for a, b in pairwise(sorted(edge for edge in edges if start <= edge <= end)):
-            if any(cut_start <= a and b <= cut_end for cut_start, cut_end in cuts.chars):
-                continue
+            cut = any(cut_start <= a and b <= cut_end for cut_start, cut_end in cuts.chars)
             first, last = bisect_left(places, a), bisect_left(places, b)
             lead, after = ("", "\n") if first else (part.lead, part.after)
+            if cut and not lead:
+                continue
             ids, found = self._tokenizer.encode(lead + part.text[first:last], special=False, after=after)
+            if lead and found[0] == (0, len(lead)):  # no token of the content
+                yield Piece("lead", (ids[0],))
+                ids, found = ids[1:], found[1:]
+            if cut:
+                continue
             offsets = [(max(0, x - len(lead)), max(0, y - len(lead))) for x, y in found]
             chars = tuple(
                 (places[first + x], places[first + y - 1] + 1 if y > x else places[first + y]) for x, y in offsets

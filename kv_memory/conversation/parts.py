@@ -11,7 +11,8 @@ from kv_memory.conversation.sentinels import Sentinel
 
 MOST_BEFORE = 48
 """Characters of the text before a part that are remembered: enough for a special token."""
-PieceKind = Literal["scaffold", "content", "call", "reasoning"]
+PieceKind = Literal["scaffold", "content", "call", "reasoning", "lead"]
+"""Kind of the text. "lead" is the space before a content where it is a token of its own."""
 
 
 @dataclass(frozen=True)

@@ -61,12 +61,12 @@ class DifferenceError(Exception):
 class Check:
     """One template with one vocabulary."""
 
-    def __init__(self, engine: TransformersEngine, *, by_ids: bool = True) -> None:
-        """Check with this engine; `by_ids`: tokens are compared, else texts alone."""
+    def __init__(self, engine: TransformersEngine, *, by_bytes: bool = True) -> None:
+        """Check with this engine; `by_bytes`: each token is a byte."""
         self._engine = engine
         self._hf: Any = engine.tokenizer.hf  # type: ignore[attr-defined]
         self._oracle = Oracle(engine.tokenizer)
-        self._by_ids = by_ids
+        self._by_bytes = by_bytes
 
     def shape(self, shape: Shape) -> str:
         """Check all that a shape goes through; return RIGHT, MAPPED or REFUSED. Raises DifferenceError."""
@@ -151,7 +151,7 @@ class Check:
         if cells != text:
             return MAPPED
         tags = any("</think>" in message["content"] for message in messages)  # no text of a message is structure
-        if self._by_ids and ids != right and not tags:
+        if ids != right and not tags:
             at = next(i for i, (a, b) in enumerate(zip([*ids, -1], [*right, -1], strict=False)) if a != b)
             a, b = (self._hf.convert_ids_to_tokens(i[max(0, at - 3) : at + 5]) for i in (ids, right))
             raise DifferenceError(f"{where}, tokens", str(a), str(b), in_text=False)
@@ -182,6 +182,7 @@ class Check:
             runs = [run for run in entry.runs if run.piece.kind == "content"]
             ids = [at[p] for run in runs for p in range(run.start, run.end)]
             said = self._hf.decode(ids, skip_special_tokens=False)
+            said = said if self._by_bytes else said.removeprefix(" ")  # often one token with the word
             content = message["content"]
             # templates write tags around thoughts themselves, and leave old thoughts out
             if not any(v.split("</think>")[-1].strip() in said and _is_part(said, v) for v in variants(content)):

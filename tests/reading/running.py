@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,18 @@ from tests.reading.shapes import SHAPES
 WRONG = "wrong"
 
 
+@cache
+def _loaded(vocabulary: Path) -> Any:
+    return AutoTokenizer.from_pretrained(vocabulary.parent, gguf_file=vocabulary.name)
+
+
 def read(path: Path, vocabulary: Path | None = None) -> dict[str, Any]:
     """Read all shapes with one template; return how many were right, and what was wrong."""
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
-    base = None
-    if vocabulary is not None:
-        base = AutoTokenizer.from_pretrained(vocabulary.parent, gguf_file=vocabulary.name)
-    check = Check(engine_with(tokenizer_with(path.read_text(encoding="utf-8"), base)))
+    base = copy.deepcopy(_loaded(vocabulary)) if vocabulary is not None else None
+    engine = engine_with(tokenizer_with(path.read_text(encoding="utf-8"), base))
+    check = Check(engine, by_bytes=vocabulary is None)
     found, wrong = Counter[str](), []
     for name, shape in SHAPES.items():
         try:
