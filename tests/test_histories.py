@@ -164,3 +164,11 @@ def test_an_empty_answer_is_not_taken_for_a_call_that_was_retracted_elsewhere(se
     latest = session.branches.latest
     assert latest is not None and not latest.ledger.entries[3].message.tool_calls
     assert session.prefill(report.tombstones(talk)).prefilled == 0  # here it is the call, after the same message
+
+
+def test_of_equal_messages_of_which_one_has_an_id_the_right_one_is_erased(session: Session) -> None:
+    yes = {"role": "user", "content": "yes"}
+    session.prefill([yes, yes | {"id": "m"}, yes, H[2]])
+    session.retract(session.spans()[2].id)
+    latest = session.branches.latest
+    assert latest is not None and [bool(entry.cuts) for entry in latest.ledger.entries] == [False, False, True, False]

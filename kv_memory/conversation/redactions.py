@@ -45,7 +45,8 @@ class Redaction(BaseModel):
     digest: str = Field(validation_alias=AliasChoices("digest", "seal"))
     """Keyed digest of the message as it was first read."""
     occurrence: int
-    """Number of earlier messages with the same role, ids and digest; it tells apart messages without ids."""
+    """Number of earlier messages with the same role, ids and digest; of a message without ids, of those with any ids:
+    it tells apart messages without ids, and they may get one later."""
     after: str | None = None
     """Keyed digest of the message before it; "" at the beginning of a conversation."""
     chars: tuple[tuple[int, int], ...]
@@ -77,10 +78,12 @@ class Redaction(BaseModel):
             and not ids_differ(self.tool_call_id, read.message.tool_call_id)
         ]
         ids = (self.message_id, self.tool_call_id)
-        placed = [n for n, i in enumerate(alike) if messages[i].before == self.after]
-        if placed and ids == (None, None):
-            return alike[max((n for n in placed if n <= self.occurrence), default=placed[0])]
-        alike = [i for i in alike if (messages[i].message.id, messages[i].message.tool_call_id) == ids] or alike
+        if ids == (None, None):
+            placed = [n for n, i in enumerate(alike) if messages[i].before == self.after]
+            if placed:
+                return alike[max((n for n in placed if n <= self.occurrence), default=placed[0])]
+        else:
+            alike = [i for i in alike if (messages[i].message.id, messages[i].message.tool_call_id) == ids] or alike
         alike = [i for i in alike if not messages[i].message.missing] or alike
         return alike[min(self.occurrence, len(alike) - 1)] if alike else None
 
@@ -99,8 +102,8 @@ def redactions_of(ledger: Ledger, chosen: Selection) -> tuple[Redaction, ...]:
     """Return the redaction that stands for a selection in this ledger."""
     entry = chosen.entry
 
-    def said(e: Entry) -> tuple[str, str | None, str | None, str]:
-        return e.message.role, e.message.id, e.message.tool_call_id, e.digest
+    def said(e: Entry) -> tuple[str, str, tuple[str | None, str | None]]:
+        return e.message.role, e.digest, (e.message.id, e.message.tool_call_id) if entry.named else (None, None)
 
     before = ledger.entries[: ledger.entries.index(entry)]
     redaction = Redaction(

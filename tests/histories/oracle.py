@@ -176,6 +176,12 @@ class Everything:
         alike = any(not any(map(differ, said.ids, other.ids)) for text in others for other in self.by_text[text])
         return not version.own and (alike or said.ids == (None, None))
 
+    def may_be(self, version: Version, record: Record) -> bool:
+        """Return whether a message of which nothing is left may be the one that was retracted, which had other text."""
+        said = version.said
+        other = said.text != record.text and said.role == record.text[0] and not any(map(differ, said.ids, record.ids))
+        return other and self.blank(version)
+
     def mistakable(self, version: Version) -> bool:
         """Return whether a message may be taken for what is left of one whose text is unclear."""
         said = version.said
@@ -201,7 +207,8 @@ def hidden(talk: Sequence[Version], records: Sequence[Record], said: Everything)
         ]
         if record.ids != (None, None):  # a message without ids may have got one since, as an answer does
             alike = [i for i in alike if talk[i].said.ids == record.ids] or alike
-        known = len(alike) == 1 and talk[alike[0]].edit is None
+        emptied = any(said.may_be(v, record) for v in talk)
+        known = len(alike) == 1 and talk[alike[0]].edit is None and not emptied
         if len(alike) > 1 and record.place is not None:
             meant = [i for i in alike if place_of(talk, i) == record.place]
             known, alike = len(meant) == 1, meant if len(meant) == 1 else alike

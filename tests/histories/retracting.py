@@ -10,15 +10,12 @@ from hypothesis.stateful import rule
 
 from kv_memory import RetractionReport, UndoStatus
 from kv_memory.errors import TargetError
-from kv_memory.sessions import dependence
 from tests.histories.callers import ERASERS, REASONS, Callers
 from tests.histories.checks import messages_of
 from tests.histories.choices import CHOICES, Choices
 from tests.histories.oracle import Version
 from tests.histories.threads import MOMENTS, answered_beside
 from tests.histories.world import Known, letters, tombstoned
-
-dependence.DEPENDS = 0.0  # the tiny model has no weights that matter: about every second turn counts as dependent
 
 
 class Retracting(Callers):
