@@ -4,7 +4,7 @@
 
 "shared": a context as llama.cpp has it, in which another conversation is first: the logits after the question, and the
 greedy answer, against those of the same conversation alone. "engine": the same with kv_memory's engine, in which two
-other conversations are read and continued in between. "costs": seconds for putting a conversation of so many tokens
+other conversations are read and continued in between. "costs": seconds for putting a conversation of N tokens
 back after another one was used, and for putting its cells in order after a drop, beside those for one token.
 """
 

@@ -61,6 +61,16 @@ def test_replay_compares_before_after_and_never_saw(run: Run, conversation: Path
     assert result["retracted"]["tokens_erased"] == len("the code is 4711")
 
 
+def test_replay_with_another_context_length(run: Run, conversation: Path, model: Path) -> None:
+    arguments = ("replay", conversation, "--retract", "c1", "--model", model, "--context-length")
+    code, _, err = run(*arguments, "3")
+    assert code != 0
+    assert "context" in err
+    code, _, err = run(*arguments, "999999")
+    assert code != 0
+    assert "A context_length of this model is 1 to" in err
+
+
 def test_replay_with_a_trained_eraser(run: Run, conversation: Path, model: Path, tmp_path: Path) -> None:
     trained = save_lora(tiny_model(), tmp_path / "eraser")
     arguments = ("replay", conversation, "--retract", "c1", "--model", model, "--json", "--eraser", trained)

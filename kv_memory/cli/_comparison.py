@@ -19,6 +19,7 @@ def run_comparison(
     erasers: Sequence[str],
     model: str | None,
     as_json: bool,
+    context_length: int | None = None,
 ) -> None:
     """Run a comparison and print the result."""
     from rich.console import Console
@@ -29,7 +30,7 @@ def run_comparison(
         from kv_memory.evaluation.compare import compare
         from kv_memory.sessions.memory import Memory
 
-        memory = Memory(model, eraser=trained or name, heal="never")
+        memory = Memory(model, eraser=trained or name, heal="never", context_length=context_length)
         memory.cache_tokens = 16 * memory.engine.max_positions  # room for several copies of the conversation
         if name is not None:
             memory.load_eraser(name)

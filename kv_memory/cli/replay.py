@@ -30,6 +30,10 @@ def replay(
     ask: Annotated[str | None, typer.Option(help="A question to ask; default: the assistant's next turn.")] = None,
     eraser: Erasers = None,
     model: Model = None,
+    context_length: Annotated[
+        int | None,
+        typer.Option(help="Longest conversation in tokens; default: what the model says. A GGUF model's takes memory."),
+    ] = None,
     index: Annotated[int, typer.Option(help="Which conversation of the file, from 0.")] = 0,
     list_all: Annotated[bool, typer.Option("--list", help="List the conversations of the file.")] = False,
     as_json: AsJson = False,
@@ -53,5 +57,12 @@ def replay(
         return
     check_targets(messages, retract, ask, str(file))
     run_comparison(
-        context_of(messages, ask), tools, retract, question=ask, erasers=eraser or (), model=model, as_json=as_json
+        context_of(messages, ask),
+        tools,
+        retract,
+        question=ask,
+        erasers=eraser or (),
+        model=model,
+        as_json=as_json,
+        context_length=context_length,
     )

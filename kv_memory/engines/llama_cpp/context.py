@@ -80,7 +80,7 @@ class Context:
         pointer = lib.llama_init_from_model(model.pointer, parameters)
         if not pointer:
             reason = f"{said_room(model, cells, element)}, and llama.cpp cannot make such a context ({last_error()})"
-            raise ModelError(f"{reason}; give a smaller context_length.")
+            raise ModelError(f"{reason}; give a smaller context length.")
         self.pointer = pointer
         self.memory = lib.llama_get_memory(pointer)
         self._batch = _Batch(self.chunk)

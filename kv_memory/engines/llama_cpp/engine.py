@@ -175,7 +175,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
 
     @exclusive
     def fork(self, seq: SequenceId, end: int | None = None) -> SequenceId:
-        """Copy the cells below `end` (default: all) to a new sequence, which shares them until one side is edited."""
+        """Copy the cells below `end` (default: all) to a new sequence; the two share them until one is used."""
         return self._sequences.fork(seq, self.next_position(seq) if end is None else end)
 
     def cells(self, seq: SequenceId) -> list[tuple[int, int]]:

@@ -91,11 +91,11 @@ class Model:
         if wanted is None:
             return self.trained_context
         if wanted < 1:
-            raise ModelError(f"A context_length is at least one token, not {wanted}.")
+            raise ModelError(f"A context length is at least one token, not {wanted}.")
         if wanted > self.trained_context and not stretched:
             raise ModelError(
                 f"{self.path.name} was made for {self.trained_context:,} tokens, not for {wanted:,}; give a smaller "
-                "context_length, or settings of the rotary embedding that stretch it (rope=... of LlamaCppEngine)."
+                "context length, or settings of the rotary embedding that stretch it (rope=... of LlamaCppEngine)."
             )
         return wanted
 

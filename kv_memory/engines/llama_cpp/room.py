@@ -23,7 +23,7 @@ def check_room(model: Model, cells: int, element: int) -> None:
     if free is None or cells * model.cell_bytes(element) <= free:
         return
     fitting = int(_USED * free) // model.cell_bytes(element) // _STEP * _STEP
-    instead = f"give a context_length of at most {fitting:,}" if fitting else "use a smaller model"
+    instead = f"give a context length of at most {fitting:,}" if fitting else "use a smaller model"
     raise ModelError(f"{said_room(model, cells, element)}, and {free / 1e9:,.2f} GB are free; {instead}.")
 
 

@@ -139,7 +139,7 @@ def test_a_model_is_no_adapter(engine: Make, converted: Callable[[str], Path]) -
 
 
 def test_a_context_that_is_too_large_is_refused(engine: Make) -> None:
-    with pytest.raises(ModelError, match=r"cells of model\.gguf take .* GB, and .* context_length"):
+    with pytest.raises(ModelError, match=r"cells of model\.gguf take .* GB, and .* context length"):
         engine(cells=2**31 - 64)
 
 
@@ -165,7 +165,7 @@ def test_more_memory_than_is_free_is_not_asked_for(
     cell = Model.load(path).cell_bytes(2)
     assert cell == 2 * 2 * 2 * 8 * 2  # layers, K and V, heads, width of a head, bytes
     monkeypatch.setattr(room, "free_memory", lambda: 1500 * cell)
-    with pytest.raises(ModelError, match=r"2,080 cells of model\.gguf take .* give a context_length of at most 1,024"):
+    with pytest.raises(ModelError, match=r"2,080 cells of model\.gguf take .* give a context length of at most 1,024"):
         Memory(path)
     assert Memory(path, context_length=1024).engine.max_positions == 1024
     monkeypatch.setattr(room, "free_memory", lambda: 10 * cell)
