@@ -7,15 +7,19 @@ from itertools import groupby
 
 from kv_memory.conversation.chat_format import Piece
 from kv_memory.conversation.tool_calls.answer import Answer
-from kv_memory.conversation.tool_calls.formats import Segment
+from kv_memory.conversation.tool_calls.formats import Segment, skip
 from kv_memory.engines.base import Tokenizer
 from kv_memory.positions import Interval
 
 
 def pieces_of(tokenizer: Tokenizer, ids: Sequence[int], answer: Answer) -> list[Piece]:
-    """Split the generated tokens. One that is part of two segments belongs to the first that is more than markup."""
+    """Split the generated tokens.
+
+    One that is part of two segments belongs to the first, but for white space and markup before the other: a word
+    brings its space.
+    """
     chars = char_intervals(tokenizer, list(ids), answer.text)
-    owners = _owners(answer.segments, chars)
+    owners = _owners(answer.segments, chars, answer.text)
     calls = {i: number for number, i in enumerate(i for i, s in enumerate(answer.segments) if s.kind == "call")}
     pieces: list[Piece] = []
     for owner, tokens in groupby(range(len(ids)), key=lambda i: owners[i]):
@@ -45,10 +49,12 @@ def char_intervals(tokenizer: Tokenizer, ids: list[int], text: str) -> list[Inte
     return list(zip([0, *ends[:-1]], ends, strict=True))
 
 
-def _owners(segments: Sequence[Segment], chars: Sequence[Interval]) -> list[int]:
+def _owners(segments: Sequence[Segment], chars: Sequence[Interval], text: str) -> list[int]:
     """Return the index of the segment that each token belongs to; -1 where there is none."""
     found, first = [], 0
-    for start, end in chars:
+    for begin, end in chars:
+        start = min(skip(text, begin), end)
+        start = begin if start == end else start
         while first + 1 < len(segments) and segments[first].end <= start:
             first += 1
         owner = first if segments else -1

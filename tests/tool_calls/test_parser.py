@@ -213,6 +213,23 @@ def test_channels_are_thoughts_calls_and_what_it_says() -> None:
     assert read(["Just words."], CHANNELS)[0].content == "Just words."
 
 
+def test_a_call_after_the_final_answer_is_invalid() -> None:
+    """The template refuses a message with thoughts, content and calls."""
+    final, call = "<|channel|>final<|message|>Done.<|end|>", answers.channel_call("get_order", {})
+    answer, _ = read([f"{final}<|start|>assistant{call}"], CHANNELS)
+    assert (answer.calls, [invalid.name for invalid in answer.invalid_calls]) == ([], ["get_order"])
+    answer, _ = read([f"{call}<|start|>assistant{final}"], CHANNELS)
+    assert (answer.content, answer.reasoning, len(answer.calls)) == ("", "Done.", 1)
+
+
+@pytest.mark.parametrize("closed", ["", "</tool_call> "])
+def test_words_after_a_marker_before_calls_are_not_lost(closed: str) -> None:
+    begun = "<|tool_calls_section_begin|>"
+    text = f"{begun} Words. {closed}"
+    assert read([text + GOOD])[0].content == text.rstrip()
+    assert read([f"{begun}\n{GOOD}"])[0].content == ""
+
+
 def test_words_come_at_once_and_a_call_when_it_is_complete() -> None:
     text = f"Let me look. {GOOD}"
     seen = ""
