@@ -12,11 +12,11 @@ from statistics import median
 from typing import Any
 
 from benchmarks.record import RESULTS, source, table
-from benchmarks.trust_tables import leakage, load, moves, provenance
+from benchmarks.trust_tables import leakage, load, moves, provenance, templates
 from kv_memory.evaluation.baselines import NEVER_SAW, NO_ERASE
 
 ROOT = Path(__file__).parents[1]
-README, PAGE = ROOT / "README.md", ROOT / "docs" / "results.md"
+README, PAGE, TEMPLATES = ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "templates.md"
 SHAPES = {"pocket": "the pocket model", "qwen3-8b": "random weights of Qwen3-8B's shape"}
 SIMPLE = ("drop", "shift", "repair", "selective")
 LLAMA_CPP = ("recompute", "drop", "shift", "repair", "selective", "influence", "shift+influence", "steer")
@@ -42,7 +42,8 @@ def main() -> None:
 
 def pages() -> dict[Path, str]:
     """Return what is between the marks of each page."""
-    return {README: choice(_load("eraser"), _load("latency_pocket_cpu")), PAGE: figures()}
+    chosen = choice(_load("eraser"), _load("latency_pocket_cpu"))
+    return {README: chosen, PAGE: figures(), TEMPLATES: templates(_load("templates"))}
 
 
 def filled(page: str, text: str) -> str:

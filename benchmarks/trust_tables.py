@@ -116,3 +116,24 @@ def moves(result: dict[str, Any]) -> str:
         for row in rows
     }
     return "\n".join([*lines, *table([f"after {int(count):,}" for count in counts], cells), ""])
+
+
+def templates(result: dict[str, Any]) -> str:
+    """Return how many shapes of conversation are right, mapped or refused, by template and by vocabulary."""
+    kinds = ("right", "mapped", "refused", "tokens", "wrong")
+    heads = ["right", "mapped", "refused", "tokens differ", "wrong"]
+
+    def cells(row: Mapping[str, Any]) -> list[str]:
+        return [str(row.get(kind, 0)) for kind in kinds]
+
+    rows = {row["template"]: cells(row) for row in result["rows"]}
+    total = {f"all {result['templates']}": cells(result["total"])}
+    real = {row["vocabulary"]: cells(row) for row in result["vocabularies"]}
+    lines = [
+        f"{result['templates_right']} of {result['templates']} templates are right in all {len(result['shapes'])} "
+        "shapes: "
+        f"{', '.join(result['shapes'])} ({source(result)}; `benchmarks/results/templates.json`).",
+        "",
+    ]
+    tables = [*table(heads, total | rows), "", "With real vocabularies, conversations read at once:", ""]
+    return "\n".join([*lines, *tables, *table(heads, real), ""])

@@ -2,7 +2,7 @@
 
 Reads every chat template (`*.jinja`) of a folder in every shape, and writes a row for each template to
 benchmarks/results/templates.json. With `--vocabularies FOLDER` whole conversations are also read with real
-vocabularies (`*.gguf`).
+vocabularies: GGUF files, or folders of a tokenizer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()
     paths = sorted(given.folder.glob("*.jinja"))
-    vocabularies = sorted(given.vocabularies.glob("*.gguf")) if given.vocabularies else []
+    vocabularies = sorted(given.vocabularies.iterdir()) if given.vocabularies else []
     with ProcessPoolExecutor(given.processes, mp_context=get_context("spawn")) as pool:
         rows = list(pool.map(read, paths))
         real = [

@@ -20,6 +20,8 @@ WRONG = "wrong"
 
 @cache
 def _loaded(vocabulary: Path) -> Any:
+    if vocabulary.is_dir():
+        return AutoTokenizer.from_pretrained(vocabulary)
     return AutoTokenizer.from_pretrained(vocabulary.parent, gguf_file=vocabulary.name)
 
 
