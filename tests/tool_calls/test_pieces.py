@@ -9,8 +9,9 @@ from kv_memory.engines.base import Tokenizer
 from tests.tool_calls.answers import TOOLS, read
 
 TOKENS = [
-    "Hi.\n", "\n<tool_call>\n", '{"name": "a"', "}</tool_call>\n<tool_call>", '{"name": "b"}', "</tool_call>", "\n", " Bye", "."
-]  # fmt: skip
+    *("Hi.\n", "\n<tool_call>\n", '{"name": "a"', "}</tool_call>\n<tool_call>"),
+    *('{"name": "b"}', "</tool_call>", "\n", " Bye", "."),
+]
 LISTED = ['[TOOL_CALLS] [{"na', 'me": "a"}, {', '"name": "b"}', "]"]
 
 

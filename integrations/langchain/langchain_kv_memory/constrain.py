@@ -37,13 +37,18 @@ class Grammars:
         self._marks = [json.dumps(mark) if id_ is None else f"<[{id_}]>" for mark, id_ in marks]
 
     def answer(
-        self, tools: Sequence[Mapping[str, Any]], schema: Mapping[str, Any] | None, max_tokens: int
+        self,
+        tools: Sequence[Mapping[str, Any]],
+        schema: Mapping[str, Any] | None,
+        max_tokens: int,
+        *,
+        close_calls: bool = False,
     ) -> LogitsMask:
         """Return a mask for an answer that is one call of one of these tools, or JSON of this schema, if there is one.
 
         When `max_tokens` come near, strings, lists and objects of JSON are closed as soon as they may be, so that the
-        answer fits its schema also where the model finds no end. Those of a call are not: it would be run with
-        arguments that the model had not finished.
+        answer fits its schema also where the model finds no end. Those of a call are not, unless `close_calls`: it
+        would be run with arguments that the model had not finished.
         """
         choices = ["call"] if tools else []
         rules = [_call_rules(tools), f'call: {self._marks[0]} "\\n" body "\\n" {self._marks[1]}'] if tools else []
@@ -53,8 +58,7 @@ class Grammars:
         grammar = "\n".join([f"start: {' | '.join(choices)}", *rules])
         matcher = self._matcher(grammar)
         reserve = min(len(self._engine.tokenizer.encode(grammar, special=False)[0]), max_tokens // 2)
-        closers = self._closers() if schema is not None else ()
-        return GrammarMask(matcher, closers, max_tokens - reserve, self._is_call)
+        return GrammarMask(matcher, self._closers(), max_tokens - reserve, None if close_calls else self._is_call)
 
     def calls(self, tools: Sequence[Mapping[str, Any]]) -> LogitsMask | None:
         """Return a mask for a free answer in which a call, once begun, is of one of these tools.
@@ -116,7 +120,11 @@ class GrammarMask:
     """
 
     def __init__(
-        self, matcher: LLMatcher, closers: Sequence[Tensor], late: int, is_call: Callable[[Sequence[int]], bool]
+        self,
+        matcher: LLMatcher,
+        closers: Sequence[Tensor],
+        late: int,
+        is_call: Callable[[Sequence[int]], bool] | None,
     ) -> None:
         self._matcher = matcher
         self._closers = closers
@@ -129,7 +137,7 @@ class GrammarMask:
         self._matcher.consume_tokens(list(said[self._consumed :]))
         self._consumed = len(said)
         allowed = _allowed(self._matcher, len(logits))
-        late = len(said) >= self._late and not self._is_call(said)
+        late = len(said) >= self._late and not (self._is_call and self._is_call(said))
         for closers in self._closers if late else ():
             closing = torch.zeros_like(allowed).index_fill(0, closers, True) & allowed
             if closing.any():

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _SAMPLING = ("temperature", "top_p", "max_tokens", "seed")
 _IGNORED = ("stream", "strict", "parallel_tool_calls")
 """Options of other providers: calls always keep to their schema here, and a forced answer is one call."""
-_KNOWN = (*_SAMPLING, *_IGNORED, "stop", "tools", "tool_choice", "response_format", "session_id")
+_KNOWN = (*_SAMPLING, *_IGNORED, "stop", "tools", "tool_choice", "close_calls", "response_format", "session_id")
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,9 @@ class CallOptions:
     """Choice of a tool: "auto", "any", "none", or the name of a tool."""
     schema: Mapping[str, Any] | None
     """JSON schema that the answer has to fit, if any."""
+    close_calls: bool = False
+    """Whether a forced call is closed in time when `max_tokens` come near: right for one that is an answer and that
+    nobody runs."""
 
     @classmethod
     def read(
@@ -48,6 +51,7 @@ class CallOptions:
             tools or None,
             read_choice(kwargs.get("tool_choice"), tools),
             read_format(kwargs.get("response_format")),
+            bool(kwargs.get("close_calls")),
         )
 
     def mask(self, grammars: Grammars) -> LogitsMask | None:
@@ -55,12 +59,13 @@ class CallOptions:
         tools = self.tools if self.tools and self.tool_choice != "none" else []
         limit = self.sampling.get("max_tokens", Sampling.max_tokens)
         if self.schema is not None:
-            return grammars.answer(tools, self.schema, limit)
+            return grammars.answer(tools, self.schema, limit, close_calls=self.close_calls)
         if not tools:
             return grammars.no_calls()
         if self.tool_choice == "auto":
             return grammars.calls(tools)
-        return grammars.answer([t for t in tools if self.tool_choice in ("any", t["function"]["name"])], None, limit)
+        chosen = [tool for tool in tools if self.tool_choice in ("any", tool["function"]["name"])]
+        return grammars.answer(chosen, None, limit, close_calls=self.close_calls)
 
 
 def shown_tools(tools: Sequence[Any]) -> list[dict[str, Any]]:

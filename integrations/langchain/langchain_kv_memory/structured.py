@@ -31,7 +31,7 @@ def structured(
         assert schema is not None, "checked above"
         tool = convert_to_openai_tool(schema)
         name = tool["function"]["name"]
-        llm = model.bind_tools([tool], tool_choice=name, **shown)
+        llm = model.bind_tools([tool], tool_choice=name, close_calls=True, **shown)
         parser = (
             PydanticToolsParser(tools=[schema], first_tool_only=True)
             if is_class

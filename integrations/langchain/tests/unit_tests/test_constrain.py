@@ -94,6 +94,11 @@ def test_a_call_is_not_closed_before_the_model_closes_it(engine: Any, schema: An
     assert logits.isfinite().sum() > 100
 
 
+def test_a_call_that_nobody_runs_is_closed_in_time(engine: Any) -> None:
+    said = say(engine, Grammars(engine).answer(TOOLS, None, 200, close_calls=True), 3, 200)
+    assert said.endswith("</tool_call>")
+
+
 def test_with_tools_and_a_schema_it_is_one_or_the_other(engine: Any) -> None:
     said = {say(engine, Grammars(engine).answer(TOOLS, SCHEMA, 200), seed, 200, closing=True)[0] for seed in range(12)}
     assert said == {"<", "{"}
