@@ -136,7 +136,8 @@ class Histories(Retracting):
         known = choose.of(begun)
         stream = choose.of(known.streams)
         if how == "take":
-            next(stream.items, None)
+            if next(stream.items, None) is None and stream.stream.reply is not None:
+                self.answer(stream.stream.reply.text, choose)  # in the cache, in no history
             return
         known.streams.remove(stream)
         known.catch_up()
