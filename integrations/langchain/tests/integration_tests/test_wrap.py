@@ -32,7 +32,7 @@ class Size(BaseModel):
     size: Literal["s", "m"]
 
 
-def get_weather(city: str) -> str:
+def get_weather(city: Literal["Oslo", "Rome"]) -> str:
     """Look up the weather of a city."""
     return f"{city}: 1 degree"
 
@@ -110,9 +110,8 @@ def test_a_gguf_model_of_any_converter_keeps_to_tools_and_schemas(
     assert model.profile["max_input_tokens"] == 2048
     forced = model.bind_tools([get_weather], tool_choice="any")
     for answer in (forced.invoke("Hi", CONFIG), _whole(forced.stream("Hi", CONFIG))):
-        assert [call["name"] for call in answer.tool_calls + answer.invalid_tool_calls] == ["get_weather"]
-        ended = answer.response_metadata["finish_reason"] == "tool_calls"  # it may find no end
-        assert [isinstance(call["args"]["city"], str) for call in answer.tool_calls] == [True] * ended
+        assert [call["name"] for call in answer.tool_calls] == ["get_weather"]
+        assert answer.tool_calls[0]["args"]["city"] in ("Oslo", "Rome")
     for method in ("function_calling", "json_schema"):
         assert isinstance(model.with_structured_output(Size, method=method).invoke("Hi", CONFIG), Size)
     assert model.profile["structured_output"]
