@@ -332,16 +332,21 @@ class ChatFormat:
     def _call(self, part: Part) -> tuple[int, ...]:
         within = [(part.lead, True), *part.within]
         if not any(self._structured(text) for text, trusted in within if not trusted):
-            return tuple(self._tokenizer.encode(part.lead + part.text, special=True, after=part.after)[0])
+            return tuple(self._encode(part.lead + part.text, special=True, after=part.after)[0])
         ids: list[int] = []
         after = part.after
         for text, trusted in within:
-            ids += self._tokenizer.encode(text, special=trusted, after=after)[0]
+            ids += self._encode(text, special=trusted, after=after)[0]
             after = text or after
         return tuple(ids)
 
     def _untrusted(self, part: Part) -> tuple[int, ...]:
-        return tuple(self._tokenizer.encode(part.lead + part.text, special=False, after=part.after)[0])
+        return tuple(self._encode(part.lead + part.text, special=False, after=part.after)[0])
+
+    def _encode(self, text: str, *, special: bool, after: str) -> tuple[list[int], list[tuple[int, int]]]:
+        if not getattr(self._tokenizer, "adds_space", False):  # tokenizers of other engines may not know of it
+            return self._tokenizer.encode(text, special=special)
+        return self._tokenizer.encode(text, special=special, after=after)
 
     def _structured(self, text: str) -> bool:
         """Return whether a text holds a structure token of the model."""
@@ -363,7 +368,7 @@ class ChatFormat:
             lead, after = ("", "\n") if first else (part.lead, part.after)
             if cut and not lead:
                 continue
-            ids, found = self._tokenizer.encode(lead + part.text[first:last], special=False, after=after)
+            ids, found = self._encode(lead + part.text[first:last], special=False, after=after)
             if lead and found[0] == (0, len(lead)):  # no token of the content
                 yield Piece("lead", (ids[0],))
                 ids, found = ids[1:], found[1:]
@@ -379,7 +384,7 @@ class ChatFormat:
         """Return the tokens of a text that the template's author wrote after another text."""
         key = text, after
         if key not in self._scaffold:
-            self._scaffold[key] = tuple(self._tokenizer.encode(text, special=True, after=after)[0])
+            self._scaffold[key] = tuple(self._encode(text, special=True, after=after)[0])
         return Piece("scaffold", self._scaffold[key])
 
 

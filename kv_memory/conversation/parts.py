@@ -53,7 +53,8 @@ def joined(stretches: Iterable[tuple[int, list[Part]]]) -> list[tuple[int, list[
                 before = own[-1].text[-MOST_BEFORE:] or own[-1].after
             own.append(replace(part, after=before))
             if part.text:  # no content ends in a special token
-                before = part.text[-MOST_BEFORE:] if part.trusted and part.kind == "scaffold" else "\n"
+                authored = part.within[-1:] if part.kind == "call" else [(part.text, part.trusted)]
+                before = part.text[-MOST_BEFORE:] if part.kind != "content" and authored[0][1] else "\n"
         found.append((owner, own))
     return found
 

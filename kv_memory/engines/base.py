@@ -106,6 +106,12 @@ class Tokenizer(Protocol):
 
     eos_ids: frozenset[int]
 
+    @property
+    def adds_space(self) -> bool:
+        """Return whether a space is put before a text, as SentencePiece does; only then does it matter what `encode`
+        is told to come before."""
+        ...
+
     def token_table(self) -> TokenTable:
         """Return what each token writes. Raises UnsupportedOperationError where tokens do not write bytes of their
         own."""

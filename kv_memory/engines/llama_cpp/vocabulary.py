@@ -76,7 +76,7 @@ class Vocabulary:
         `after`: the text before it; see `Tokenizer.encode`.
         """
         sound = text.encode("utf-8", "replace").decode()
-        inside = self._adds_space and bool(after) and not after.endswith(self._marks)
+        inside = self.adds_space and bool(after) and not after.endswith(self._marks)
         if not special:
             ids = self._without_structure(sound, inside=inside)
         elif inside:
@@ -167,12 +167,12 @@ class Vocabulary:
 
     def _tokenize_inside(self, text: str) -> list[int]:
         """Tokenize text that goes on, without the space that SentencePiece puts before a text."""
-        if not self._adds_space:
+        if not self.adds_space:
             return self._tokenize(text, False)
         return self._tokenize(_BEFORE + text, False)[self._before :]
 
     @cached_property
-    def _adds_space(self) -> bool:
+    def adds_space(self) -> bool:
         """Return whether a space is put before a text."""
         return self._piece(self._tokenize("a", False)[0]).startswith(b" ")
 

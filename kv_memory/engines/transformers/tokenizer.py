@@ -39,7 +39,7 @@ class HFTokenizer:
         self._trusted: FastTokenizer = tokenizer.backend_tokenizer
         self._plain = without_structure(self._trusted)
         self._marks = tuple(t.content for t in self._trusted.get_added_tokens_decoder().values() if t.special)
-        self._begins_with_space, self._space_after_marks = self._space_probed()
+        self.adds_space, self._space_after_marks = self._space_probed()
         own = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
         self.eos_ids: frozenset[int] = frozenset([*own, *eos_ids])
         kept = kept_ids(self._trusted.token_to_id)
@@ -68,7 +68,7 @@ class HFTokenizer:
         """
         sound = text.encode("utf-8", "replace").decode()  # json.loads makes lone surrogates of broken escapes
         encode = (self._trusted if special else self._plain).encode
-        if not self._begins_with_space or not after or (self._space_after_marks and after.endswith(self._marks)):
+        if not self.adds_space or not after or (self._space_after_marks and after.endswith(self._marks)):
             encoding = encode(sound, add_special_tokens=False)
             return list(encoding.ids), list(encoding.offsets)
         # a line break before it takes the space

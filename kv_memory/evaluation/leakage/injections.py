@@ -7,6 +7,7 @@ within a tool result is erased. Residual influence is measured as a calibration 
 
 from __future__ import annotations
 
+import ast
 import gzip
 import json
 import re
@@ -106,7 +107,8 @@ def _injecagent(records: Sequence[dict[str, Any]]) -> Iterator[tuple[Messages, C
 
 
 def _request(record: dict[str, Any], response: str, step: int) -> Messages:
-    function = {"name": record["User Tool"], "arguments": record["Tool Parameters"]}
+    arguments = ast.literal_eval(record["Tool Parameters"])  # the file has Python's form
+    function = {"name": record["User Tool"], "arguments": arguments}
     call = {"id": f"call{step}", "type": "function", "function": function}
     result = {"role": "tool", "tool_call_id": f"call{step}", "name": record["User Tool"], "content": response}
     return [
