@@ -47,7 +47,7 @@ def joined(stretches: Iterable[tuple[int, list[Part]]]) -> list[tuple[int, list[
         for given in parts:
             part, last = given, own[-1] if own else None
             spaced = last is not None and last.trusted and last.kind == "scaffold" and last.text.endswith(" ")
-            if last is not None and spaced and part.kind != "scaffold" and part.text[:1].strip():
+            if last is not None and spaced and not part.trusted and part.text[:1].strip():
                 own[-1] = replace(last, text=last.text[:-1])
                 part = replace(part, lead=" ")
                 before = own[-1].text[-MOST_BEFORE:] or own[-1].after

@@ -146,11 +146,13 @@ class Check:
         ids = branch.engine.tokens(branch.seq)
         right = self._hf(wanted, add_special_tokens=False)["input_ids"]
         cells, text = (self._hf.decode(i, skip_special_tokens=False) for i in (ids, right))
+        tags = any("</think>" in message["content"] for message in messages)  # no text of a message is structure
+        if tags and "kvm" not in cells and cells.replace(" ", "") == text.replace(" ", ""):
+            return found  # nor is there the space that some tokenizers put after a special token
         if "kvm" in cells or cells not in (text, self._otherwise(messages, tools)):
             raise DifferenceError(where, cells, text)
         if cells != text:
             return MAPPED
-        tags = any("</think>" in message["content"] for message in messages)  # no text of a message is structure
         if ids != right and not tags:
             at = next(i for i, (a, b) in enumerate(zip([*ids, -1], [*right, -1], strict=False)) if a != b)
             a, b = (self._hf.convert_ids_to_tokens(i[max(0, at - 3) : at + 5]) for i in (ids, right))
