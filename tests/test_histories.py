@@ -172,3 +172,23 @@ def test_of_equal_messages_of_which_one_has_an_id_the_right_one_is_erased(sessio
     session.retract(session.spans()[2].id)
     latest = session.branches.latest
     assert latest is not None and [bool(entry.cuts) for entry in latest.ledger.entries] == [False, False, True, False]
+
+
+def test_a_message_that_is_named_in_a_history_is_not_an_equal_one_of_another_branch(session: Session) -> None:
+    yes = {"role": "user", "content": "yes"}
+    talk = [yes, {"role": "assistant", "content": "one"}, yes | {"id": "m"}]
+    session.prefill(talk)
+    session.prefill([*talk[:2], {"role": "user", "content": "another"}])  # the branch that is looked into first
+    assert [redaction.message_id for redaction in session.retract("m", messages=talk).redactions] == ["m"]
+    first, other = session.branches
+    assert [bool(entry.cuts) for entry in first.ledger.entries] == [False, False, True]
+    assert [entry.message.id for entry in other.ledger.entries] == [None, None, None]
+
+
+def test_a_message_that_takes_the_place_of_an_equal_one_without_an_id_is_erased_alone(session: Session) -> None:
+    yes = {"role": "user", "content": "yes"}
+    session.prefill([yes, yes, yes, yes | {"id": "m"}])
+    session.retract("m")
+    session.prefill([yes, yes, yes | {"id": "m"}])  # one vanished: the cells of the third are now those of "m"
+    latest = session.branches.latest
+    assert latest is not None and [bool(entry.cuts) for entry in latest.ledger.entries] == [False, False, True]
