@@ -115,6 +115,13 @@ MUTANTS = (
         "        if message.id is not None and not entry.cuts:",
         (f"{HISTORIES}::test_a_message_that_takes_the_place_of_an_equal_one_without_an_id_is_erased_alone",),
     ),
+    Mutant(
+        "a tombstone is taken for an equal message that was retracted under another id",
+        f"{CONVERSATION}/originals.py",
+        "            if known.fits_ids_of(message):",
+        "            if True:",
+        (f"{HISTORIES}::test_a_tombstone_is_not_taken_for_an_equal_message_that_was_retracted_under_another_id",),
+    ),
     # records
     Mutant(
         "a fork does not take over what the log holds",

@@ -192,3 +192,12 @@ def test_a_message_that_takes_the_place_of_an_equal_one_without_an_id_is_erased_
     session.prefill([yes, yes, yes | {"id": "m"}])  # one vanished: the cells of the third are now those of "m"
     latest = session.branches.latest
     assert latest is not None and [bool(entry.cuts) for entry in latest.ledger.entries] == [False, False, True]
+
+
+def test_a_tombstone_is_not_taken_for_an_equal_message_that_was_retracted_under_another_id(session: Session) -> None:
+    whole = {"role": "user", "id": "m", "content": "one two"}
+    equal = {"role": "user", "id": "n", "content": "one"}
+    session.prefill([whole, equal])
+    report = session.retract(CharRange(message="m", start=3, end=7))
+    session.retract("n")
+    assert session.prefill(report.tombstones([whole, equal])).prefilled == 0
