@@ -201,3 +201,16 @@ def test_a_tombstone_is_not_taken_for_an_equal_message_that_was_retracted_under_
     report = session.retract(CharRange(message="m", start=3, end=7))
     session.retract("n")
     assert session.prefill(report.tombstones([whole, equal])).prefilled == 0
+
+
+def test_a_retraction_that_waits_is_not_made_when_it_was_undone_in_another_process(tmp_path: Path) -> None:
+    here, there = (Memory(ENGINE, audit=tmp_path / "audit.sqlite", heal="never").session("s") for _ in range(2))
+    answer = begun(here)
+    report = here.retract("c1")
+    there.undo(report)
+    here.evict()
+    assert report.status is RetractionStatus.QUEUED and here.reports == []
+    assert not any(entry.cuts for branch in here.branches for entry in branch.ledger.entries)
+    del answer
+    for session in (here, there):
+        session.evict()
