@@ -101,6 +101,27 @@ MUTANTS = (
         ":",
         (f"{HISTORIES}::test_a_text_that_was_read_as_it_is_is_not_guessed_to_be_what_is_left_of_another",),
     ),
+    Mutant(
+        "a message that is named in a history is taken for an equal one of another branch",
+        f"{CONVERSATION}/targets.py",
+        "(entry for entry in found if entry.serial == said.serial), None)",
+        "iter(found), None)",
+        (f"{HISTORIES}::test_a_message_that_is_named_in_a_history_is_not_an_equal_one_of_another_branch",),
+    ),
+    Mutant(
+        "a message of which something is retracted gets no id",
+        f"{SESSIONS}/branches.py",
+        "        if message.id is not None:",
+        "        if message.id is not None and not entry.cuts:",
+        (f"{HISTORIES}::test_a_message_that_takes_the_place_of_an_equal_one_without_an_id_is_erased_alone",),
+    ),
+    Mutant(
+        "a tombstone is taken for an equal message that was retracted under another id",
+        f"{CONVERSATION}/originals.py",
+        "            if known.fits_ids_of(message):",
+        "            if True:",
+        (f"{HISTORIES}::test_a_tombstone_is_not_taken_for_an_equal_message_that_was_retracted_under_another_id",),
+    ),
     # records
     Mutant(
         "a fork does not take over what the log holds",
@@ -154,8 +175,8 @@ MUTANTS = (
     Mutant(
         "a version is not put into the coordinates of its original",
         f"{CONVERSATION}/originals.py",
-        "                if found is not None and found[0]:",
-        "                if False and found is not None and found[0]:",
+        "                if found is not None and found[0] and",
+        "                if False and",
         (VERSIONS,),
     ),
     Mutant(
@@ -190,8 +211,8 @@ MUTANTS = (
     Mutant(
         "equal messages without ids are not told apart by their place",
         f"{CONVERSATION}/redactions.py",
-        "        if placed and ids == (None, None):",
-        "        if False:",
+        "            if placed:",
+        "            if False:",
         (VERSIONS,),
     ),
     Mutant(

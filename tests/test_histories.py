@@ -172,3 +172,45 @@ def test_of_equal_messages_of_which_one_has_an_id_the_right_one_is_erased(sessio
     session.retract(session.spans()[2].id)
     latest = session.branches.latest
     assert latest is not None and [bool(entry.cuts) for entry in latest.ledger.entries] == [False, False, True, False]
+
+
+def test_a_message_that_is_named_in_a_history_is_not_an_equal_one_of_another_branch(session: Session) -> None:
+    yes = {"role": "user", "content": "yes"}
+    talk = [yes, {"role": "assistant", "content": "one"}, yes | {"id": "m"}]
+    session.prefill(talk)
+    session.prefill([*talk[:2], {"role": "user", "content": "another"}])  # the branch that is looked into first
+    assert [redaction.message_id for redaction in session.retract("m", messages=talk).redactions] == ["m"]
+    first, other = session.branches
+    assert [bool(entry.cuts) for entry in first.ledger.entries] == [False, False, True]
+    assert [entry.message.id for entry in other.ledger.entries] == [None, None, None]
+
+
+def test_a_message_that_takes_the_place_of_an_equal_one_without_an_id_is_erased_alone(session: Session) -> None:
+    yes = {"role": "user", "content": "yes"}
+    session.prefill([yes, yes, yes, yes | {"id": "m"}])
+    session.retract("m")
+    session.prefill([yes, yes, yes | {"id": "m"}])  # one vanished: the cells of the third are now those of "m"
+    latest = session.branches.latest
+    assert latest is not None and [bool(entry.cuts) for entry in latest.ledger.entries] == [False, False, True]
+
+
+def test_a_tombstone_is_not_taken_for_an_equal_message_that_was_retracted_under_another_id(session: Session) -> None:
+    whole = {"role": "user", "id": "m", "content": "one two"}
+    equal = {"role": "user", "id": "n", "content": "one"}
+    session.prefill([whole, equal])
+    report = session.retract(CharRange(message="m", start=3, end=7))
+    session.retract("n")
+    assert session.prefill(report.tombstones([whole, equal])).prefilled == 0
+
+
+def test_a_retraction_that_waits_is_not_made_when_it_was_undone_in_another_process(tmp_path: Path) -> None:
+    here, there = (Memory(ENGINE, audit=tmp_path / "audit.sqlite", heal="never").session("s") for _ in range(2))
+    answer = begun(here)
+    report = here.retract("c1")
+    there.undo(report)
+    here.evict()
+    assert report.status is RetractionStatus.QUEUED and here.reports == []
+    assert not any(entry.cuts for branch in here.branches for entry in branch.ledger.entries)
+    del answer
+    for session in (here, there):
+        session.evict()

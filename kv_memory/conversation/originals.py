@@ -89,8 +89,12 @@ class Original:
             message.role == self.role
             and (left <= len(message.content) <= self.length or self.emptied_in(message))
             and self.calls - len(self._cut_calls) <= len(message.tool_calls) <= self.calls
-            and any(not ids_differ(a, message.id) and not ids_differ(b, message.tool_call_id) for a, b in self.ids)
+            and self.fits_ids_of(message)
         )
+
+    def fits_ids_of(self, message: Message) -> bool:
+        """Return whether no id shows that the message is another one."""
+        return any(not ids_differ(a, message.id) and not ids_differ(b, message.tool_call_id) for a, b in self.ids)
 
     def emptied_in(self, message: Message) -> bool:
         """Return whether an editor of the history has taken the content away, or put a placeholder there."""
@@ -242,9 +246,11 @@ class Originals:
         self, message: Message, before: str, here: Container[str] | None, read: Callable[[], Container[str]]
     ) -> Message:
         sealed = self.sealed(message)
-        if sealed.identity in self._known:
-            self._known[sealed.identity].read(message, self.key)
-            return sealed
+        known = self._known.get(sealed.identity)
+        if known is not None:
+            known.read(message, self.key)
+            if known.fits_ids_of(message):
+                return sealed
         for original in self._candidates(message):
             if (here is None or original.digest in here) and original.may_be(message, before):
                 found = original.missing_in(message, self.key)

@@ -79,22 +79,32 @@ def resolve(target: Target | Message, ledgers: Sequence[Ledger], given: Ledger |
 def learn_ids(ledgers: Sequence[Ledger], given: Ledger) -> None:
     """Set ids that messages got after they were cached, as an answer does when the caller stores it."""
     for ledger in ledgers:
-        for message in (said.message for said in given.entries if said.message.id is not None):
-            alike = _alike(ledger, message)
-            entry = next((e for e in alike if e.message.id is None and not e.cuts), None)
-            if entry is not None and all(e.message.id != message.id for e in alike):
-                entry.message = replace(entry.message, id=message.id)
+        for said in (said for said in given.entries if said.message.id is not None):
+            entry = _counterpart(said, given, ledger)
+            if entry is not None and entry.message.id is None:
+                entry.message = replace(entry.message, id=said.message.id)
 
 
 def _where_read(meant: Selection, given: Ledger, ledgers: Sequence[Ledger]) -> ResolvedTarget:
     """Resolve a selection of `given` in the first ledger that has the message, or in `given` where none has it."""
-    number = _alike(given, meant.entry.message).index(meant.entry)
     for ledger in ledgers:
-        read = _alike(ledger, meant.entry.message)
-        if read:
-            chosen = selection(read[min(number, len(read) - 1)], meant.cuts)
-            return ResolvedTarget.of(ledger, redactions_of(ledger, chosen))
+        entry = _counterpart(meant.entry, given, ledger)
+        if entry is not None:
+            return ResolvedTarget.of(ledger, redactions_of(ledger, selection(entry, meant.cuts)))
     return ResolvedTarget.of(given, redactions_of(given, meant))
+
+
+def _counterpart(said: Entry, given: Ledger, ledger: Ledger) -> Entry | None:
+    """Return the message of a ledger that is this one of `given`; None where the ledger does not have it.
+
+    It is the one with the same id, or else the one after the same messages, or else the only one that is alike.
+    """
+    alike, name = _alike(ledger, said.message), said.message.id
+    named = [entry for entry in alike if name is not None and entry.message.id == name]
+    found = named or alike
+    placed = next((entry for entry in found if entry.serial == said.serial), None)
+    alone = len(found) == 1 and (named or sum(same(entry, said.message) for entry in given.entries) == 1)
+    return found[0] if placed is None and alone else placed
 
 
 def _alike(ledger: Ledger, message: Message) -> list[Entry]:

@@ -149,7 +149,7 @@ def _learn_ids(branch: Branch, plan: ReadingPlan[Branch]) -> None:
     """Set the ids that cached messages have in the history now."""
     for number, message in zip(plan.alignment.kept, plan.messages, strict=False):
         entry = branch.ledger.entries[number]
-        if message.id is not None and not entry.cuts:
+        if message.id is not None:
             entry.message = replace(entry.message, id=message.id)
 
 

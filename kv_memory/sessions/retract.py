@@ -188,7 +188,14 @@ def _status(plan: RetractionPlan, spans: Sequence[Span], edited: Sequence[Branch
 def _erase_later(
     state: SessionState, plan: RetractionPlan, redactions: Sequence[Redaction], retraction: str, branch: Branch
 ) -> None:
-    """Erase from a branch that was generating an answer; once no branch waits any more, update the report."""
+    """Erase from a branch that was generating an answer; once no branch waits any more, update the report.
+
+    What was undone meanwhile, here or in another process, stays, and has no report.
+    """
+    state.records.refresh()
+    if not state.records.holds(retraction):
+        state.reports = [report for report in state.reports if report.id != retraction]
+        return
     run = RetractionRun(plan.eraser, plan.reason)
     started = time.perf_counter()
     run.carry_out(plan_branches([branch], redactions, plan.eraser, plan.reason))
