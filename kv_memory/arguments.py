@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from types import NoneType
+
 from kv_memory.errors import ArgumentError
 
 
@@ -16,6 +19,18 @@ def check_function(name: str, given: object, *, optional: bool = True) -> None:
     """Raise ArgumentError unless an argument can be called; with `optional` it may be None too."""
     if not callable(given) and not (optional and given is None):
         raise ArgumentError(f"{name} is a function{', or None' if optional else ''}; got {shown(given)}.")
+
+
+def tools_as_json(given: object) -> str:
+    """Return tools as JSON. Raises ArgumentError for what is no list of tools, or holds what is no JSON."""
+    check("tools", given, (list, tuple, NoneType), "a list of tools in OpenAI's format, or None")
+    try:
+        return json.dumps(given, sort_keys=True)
+    except (TypeError, ValueError, RecursionError):
+        raise ArgumentError(
+            "tools holds what is no JSON: a set, an object, a key that is no text beside ones that are, or too many "
+            "levels; give each tool as a JSON schema."
+        ) from None
 
 
 def check_flag(name: str, given: object) -> None:

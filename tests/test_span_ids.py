@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kv_memory import CharRange, Session, SpanStatus, UnknownTargetError
+from kv_memory.conversation.messages import Message, ToolCall
 from tests.lora import steering_engine
 from tests.tiny import lent_memory, memory_of
 
@@ -62,6 +63,74 @@ def test_another_text_has_another_id_in_forks_too(session: Session) -> None:
         assert ids(session) == ["s0", "s1", "s4"]
         other.prefill(H)
         assert ids(other) == ["s0", "s1", "s2"]
+
+
+def test_an_id_names_the_message_of_the_conversation_that_was_read_last(session: Session) -> None:
+    """Two conversations have the same text there, each under an id of its own, and one of them was retracted."""
+    first, second = ([H[0], {"role": "user", "id": name, "content": "yes"}] for name in ("m1", "m2"))
+    session.prefill(first)
+    session.prefill(second)
+    session.retract("m1", messages=first)
+    session.prefill(first)
+    assert [span.message_id for span in session.find("s1")] == ["m1"]
+    assert {redaction.message_id for redaction in session.retract("s1").redactions} == {"m1"}
+    assert session.prefill(second).left_out == 0
+
+
+CALL = {"function": {"name": "look", "arguments": {"at": "it"}}}
+DOCUMENT = {"type": "text", "text": "the code is 4711"}
+RESULT = {"role": "tool", "content": "none"}
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ({"role": "user", "content": "yes"}, {"role": "user", "content": "yes", "id": "new"}),
+        (RESULT, {**RESULT, "tool_call_id": "new"}),
+        *(
+            (
+                {"role": "assistant", "content": "", "tool_calls": [{**CALL, **name}]},
+                {"role": "assistant", "content": "", "tool_calls": [{**CALL, "id": "new"}]},
+            )
+            for name in ({}, {"id": "old"})
+        ),
+        *(
+            (
+                {"role": "user", "content": [{**DOCUMENT, **name}]},
+                {"role": "user", "content": [{**DOCUMENT, "document_id": "new"}]},
+            )
+            for name in ({}, {"document_id": "old"})
+        ),
+    ],
+)
+def test_a_cached_message_is_found_by_the_ids_that_its_history_has_now(
+    session: Session, before: dict[str, Any], now: dict[str, Any]
+) -> None:
+    session.prefill([H[0], before])
+    assert session.prefill([H[0], now]).prefilled == 0
+    assert [span.message for span in session.find("new")] == [1]
+    assert session.prefill([H[0], before]).prefilled == 0
+    known = "old" if "old" in str(before) else "new"  # an id that the history lacks is kept
+    assert [span.message for span in session.find(known)] == [1]
+
+
+def test_a_cleared_message_has_the_documents_and_calls_that_it_had(session: Session) -> None:
+    said = {"role": "user", "id": "u", "content": "the code is 4711"}
+    session.prefill([H[0], said])
+    session.prefill([H[0], {**said, "content": [{**DOCUMENT, "text": "", "document_id": "new"}]}])
+    assert ids(session) == ["s0", "s1"]
+    called, cleared = (
+        Message("assistant", "", (ToolCall("c", "look", {}),)),
+        Message("assistant", "-", placeholder=True),
+    )
+    assert called.with_ids_of(cleared) is called
+
+
+def test_documents_that_are_divided_anew_keep_the_ids_of_their_spans(session: Session) -> None:
+    parts = [{"type": "text", "text": text, "document_id": text} for text in ("one", "two")]
+    session.prefill([{"role": "user", "content": parts}])
+    session.prefill([{"role": "user", "content": [{"type": "text", "text": "onetwo", "document_id": "both"}]}])
+    assert [(span.chars, span.document_id) for span in session.find("s0.doc0")] == [((0, 3), "one")]
 
 
 def test_equal_messages_of_one_conversation_have_ids_of_their_own(session: Session) -> None:

@@ -18,6 +18,7 @@ from types import NoneType
 from typing import Any
 
 from kv_memory.arguments import check
+from kv_memory.conversation.call_bounds import CallBounds, common_prefix
 from kv_memory.conversation.messages import Cuts, Message
 from kv_memory.conversation.parts import Part, PieceKind, joined, places_of
 from kv_memory.conversation.sentinels import OwnerRun, Plain, Sentinel, Sentinels
@@ -117,6 +118,11 @@ class Layout:
         found = (places_of(content, part.text, part.start) for part in self._own[index] if part.kind == "content")
         return merge((places[0], places[-1]) for places in found)
 
+    def calls(self, index: int, cuts: Cuts) -> list[tuple[int, ...]]:
+        """Return the tokens of the calls of one message that are not cut."""
+        parts = (part for part in self._own[index] if part.kind == "call")
+        return [piece.ids for part in parts for piece in self._form.pieces(part, self._messages[index], cuts)]
+
     def thinks(self, index: int) -> bool:
         """Return whether the template writes thoughts that came beside the content."""
         return any(part.kind == "reasoning" for part in self._own[index])
@@ -181,20 +187,28 @@ class ChatFormat:
         """Return the conversation as the template writes it; with a `head` as it does right before an answer, without
         that head. Raises as `encode`."""
         sentinels, text = self._render(messages, tools, generate=bool(head))
+        real = self._write(messages, tools, Plain(), generate=bool(head))
+        found, exact = sentinels.written(text, real)
+        blank = [not message.content.strip() and not message.tool_calls for message in messages]
+        if not exact and any(blank):  # templates ask whether there is a content
+            plainly = self._render(messages, tools, generate=bool(head), keep_blank=True)
+            again, exact = plainly[0].written(plainly[1], real)
+            if exact:
+                (sentinels, text), found = plainly, again
         text = text.removesuffix(head)
         runs = sentinels.runs(text)
-        left_out = set(range(len(messages))) - {run.owner for run in runs}
-        if left_out:
-            i = min(left_out)
+        left_out = {i for i in range(len(messages)) if not (exact and blank[i])} - {run.owner for run in runs}
+        if left_out or not runs:
+            i = min(left_out, default=0)
             raise ConversationError(f"The model's chat template leaves message {i} ({messages[i].role}) out.")
         bounds = self._bounds(runs, text, messages, tools)
-        real = self._write(messages, tools, Plain(), generate=bool(head)).removesuffix(head)
-        written = iter(sentinels.written(text, real) or ())
+        written = iter(found)
+        seen: set[int] = set()
         return Layout(
             self,
             messages,
             [
-                (run.owner, list(self._parts(sentinels, text[start:end], messages[run.owner], written)))
+                (run.owner, list(self._parts(sentinels, text[start:end], messages[run.owner], written, seen)))
                 for run, (start, end) in zip(runs, pairwise(bounds), strict=True)
             ],
         )
@@ -209,7 +223,7 @@ class ChatFormat:
         _, without = self._render(messages, tools, generate=False)
         if not with_head.startswith(without):
             end, tail = sentinels.end(with_head), without[sentinels.end(without) :]
-            return with_head[end + _common_prefix(with_head[end:], tail) :]
+            return with_head[end + common_prefix(with_head[end:], tail) :]
         return with_head[len(without) :]
 
     def closing(self, messages: Sequence[Message], tools: list[dict[str, Any]] | None = None) -> Piece:
@@ -229,10 +243,15 @@ class ChatFormat:
         return sum(len(self._tokenizer.encode(part, special=False)[0]) for part in parts)
 
     def _render(
-        self, messages: Sequence[Message], tools: list[dict[str, Any]] | None, *, generate: bool
+        self,
+        messages: Sequence[Message],
+        tools: list[dict[str, Any]] | None,
+        *,
+        generate: bool,
+        keep_blank: bool = False,
     ) -> tuple[Sentinels, str]:
         check("tools", tools, (list, tuple, NoneType), "a list of tools in OpenAI's format, or None")
-        sentinels = Sentinels(self._nonce)
+        sentinels = Sentinels(self._nonce, keep_blank=keep_blank)
         return sentinels, self._write(messages, tools, sentinels, generate=generate)
 
     def _write(
@@ -263,7 +282,7 @@ class ChatFormat:
             if key not in self._splits:
                 tail = self._tail(messages[: run.owner + 1], tools)
                 tail = text[runs[-1].end :] if tail is None else tail
-                self._splits[key] = self._whole_tokens(gap, _common_prefix(gap, tail))
+                self._splits[key] = self._whole_tokens(gap, common_prefix(gap, tail))
             bounds.append(run.end + self._splits[key])
         return [*bounds, len(text)]
 
@@ -282,23 +301,30 @@ class ChatFormat:
         runs = sentinels.runs(alone)
         return alone[runs[-1].end :] if runs and runs[-1].owner == len(messages) - 1 else None
 
-    def _parts(self, sentinels: Sentinels, text: str, message: Message, written: Iterator[str]) -> Iterator[Part]:
-        """Yield the parts of a message. `written`: what each sentinel stands for; none where that is not known."""
+    def _parts(
+        self, sentinels: Sentinels, text: str, message: Message, written: Iterator[str], seen: set[int]
+    ) -> Iterator[Part]:
+        """Yield the parts of a message. `written`: what each sentinel stands for; none where that is not known. `seen`:
+        numbers of the sentinels of calls before it: a name that is written again, with its result, is no call."""
+        pairs = list(sentinels.split(text))
+        bounds = CallBounds.of(pairs)
         call: int | None = None
-        # The JSON around a call's sentinels belongs to the call, up to the nearest line break or tag on either side.
         said: list[tuple[str, bool]] = []  # the current tool call: one piece, as the model would have written it
         before: Sentinel | None = None
-        for between, sentinel in sentinels.split(text):
-            literal, next_call = between, sentinel.call if sentinel else None
+        for between, sentinel in pairs:
+            again = sentinel is not None and sentinel.call is not None and sentinel.number in seen
+            literal, next_call = between, sentinel.call if sentinel and not again else None
+            if sentinel is not None and next_call is not None:
+                seen.add(sentinel.number)
             if call is not None and call == next_call:
                 said, literal = [*said, (literal, True)], ""
             elif call is not None:
-                rest = _until(literal, "\n<")
-                said, literal = [*said, (rest, True)], literal[len(rest) :]
+                end = bounds.end(literal, said)
+                said, literal = [*said, (literal[:end], True)], literal[end:]
                 yield Part("call", "".join(part for part, _ in said), call, within=tuple(said))
             if next_call is not None and call != next_call:
-                said = [(_until(literal[::-1], "\n>")[::-1], True)]
-                literal = literal[: len(literal) - len(said[0][0])]
+                start = bounds.start(literal, first=call is None)
+                said, literal = [(literal[start:], True)], literal[:start]
             if literal and _is_content(literal, before, sentinel, message):
                 yield Part("content", literal, start=sentinel.start - len(literal) if sentinel else 0)
             elif literal:
@@ -393,17 +419,3 @@ def _is_content(literal: str, before: Sentinel | None, after: Sentinel | None, m
     if before is None or after is None or {before.kind, after.kind} != {"content"}:
         return False
     return literal == message.content[before.start + len(before.text) : after.start]
-
-
-def _until(text: str, stops: str) -> str:
-    """Return the start of `text` up to the first of the characters `stops`."""
-    return text[: next((i for i, c in enumerate(text) if c in stops), len(text))]
-
-
-def _common_prefix(a: str, b: str) -> int:
-    n = 0
-    for x, y in zip(a, b, strict=False):
-        if x != y:
-            break
-        n += 1
-    return n

@@ -104,6 +104,11 @@ class Entry:
         return merge([*held, *self.cuts.chars])
 
     @property
+    def calls(self) -> list[tuple[int, ...]]:
+        """Return the tokens of the calls that the cells hold."""
+        return [run.piece.ids for run in self.runs if run.piece.kind == "call"]
+
+    @property
     def thinks(self) -> bool:
         """Return whether the cells hold thoughts that came beside the content."""
         return any(run.piece.kind == "reasoning" for run in self.runs)

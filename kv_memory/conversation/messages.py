@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -117,6 +117,29 @@ class Message:
         )
         reasoning = "" if self.wholly_in(cuts) else self.reasoning
         return replace(self, content=content, tool_calls=tuple(calls), reasoning=reasoning)
+
+    def with_ids_of(self, other: Message) -> Message:
+        """Return the message with the ids that another version of it has: its own, those of its calls and documents.
+
+        An id that the other lacks is kept, and so are documents that the other divides in another way.
+        """
+        calls, documents = self.tool_calls, self.documents
+        if len(calls) == len(other.tool_calls):
+            calls = tuple(
+                replace(call, id=given.id) if given.id is not None and given.id != call.id else call
+                for call, given in zip(calls, other.tool_calls, strict=True)
+            )
+        if len(self.content) == len(other.content) and _places(documents) in ([], _places(other.documents)):
+            documents = other.documents
+        name = self.id if other.id is None else other.id
+        call_id = self.tool_call_id if other.tool_call_id is None else other.tool_call_id
+        if (name, call_id, calls, documents) == (self.id, self.tool_call_id, self.tool_calls, self.documents):
+            return self
+        return replace(self, id=name, tool_call_id=call_id, tool_calls=calls, documents=documents)
+
+
+def _places(documents: Sequence[DocumentPart]) -> list[tuple[int, int]]:
+    return [(document.start, document.end) for document in documents]
 
 
 def ids_differ(a: str | None, b: str | None) -> bool:

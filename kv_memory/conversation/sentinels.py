@@ -1,8 +1,8 @@
 """Sentinels: short texts that stand for contents while a chat template is rendered.
 
 A sentinel is `kvm<nonce>n<number>"z`. Its quote comes out of `tojson` and of HTML escaping changed, which shows that
-the real text has to be escaped too. Before the `z` come those of the characters <, > and & that the text has, since
-templates wrap such a text in CDATA. Numbers have a fixed width, so that they sort in their order. A number, a boolean
+the real text has to be escaped too. Before the `z` come those parts of the text that templates look for, such as < and
+& that they wrap in CDATA. Numbers have a fixed width, so that they sort in their order. A number, a boolean
 or nothing in the arguments of a call has an integer for a sentinel, so that templates which ask for the type go the
 same way. Neither can be forged, since the nonce is random.
 """
@@ -16,6 +16,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+_ANCHOR = 16
+"""Characters at the end of a text by which it is found again."""
+_SEEN = ("<", ">", "&", "/no_think", "/think")
+"""Parts of a text that templates look for: a sentinel has those of its text."""
 SentinelKind = Literal["content", "reasoning", "string", "value", "tool"]
 
 
@@ -34,6 +38,7 @@ class Sentinel:
     """Number of times that the template JSON-escaped the sentinel."""
     in_html: bool = False
     """Whether the template escaped it for HTML."""
+    number: int = -1
 
     @property
     def written(self) -> str:
@@ -78,21 +83,25 @@ class OwnerRun:
 class Sentinels:
     """All sentinels of one rendering."""
 
-    def __init__(self, nonce: str) -> None:
+    def __init__(self, nonce: str, *, keep_blank: bool = False) -> None:
+        """Create sentinels with a random part; with `keep_blank` contents that are white space stand for themselves."""
         self._nonce = nonce
+        self._keep_blank = keep_blank
         self._digits = f"7{int(nonce, 16):010}"
         self._sentinels: list[Sentinel] = []
         self._pattern = re.compile(rf"""kvm{nonce}n(\d+)(\\*)("|&#34;|&quot;)[^z"]{{0,24}}z|{self._digits}(\d{{5}})""")
 
     def add(self, kind: SentinelKind, owner: int, text: str, call: int | None = None, start: int = 0) -> str:
         """Register a text and return the sentinel that stands for it."""
-        self._sentinels.append(Sentinel(kind, owner, text, call, start))
-        special = "".join(c for c in "<>&" if c in text)
+        if self._keep_blank and kind == "content" and not text.strip():
+            return text
+        self._sentinels.append(Sentinel(kind, owner, text, call, start, number=len(self._sentinels)))
+        special = "".join(part for part in _SEEN if part in text)
         return f'kvm{self._nonce}n{len(self._sentinels) - 1:05}"{special}z'
 
     def add_value(self, owner: int, value: Any, call: int) -> Any:
         """Register an argument that is no text, and return the integer that stands for it."""
-        self._sentinels.append(Sentinel("value", owner, json.dumps(value), call))
+        self._sentinels.append(Sentinel("value", owner, json.dumps(value), call, number=len(self._sentinels)))
         return int(f"{self._digits}{len(self._sentinels) - 1:05}")
 
     def split(self, text: str) -> Iterator[tuple[str, Sentinel | None]]:
@@ -107,25 +116,31 @@ class Sentinels:
             at = match.end()
         yield text[at:], None
 
-    def written(self, text: str, real: str) -> list[str] | None:
-        """Return what each sentinel of rendered text stands for in `real`, the same with the contents themselves; None
-        where the template treats sentinels in another way than these contents."""
+    def written(self, text: str, real: str) -> tuple[list[str], bool]:
+        """Return what each sentinel of rendered text stands for in `real`, the same with the contents themselves, and
+        whether all of it was found.
+
+        A text that the template treats in another way than its sentinel is taken as it was given, and so are all after
+        a place from which on nothing is found.
+        """
         found: list[str] = []
+        exact = True
         at = 0
         pairs = list(self.split(text))
         for (literal, sentinel), (following, _) in zip(pairs, [*pairs[1:], ("", None)], strict=True):
-            if not real.startswith(literal, at):
-                return None
-            at += len(literal)
-            if sentinel is None:
+            exact = exact and real.startswith(literal, at)
+            at = _after(real, literal, at)
+            if at < 0 or sentinel is None:
                 break
             fits = (v for v in sentinel.variants if real.startswith(v, at) and real.startswith(following, at + len(v)))
             chosen = next(fits, None)
             if chosen is None:
-                return None
+                exact = False
+                chosen = next((v for v in sentinel.variants if v and real.startswith(v, at)), sentinel.written)
+            else:
+                at += len(chosen)
             found.append(chosen)
-            at += len(chosen)
-        return found if at == len(real) else None
+        return found, exact and at == len(real)
 
     @staticmethod
     def _number(match: re.Match[str]) -> int:
@@ -148,3 +163,13 @@ class Sentinels:
         """Return where the last message ends in rendered text, without its scaffolding."""
         runs = self.runs(text)
         return runs[-1].end if runs else 0
+
+
+def _after(real: str, literal: str, at: int) -> int:
+    """Return where a text of the template ends in `real`; if it is another one there, where its end is found; else
+    -1."""
+    if real.startswith(literal, at):
+        return at + len(literal)
+    end = literal[-_ANCHOR:]
+    place = real.find(end, at)
+    return place + len(end) if end and place >= 0 else -1

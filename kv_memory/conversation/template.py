@@ -123,7 +123,7 @@ def adapt(
     if not traits.many_calls:
         rendered = [part for message in rendered for part in _a_message_a_call(message)]
     if shown_tools and not traits.lists_tools:
-        listing = "Tools:\n" + "\n".join(json.dumps(tool) for tool in shown_tools)
+        listing = "Tools:\n" + "\n".join(json.dumps(tool, ensure_ascii=False) for tool in shown_tools)
         if rendered[0]["role"] == "system":
             rendered[0]["content"] += f"\n\n{listing}"
         else:
@@ -195,19 +195,20 @@ def _with_sentinels(
         return {"role": "user", "content": f"<tool_response>\n{content}\n</tool_response>"}
     if message.role == "tool":
         rendered["tool_call_id"] = _plain_id(message.tool_call_id)
-        rendered["name"] = sentinels.add("string", index, message.name or "")
+        if message.name:
+            rendered["name"] = sentinels.add("string", index, message.name)
     if not message.tool_calls:
         return rendered
     calls = [_with_sentinels_in_call(call, index, number, sentinels) for number, call in enumerate(message.tool_calls)]
     if traits.text_arguments:
-        calls = [{**function, "arguments": json.dumps(function["arguments"])} for function in calls]
+        calls = [{**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)} for function in calls]
     if traits.calls:
         rendered["tool_calls"] = [
             {"id": _plain_id(call.id), "type": "function", "function": function}
             for call, function in zip(message.tool_calls, calls, strict=True)
         ]
         return rendered
-    written = [f"<tool_call>\n{json.dumps(function)}\n</tool_call>" for function in calls]
+    written = [f"<tool_call>\n{json.dumps(function, ensure_ascii=False)}\n</tool_call>" for function in calls]
     return {**rendered, "content": "\n".join([content, *written] if content else written)}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Protocol
 
 from kv_memory.calibration.record import Calibration
@@ -146,11 +145,10 @@ class Branches:
 
 
 def _learn_ids(branch: Branch, plan: ReadingPlan[Branch]) -> None:
-    """Set the ids that cached messages have in the history now."""
+    """Set the ids that cached messages, their calls and their documents have in the history now."""
     for number, message in zip(plan.alignment.kept, plan.messages, strict=False):
         entry = branch.ledger.entries[number]
-        if message.id is not None:
-            entry.message = replace(entry.message, id=message.id)
+        entry.message = entry.message.with_ids_of(message)
 
 
 def _erase_vanished(branch: Branch, alignment: Alignment, eraser: Eraser | None) -> None:

@@ -6,11 +6,11 @@ A plan is made from the ledgers of the branches. Making one changes nothing and 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from kv_memory.arguments import tools_as_json
 from kv_memory.conversation.alignment import Alignment, align, replaces
 from kv_memory.conversation.chat_format import ChatFormat, Layout, Piece
 from kv_memory.conversation.ledger import Entry, Ledger
@@ -100,7 +100,7 @@ def plan_reading(
     where the template cannot express the conversation.
     """
     branches = list(branches)
-    digest = hashlib.sha256(json.dumps(tools, sort_keys=True, default=str).encode()).hexdigest()
+    digest = hashlib.sha256(tools_as_json(tools).encode()).hexdigest()
     candidates = [branch for branch in branches if branch.tools_digest == digest and branch.resident]
     retracted = cuts_for(messages, redactions)
     cuts = dict(retracted)
@@ -156,10 +156,16 @@ def _as_written(ledger: Ledger, alignment: Alignment, layout: Layout, messages: 
     written = 0
     for number in alignment.kept:
         entry = ledger.entries[number]
-        if entry.generated:
-            same = entry.written is None or entry.written == layout.text(written)
+        if entry.generated and entry.written is not None:
+            same = entry.written == layout.text(written)
+        elif entry.generated:  # something of it is retracted
+            same = _holds(entry, layout, written, messages[written])
         else:
-            same = entry.scaffold == layout.scaffold(written) and _holds(entry, layout, written, messages[written])
+            same = (
+                entry.scaffold == layout.scaffold(written)
+                and _holds(entry, layout, written, messages[written])
+                and entry.calls == layout.calls(written, entry.cuts)
+            )
         if not same:
             break
         written += 1

@@ -120,7 +120,7 @@ def rendered(write: Callable[[list[dict[str, Any]] | None], str], tools: list[di
     for given in (tools,) if tools else (None, []):
         try:
             return write(given)
-        except (TemplateError, TypeError, KeyError, ValueError) as error:
+        except (TemplateError, TypeError, KeyError, ValueError, RecursionError) as error:
             refusals.append(error)
     raise ConversationError(f"The model's chat template cannot say this conversation: {refusals[0]}") from refusals[0]
 
