@@ -111,8 +111,8 @@ MUTANTS = (
     Mutant(
         "a message of which something is retracted gets no id",
         f"{SESSIONS}/branches.py",
-        "        if message.id is not None:",
-        "        if message.id is not None and not entry.cuts:",
+        "        name = entry.message.id if message.id is None else message.id",
+        "        name = entry.message.id if message.id is None or entry.cuts else message.id",
         (f"{HISTORIES}::test_a_message_that_takes_the_place_of_an_equal_one_without_an_id_is_erased_alone",),
     ),
     Mutant(

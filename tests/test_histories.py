@@ -194,6 +194,23 @@ def test_a_message_that_takes_the_place_of_an_equal_one_without_an_id_is_erased_
     assert latest is not None and [bool(entry.cuts) for entry in latest.ledger.entries] == [False, False, True]
 
 
+def test_of_equal_messages_the_same_one_is_left_out_of_the_cells_as_of_a_history_with_a_tombstone(
+    session: Session,
+) -> None:
+    """Its place is gone: of those that are whole it is the second, another one once the first lacks its text."""
+    yes = {"role": "user", "content": "yes"}
+    talk = [yes | {"id": "m"}, {"role": "user", "content": "one"}, yes]
+    session.prefill(talk)
+    report = session.retract("m")
+    session.retract(session.spans()[2].id)
+    talk = [talk[0], {"role": "user", "content": "two"}, yes, yes]
+    session.prefill(talk)
+    usage = session.prefill(report.tombstones(talk))
+    latest = session.branches.latest
+    assert latest is not None and [bool(entry.cuts) for entry in latest.ledger.entries] == [True, False, False, True]
+    assert usage.left_out == len("yes")
+
+
 def test_a_tombstone_is_not_taken_for_an_equal_message_that_was_retracted_under_another_id(session: Session) -> None:
     whole = {"role": "user", "id": "m", "content": "one two"}
     equal = {"role": "user", "id": "n", "content": "one"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Protocol
 
 from kv_memory.calibration.record import Calibration
@@ -110,7 +111,7 @@ class Branches:
         """
         branch.tools_digest = plan.tools_digest
         before = branch.ledger.cells_from(0)
-        _learn_ids(branch, plan)
+        _learn_versions(branch, plan)
         _erase_vanished(branch, plan.alignment, eraser or self._host.eraser)
         reused = branch.ledger.cells_from(0)
         prefilled = branch.append(plan.unread, plan.pieces, plan.unread_cuts, progress)
@@ -144,11 +145,15 @@ class Branches:
         return Branch(self._host.engine, self._host.calibration, self._host.policy, ledger=Ledger(self.numbers))
 
 
-def _learn_ids(branch: Branch, plan: ReadingPlan[Branch]) -> None:
-    """Set the ids that cached messages, their calls and their documents have in the history now."""
+def _learn_versions(branch: Branch, plan: ReadingPlan[Branch]) -> None:
+    """Set the ids that cached messages, their calls and their documents have in the history now, and what its versions
+    of them lack.
+
+    Both tell which of several equal messages is meant; it is to be the same one in the ledger as in the history.
+    """
     for number, message in zip(plan.alignment.kept, plan.messages, strict=False):
         entry = branch.ledger.entries[number]
-        entry.message = entry.message.with_ids_of(message)
+        entry.message = replace(entry.message.with_ids_of(message), missing=message.missing)
 
 
 def _erase_vanished(branch: Branch, alignment: Alignment, eraser: Eraser | None) -> None:
