@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 LANGCHAIN := integrations/langchain
 
-.PHONY: demo test nightly test-newest test-langchain mutants llama lint format lock release clean
+.PHONY: demo test nightly test-newest test-langchain mutants llama lint format lock release clean smollm2
 
 demo: $(STAMP)
 	@$(BIN)/kv-memory demo
@@ -56,6 +56,10 @@ test-langchain: $(STAMP)
 # llama.cpp for GGUF models: built once, then kept in the user's cache; left out where it cannot be built
 llama: $(STAMP)
 	@scripts/install_llama_cpp.sh $(VENV)
+
+# A small real model, 93 MB, for the tests that need one and for the examples: fetched once into the user's cache
+smollm2: $(STAMP)
+	@$(BIN)/python scripts/fetch_smollm2.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
