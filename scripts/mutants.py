@@ -111,9 +111,18 @@ MUTANTS = (
     Mutant(
         "a message of which something is retracted gets no id",
         f"{SESSIONS}/branches.py",
-        "        name = entry.message.id if message.id is None else message.id",
-        "        name = entry.message.id if message.id is None or entry.cuts else message.id",
+        "        entry.message = replace(entry.message.with_ids_of(message)",
+        "        entry.message = replace(entry.message if entry.cuts else entry.message.with_ids_of(message)",
         (f"{HISTORIES}::test_a_message_that_takes_the_place_of_an_equal_one_without_an_id_is_erased_alone",),
+    ),
+    Mutant(
+        "the cells do not know that the version in the history lacks something",
+        f"{SESSIONS}/branches.py",
+        "with_ids_of(message), missing=message.missing)",
+        "with_ids_of(message))",
+        (
+            f"{HISTORIES}::test_of_equal_messages_the_same_one_is_left_out_of_the_cells_as_of_a_history_with_a_tombstone",
+        ),
     ),
     Mutant(
         "a tombstone is taken for an equal message that was retracted under another id",
