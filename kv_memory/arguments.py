@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Iterable
 from types import NoneType
 
 from kv_memory.errors import ArgumentError
@@ -31,6 +32,13 @@ def tools_as_json(given: object) -> str:
             "tools holds what is no JSON: a set, an object, a key that is no text beside ones that are, or too many "
             "levels; give each tool as a JSON schema."
         ) from None
+
+
+def check_names(given: Iterable[str], known: Collection[str], wanted: str) -> None:
+    """Raise ArgumentError for a keyword argument that is not among the `known` ones; `wanted`: what they are."""
+    unknown = next((name for name in given if name not in known), None)
+    if unknown is not None:
+        raise ArgumentError(f"There is no {wanted} {unknown}; known are {', '.join(known)}.")
 
 
 def check_flag(name: str, given: object) -> None:

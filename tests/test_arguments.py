@@ -214,3 +214,10 @@ def test_no_text_is_quoted_in_the_error(value: Any) -> None:
         Reason.of(value)
     plain = value is None or isinstance(value, (int, float))
     assert str(error.value).endswith(f"; got {value!r}." if plain else f"; got a value of type {type(value).__name__}.")
+
+
+@pytest.mark.parametrize("option", ["max_new_tokens", "top_k", "tool_choice"])
+def test_an_option_that_an_answer_does_not_have_is_named(option: str) -> None:
+    session = Memory(tiny_engine(), heal="never").session("s")
+    with pytest.raises(ArgumentError, match=f"called {option}; known are max_tokens, temperature"):
+        session.chat([{"role": "user", "content": "one"}], **{option: 3})  # type: ignore[arg-type]

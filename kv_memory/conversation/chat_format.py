@@ -193,13 +193,14 @@ class ChatFormat:
         if not exact and any(blank):  # templates ask whether there is a content
             plainly = self._render(messages, tools, generate=bool(head), keep_blank=True)
             again, exact = plainly[0].written(plainly[1], real)
+            exact = exact and bool(plainly[0].runs(plainly[1]))
             if exact:
                 (sentinels, text), found = plainly, again
         text = text.removesuffix(head)
         runs = sentinels.runs(text)
         left_out = {i for i in range(len(messages)) if not (exact and blank[i])} - {run.owner for run in runs}
-        if left_out or not runs:
-            i = min(left_out, default=0)
+        if left_out:
+            i = min(left_out)
             raise ConversationError(f"The model's chat template leaves message {i} ({messages[i].role}) out.")
         bounds = self._bounds(runs, text, messages, tools)
         written = iter(found)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
-from kv_memory.arguments import check, check_flag, check_function, check_session_id
+from kv_memory.arguments import check, check_flag, check_function, check_names, check_session_id
 from kv_memory.conversation.messages import Message, parse_messages
 from kv_memory.conversation.spans import Span, Target
 from kv_memory.engines.base import Sampling
@@ -140,6 +140,7 @@ class Session:
         """Answer like `chat`, as an iterator of text; nothing is prefilled before the first text is asked for."""
         check_function("cancelled", cancelled)
         check_function("progress", progress)
+        check_names(sampling, SamplingOptions.__annotations__, "option of an answer called")
         eraser = None if history_eraser is None else self._memory.load_eraser(history_eraser)
         turn = self._turn(parse_messages(messages), tools, Sampling(**sampling))
         answer = self._answer(turn, tools, cancelled or (lambda: False), progress, eraser)
