@@ -1,4 +1,4 @@
-"""Write the tables of docs/results.md, and the short one of the README, from the result files.
+"""Write the tables of docs/results.md, and the two short ones of the README, from the result files.
 
 python -m benchmarks.tables
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.real_tables import real_example, real_models
 from benchmarks.record import RESULTS, source, table
 from benchmarks.trust_tables import leakage, load, moves, provenance, templates
 from kv_memory.evaluation.baselines import NEVER_SAW, NO_ERASE
@@ -40,22 +41,24 @@ def main() -> None:
         page.write_text(filled(page.read_text(), text))
 
 
-def pages() -> dict[Path, str]:
-    """Return what is between the marks of each page."""
-    chosen = choice(_load("eraser"), _load("latency_pocket_cpu"))
-    return {README: chosen, PAGE: figures(), TEMPLATES: templates(_load("templates"))}
+def pages() -> dict[Path, list[str]]:
+    """Return what is between the marks of each page, in their order."""
+    readme = [real_example(_load("real_models")), choice(_load("eraser"), _load("latency_pocket_cpu"))]
+    return {README: readme, PAGE: [figures()], TEMPLATES: [templates(_load("templates"))]}
 
 
-def filled(page: str, text: str) -> str:
-    """Return a page with the text between its marks."""
-    before, _, rest = page.partition(START)
-    _, _, after = rest.partition(END)
-    return before + START + "\n" + text + "\n" + END + after
+def filled(page: str, texts: Sequence[str]) -> str:
+    """Return a page with the texts between its marks."""
+    first, *others = page.split(START)
+    parts = [
+        START + "\n" + text + "\n" + END + rest.partition(END)[2] for text, rest in zip(texts, others, strict=True)
+    ]
+    return first + "".join(parts)
 
 
 def figures() -> str:
     """Return all tables."""
-    parts = [answers(_load("influence")), steering(_load("eraser"))]
+    parts = [real_models(_load("real_models")), answers(_load("influence")), steering(_load("eraser"))]
     parts += [transcripts(_load("transcripts")), localisation(_load("localisation"))]
     latency = [_load(path.stem) for path in sorted(RESULTS.glob("latency*.json"))]
     parts += [latency_table(result) for result in latency]

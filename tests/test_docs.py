@@ -166,6 +166,9 @@ def test_commands_are_accepted(page: Path) -> None:
                 check_requirement(requirement)
         elif program == ".venv/bin/python":
             assert (ROOT / rest[0]).is_file(), words
+        elif program == "hf":
+            assert rest[0] == "download"
+            assert rest[1].endswith("-GGUF")
         elif program == "pre-commit":
             assert (ROOT / ".pre-commit-config.yaml").is_file()
         else:

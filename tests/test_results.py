@@ -57,6 +57,6 @@ def test_result_files_are_small(path: Path) -> None:
     assert max(len(line) for line in path.read_text().splitlines()) < 2 * record.ROW
 
 
-@pytest.mark.parametrize(("page", "text"), tables.pages().items(), ids=lambda it: getattr(it, "name", ""))
-def test_pages_show_the_results(page: Path, text: str) -> None:
-    assert tables.filled(page.read_text(), text) == page.read_text()
+@pytest.mark.parametrize(("page", "texts"), tables.pages().items(), ids=lambda it: getattr(it, "name", ""))
+def test_pages_show_the_results(page: Path, texts: list[str]) -> None:
+    assert tables.filled(page.read_text(), texts) == page.read_text()
