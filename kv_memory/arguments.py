@@ -41,9 +41,10 @@ def check_names(given: Iterable[str], known: Collection[str], wanted: str) -> No
         raise ArgumentError(f"There is no {wanted} {unknown}; known are {', '.join(known)}.")
 
 
-def check_flag(name: str, given: object) -> None:
-    """Raise ArgumentError unless an argument is True or False: a text such as "no" would count as true."""
+def check_flag(name: str, given: bool) -> bool:
+    """Return an argument. Raises ArgumentError unless it is True or False: a text such as "no" would count as true."""
     check(name, given, bool, "True or False")
+    return given
 
 
 def check_session_id(given: object) -> None:

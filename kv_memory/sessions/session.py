@@ -142,14 +142,15 @@ class Session:
         check_function("progress", progress)
         check_names(sampling, SamplingOptions.__annotations__, "option of an answer called")
         eraser = None if history_eraser is None else self._memory.load_eraser(history_eraser)
-        turn = self._turn(parse_messages(messages), tools, Sampling(**sampling))
+        may_call = check_flag("may_call", sampling.pop("may_call", True))
+        turn = self._turn(parse_messages(messages), tools, Sampling(**sampling), may_call=may_call)  # type: ignore[misc]  # it is taken out
         answer = self._answer(turn, tools, cancelled or (lambda: False), progress, eraser)
         self._state.hold(answer)
         return ReplyStream(answer, self._state.let_go)
 
-    def _turn(self, messages: list[Message], tools: Tools, sampling: Sampling) -> Turn:
+    def _turn(self, messages: list[Message], tools: Tools, sampling: Sampling, *, may_call: bool = True) -> Turn:
         form, sealed = self._memory.format, self._memory.originals.sealed
-        return Turn(self._engine, form, messages, tools, sampling, sealed=sealed)
+        return Turn(self._engine, form, messages, tools, sampling, sealed=sealed, may_call=may_call)
 
     def _answer(
         self,

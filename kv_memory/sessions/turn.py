@@ -31,6 +31,8 @@ class SamplingOptions(TypedDict, total=False):
     stop: tuple[str, ...]
     seed: int | None
     mask: LogitsMask | None
+    may_call: bool
+    """Whether the answer may call tools, True by default: if not, what looks like a call is content."""
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,12 @@ class Turn:
         sampling: Sampling,
         *,
         sealed: Callable[[Message], Message],
+        may_call: bool = True,
     ) -> None:
         """Create a turn; ConversationError where the template cannot make the assistant speak after `messages`.
 
-        `sealed` gives the answer, once it is written, its identity in the session.
+        `sealed` gives the answer, once it is written, its identity in the session. `may_call`: whether it may call
+        tools.
         """
         self.messages = messages
         self.begins = form.head(messages, tools)
@@ -123,7 +127,7 @@ class Turn:
         self._sealed = sealed
         self._branch: Branch | None = None
         self._start = 0
-        self._parser = AnswerParser(uuid.uuid4().hex[:12], tools, form.markers, head=self.begins)
+        self._parser = AnswerParser(uuid.uuid4().hex[:12], tools, form.markers, head=self.begins, calls=may_call)
         self._reason = FinishReason.STOP
         self._generated = 0
         self._complete = False

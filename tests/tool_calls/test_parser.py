@@ -253,3 +253,21 @@ def test_no_marker_begins_another_and_decoding_keeps_all() -> None:
 def test_without_a_model_calls_are_hermes() -> None:
     assert read_message(GOOD)["tool_calls"][0]["function"]["name"] == "get_weather"
     assert "tool_calls" not in read_message(answers.mistral("f", {}))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "get", "arguments": {"q": "a"}}',
+        '<tool_call>\n{"name": "get", "arguments": {"q": "a"}}\n</tool_call>',
+        '[TOOL_CALLS][{"name": "get", "arguments": {"q": "a"}}]',
+        "<function=get>{}</function>",
+    ],
+)
+def test_an_answer_that_may_call_no_tool_is_content(text: str) -> None:
+    tools = [{"type": "function", "function": {"name": "get", "parameters": {"type": "object", "properties": {}}}}]
+    parser = AnswerParser("a", tools, frozenset(["[TOOL_CALLS]", "<function="]), calls=False)
+    parser.push(text)
+    parser.finish()
+    assert parser.answer.message() == {"role": "assistant", "content": text}
+    assert not parser.answer.invalid_calls

@@ -91,6 +91,7 @@ class AnsweringChatModel(LocalChatModel):
         """Return an answer that is yet to be written, and its metadata."""
         options = CallOptions.read(self.__dict__, stop, kwargs)
         memory = self.load()
+        options.sampling["may_call"] = options.tool_choice != "none"
         options.sampling["mask"] = options.mask(self.loader.grammars(memory))
         session = memory.session(session_id_of(session_id=kwargs.get("session_id")))
         stream = session.stream(

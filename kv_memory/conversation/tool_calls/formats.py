@@ -40,6 +40,8 @@ class Context:
 
     known: Known
     tools: Tools
+    calls: bool = True
+    """Whether the answer may call tools: if not, what looks like a call is content."""
 
 
 class NotACallError(ValueError):

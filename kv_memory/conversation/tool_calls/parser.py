@@ -42,15 +42,17 @@ class AnswerParser:
         known: Known = frozenset(),
         *,
         head: str = "",
+        calls: bool = True,
     ) -> None:
         """Create a parser.
 
         `answer_id`: what the ids of calls are made from. `tools`: those that are offered, in OpenAI's format; JSON
         without markers is a call only of one of them. `known`: the markers that mean something to the model (see
-        `known_markers`). `head`: what the template wrote before the answer; it may have begun the thoughts.
+        `known_markers`). `head`: what the template wrote before the answer; it may have begun the thoughts. `calls`:
+        whether it may call tools; if not, what looks like a call is content.
         """
         self.answer = Answer(answer_id)
-        context = Context(known, schemas_of(tools))
+        context = Context(known, schemas_of(tools) if calls else {}, calls)
         parser = ChannelParser if CHANNEL in known else _MarkerParser
         self._parser = parser(self.answer, context, head)
 
@@ -98,7 +100,9 @@ class _MarkerParser:
         self._answer = answer
         self._context = context
         self._formats = {
-            form.open: form for form in FORMATS if form.named or form.open == HERMES or form.open in context.known
+            form.open: form
+            for form in FORMATS
+            if context.calls and (form.named or form.open == HERMES or form.open in context.known)
         }
         around = [AROUND[name] for name in self._formats if name in AROUND]
         self._opening = {begin for begin, _ in around}
