@@ -116,7 +116,8 @@ class Grammars:
 class GrammarMask:
     """A mask that allows what the grammar allows, from the first token on.
 
-    After `late` tokens only what closes something, wherever the grammar allows that, unless it `is_call`.
+    After `late` tokens only what closes something, wherever the grammar allows that, unless it `is_call`. So it is also
+    where the model repeats itself without end, as small ones do within a string; that cuts off nothing that it meant.
     """
 
     def __init__(
@@ -138,11 +139,21 @@ class GrammarMask:
         self._consumed = len(said)
         allowed = _allowed(self._matcher, len(logits))
         late = len(said) >= self._late and not (self._is_call and self._is_call(said))
-        for closers in self._closers if late else ():
+        for closers in self._closers if late or repeats(said) else ():
             closing = torch.zeros_like(allowed).index_fill(0, closers, True) & allowed
             if closing.any():
                 return _masked(logits, closing)
         return _masked(logits, allowed)
+
+
+def repeats(said: Sequence[int]) -> bool:
+    """Return whether tokens end in the same few, again and again: at least four times, and 24 tokens in all."""
+    for period in range(1, 13):
+        length = period * max(4, -(-24 // period))
+        tail = list(said[-length:])
+        if len(tail) == length and tail == tail[:period] * (length // period):
+            return True
+    return False
 
 
 class CallMask:

@@ -26,7 +26,6 @@ SKIPPED = {
 }
 UNSKILLED = {
     "test_agent_loop": "the pocket model answers questions from what it has read; it calls tools when told to act",
-    "test_unicode_tool_call_integration": "the pocket model repeats a word of the call until max_tokens cut it off",
 }
 
 

@@ -14,7 +14,7 @@ from kv_memory import Memory
 from kv_memory.engines.transformers.tokenizer import HFTokenizer
 from kv_memory.errors import UnsupportedOperationError
 from kv_memory.pocket import model_path
-from langchain_kv_memory.constrain import Grammars
+from langchain_kv_memory.constrain import Grammars, repeats
 
 from ..gguf_models import tiny_gguf
 
@@ -154,3 +154,19 @@ def test_without_a_token_for_calls_an_answer_is_free() -> None:
     grammars = Grammars(SimpleNamespace(name="other", tokenizer=tokenizer))  # type: ignore[arg-type]
     assert grammars.no_calls() is None
     assert grammars.calls(TOOLS) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "loops"),
+    [
+        ([1, 2, 3] * 8, True),
+        ([9, 8, *[5] * 24], True),
+        ([*range(12)] * 4, True),
+        ([1, 2, 3] * 7, False),
+        ([*range(13)] * 4, False),
+        ([*[1, 2, 3] * 8, 4], False),
+        ([], False),
+    ],
+)
+def test_the_end_of_an_answer_that_repeats_itself_is_known(said: list[int], loops: bool) -> None:
+    assert repeats(said) is loops
