@@ -135,9 +135,30 @@ MUTANTS = (
     Mutant(
         "a fork does not take over what the log holds",
         f"{SESSIONS}/records.py",
-        "        self._unlogged = {**other._logged, **other._unlogged}",
-        "        self._unlogged = dict(other._unlogged)",
+        "        held = [*other._logged, *other._unlogged]",
+        "        held = [*other._unlogged]",
         (GUARANTEE, VERSIONS),
+    ),
+    Mutant(
+        "a fork's log lacks digests of parts that came with a retraction that was undone",
+        f"{SESSIONS}/records.py",
+        "self._originals.completed(made)",
+        "made",
+        (f"{HISTORIES}::test_what_is_left_of_a_message_is_known_in_the_next_process_of_a_fork",),
+    ),
+    Mutant(
+        "the log lacks digests of parts that this process knew otherwise",
+        f"{CONVERSATION}/originals.py",
+        "        texts = original.texts()\n",
+        "        held, texts = original.texts(), {}\n",
+        (f"{HISTORIES}::test_what_is_left_of_a_message_is_known_in_the_next_process_after_a_copy_without_it",),
+    ),
+    Mutant(
+        "a message whose id came from another history is not told by its place",
+        f"{CONVERSATION}/redactions.py",
+        "        if same_ids and ids != (None, None):",
+        "        if ids != (None, None):",
+        (f"{HISTORIES}::test_a_message_that_got_its_id_in_another_history_is_left_out_where_it_was",),
     ),
     Mutant(
         "what the log holds is not read again after an undo",

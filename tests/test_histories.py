@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from kv_memory import CharRange, Memory, RetractionStatus, Session, SpanKind
+from kv_memory.conversation import originals
 from kv_memory.engines.transformers.forward import Forward, PassCache
 from tests.histories.checks import check_cells
 from tests.histories.running import run
@@ -231,3 +232,67 @@ def test_a_retraction_that_waits_is_not_made_when_it_was_undone_in_another_proce
     del answer
     for session in (here, there):
         session.evict()
+
+
+def test_what_is_left_of_a_message_is_known_in_the_next_process_after_a_copy_without_it(tmp_path: Path) -> None:
+    """The copy knew the digests of the parts first, and its retraction is in no log."""
+    parts = [{"type": "text", "text": text, "document_id": text} for text in ("one ", "two ")]
+    talk = [H[0], {"role": "user", "id": "m", "content": parts}, H[2]]
+    session = Memory(ENGINE, audit=tmp_path / "audit.sqlite", heal="never").session("s")
+    session.prefill(talk)
+    with session.without("two "):
+        left = session.retract("two ").tombstones(talk)
+    check_next_process(session, tmp_path, left, "one ")
+
+
+def test_what_is_left_of_a_message_is_known_in_the_next_process_of_a_fork(tmp_path: Path) -> None:
+    """It begins with the retractions in force; the digests of the parts came with one that was undone."""
+    talk = [H[0], {"role": "user", "id": "m", "content": "one two "}, H[2]]
+    session = Memory(ENGINE, audit=tmp_path / "audit.sqlite", heal="never").session("s")
+    session.prefill(talk)
+    two = CharRange(message="m", start=4, end=8)
+    session.undo(session.retract(two))
+    session.prefill(talk)
+    left = session.retract(two).tombstones(talk)
+    fork = session.fork("f")
+    session.evict()
+    check_next_process(fork, tmp_path, left, "one ")
+
+
+def check_next_process(session: Session, folder: Path, left: list[dict[str, Any]], text: str) -> None:
+    """Check that another process, which knows what the log says, reads this of a message of which something is left."""
+    session.evict()
+    key = session.state.records._originals.key
+    assert key is not None
+    originals._COLLECTIONS.pop(key.id)
+    later = Memory(ENGINE, audit=folder / "audit.sqlite", heal="never").session(session.id)
+    assert later.prefill(left).left_out == 0
+    assert visible(later, text=text)
+    later.evict()
+
+
+def test_a_message_that_got_its_id_in_another_history_is_left_out_where_it_was(session: Session) -> None:
+    yes = {"role": "user", "content": "yes"}
+    one = [yes, {"role": "user", "content": "one"}]
+    session.prefill([*one, yes | {"id": "m"}])
+    session.prefill([*one, yes, H[2]])
+    session.retract("m")
+    session.prefill([*one, yes, {"role": "user", "content": "another"}])
+    latest = session.branches.latest
+    assert latest is not None and [bool(entry.cuts) for entry in latest.ledger.entries] == [False, False, True, False]
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_of_an_empty_message_there_is_nothing_to_retract_among_approximate_cells(
+    session: Session, answers: bool
+) -> None:
+    session.prefill([*H[:2], {"role": "user", "id": "e", "content": ""}, H[2]])
+    session.retract("c1", eraser="drop")
+    assert session.state.approximate
+    stream = session.stream([*H[:2], {"role": "user", "id": "e", "content": ""}, H[2]], max_tokens=3)
+    begun_ = next(iter(stream)) if answers else None
+    report = session.retract("e")
+    assert (report.status, report.tokens_erased) == ("noop", 0)
+    stream.close()
+    assert session.report(report.id).status is RetractionStatus.NOOP
+    del begun_

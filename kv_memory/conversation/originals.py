@@ -72,9 +72,13 @@ class Original:
         inside = self._edges | {bound for part in (*self._texts, *more) for bound in part}
         return sorted({0, self.length, *(bound for bound in inside if 0 <= bound <= self.length)})
 
-    def knows(self, part: Interval) -> bool:
-        """Return whether the digest of this part is known."""
-        return part in self._texts
+    def texts(self) -> dict[Interval, str]:
+        """Return the digests that are known of parts of the content."""
+        return dict(self._texts)
+
+    def call_texts(self) -> dict[int, str]:
+        """Return the digests that are known of calls, by their numbers."""
+        return dict(self._call_texts)
 
     def may_be(self, message: Message, before: str) -> bool:
         """Return whether a message may be a version of this one, by its role, ids and length.
@@ -268,11 +272,16 @@ class Originals:
             found |= self._known
         return iter(found.values())
 
-    def fingerprinted(self, made: Sequence[tuple[Redaction, Message, Cuts]]) -> list[Redaction]:
+    def fingerprinted(
+        self, made: Sequence[tuple[Redaction, Message, Cuts]], beside: Iterable[Redaction] = ()
+    ) -> list[Redaction]:
         """Return new redactions under the key, with the digests of the parts into which they split their messages.
 
         Each comes with its message, in the coordinates of the original, and with what of that text is gone already.
+        `beside`: redactions that will be kept together with these. The digests that they hold are not repeated; others
+        are, also when they are known in this process: in another one these redactions may be all that is known.
         """
+        held = {digest: _parts_in(group) for digest, group in by_digest(list(beside)).items()}
         parts = {
             digest: [interval for redaction in group for interval in redaction.chars]
             for digest, group in by_digest([redaction for redaction, _, _ in made]).items()
@@ -282,13 +291,32 @@ class Originals:
         for redaction, message, gone in made:
             first = redaction.digest not in described
             described.add(redaction.digest)
-            known = self._fingerprints(redaction, message, gone, parts[redaction.digest] if first else None)
+            more = parts[redaction.digest] if first else None
+            known = self._fingerprints(redaction, message, gone, more, held.get(redaction.digest, set()))
             update = {"fingerprints": known, "key": self.key.id if self.key else ""}
             result.append(redaction.model_copy(update=update))
         return result
 
+    def completed(self, redactions: Sequence[Redaction]) -> list[Redaction]:
+        """Return redactions of which the first of each message has all digests that are known of its parts, so that
+        they can be kept without others of the message."""
+        first = {group[0] for group in by_digest(redactions).values()}
+        return [self._completed(redaction) if redaction in first else redaction for redaction in redactions]
+
+    def _completed(self, redaction: Redaction) -> Redaction:
+        original = self._known.get(redaction.digest)
+        if original is None:
+            return redaction
+        known = {"texts": _as_texts(original.texts()), "call_texts": tuple(sorted(original.call_texts().items()))}
+        return redaction.model_copy(update={"fingerprints": redaction.fingerprints.model_copy(update=known)})
+
     def _fingerprints(
-        self, redaction: Redaction, message: Message, gone: Cuts, more: Sequence[Interval] | None
+        self,
+        redaction: Redaction,
+        message: Message,
+        gone: Cuts,
+        more: Sequence[Interval] | None,
+        held: Container[Interval],
     ) -> Fingerprints:
         length, calls = len(message.content), len(message.tool_calls)
         places = tuple((document.id, document.start, document.end) for document in message.documents)
@@ -296,24 +324,32 @@ class Originals:
             return Fingerprints(length=length, calls=calls)
         original = self._known.get(redaction.digest) or Original(redaction)
         original.length = length
-        texts = [
-            (start, end, digest_of_text(message.content[start:end], self.key))
-            for start, end in pairwise(original.bounds(more))
-            if not original.knows((start, end)) and subtract([(start, end)], gone.chars) == [(start, end)]
-        ]
-        call_texts = [
-            (number, digest_of_call(call, self.key))
+        texts = original.texts()
+        for start, end in pairwise(original.bounds(more)):
+            if (start, end) not in texts and subtract([(start, end)], gone.chars) == [(start, end)]:
+                texts[start, end] = digest_of_text(message.content[start:end], self.key)
+        call_texts = original.call_texts() | {
+            number: digest_of_call(call, self.key)
             for number, call in enumerate(message.tool_calls)
             if number not in gone.calls
-        ]
+        }
         return Fingerprints(
             length=length,
             calls=calls,
-            texts=tuple(texts),
-            call_texts=tuple(call_texts),
+            texts=_as_texts({part: digest for part, digest in texts.items() if part not in held}),
+            call_texts=tuple(sorted(call_texts.items())),
             call_ids=tuple(call.id for call in message.tool_calls),
             documents=places,
         )
+
+
+def _parts_in(redactions: Iterable[Redaction]) -> set[Interval]:
+    """Return the parts of which redactions hold the digest."""
+    return {(start, end) for redaction in redactions for start, end, _ in redaction.fingerprints.texts}
+
+
+def _as_texts(digests: dict[Interval, str]) -> tuple[tuple[int, int, str], ...]:
+    return tuple((start, end, digest) for (start, end), digest in sorted(digests.items()))
 
 
 _COLLECTIONS: dict[str, Originals] = {}

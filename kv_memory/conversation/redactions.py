@@ -65,9 +65,9 @@ class Redaction(BaseModel):
         """Return the index of the message that is retracted, or None.
 
         That message has the same role and digest, and no id that differs; one with the very same ids goes before one
-        with none. Where several without ids match, those after the same message as then go before others, and whole
-        ones before versions that lack something; of these it is number `occurrence`. Where fewer match than that, it is
-        the last: leaving out too much is better than bringing retracted text back.
+        with none. Where none has the same ones, those after the same message as then go before others; whole ones go
+        before versions that lack something. Of these it is number `occurrence`. Where fewer match than that, it is the
+        last: leaving out too much is better than bringing retracted text back.
         """
         alike = [
             i
@@ -78,12 +78,13 @@ class Redaction(BaseModel):
             and not ids_differ(self.tool_call_id, read.message.tool_call_id)
         ]
         ids = (self.message_id, self.tool_call_id)
-        if ids == (None, None):
+        same_ids = [i for i in alike if (messages[i].message.id, messages[i].message.tool_call_id) == ids]
+        if same_ids and ids != (None, None):
+            alike = same_ids
+        else:
             placed = [n for n, i in enumerate(alike) if messages[i].before == self.after]
             if placed:
                 return alike[max((n for n in placed if n <= self.occurrence), default=placed[0])]
-        else:
-            alike = [i for i in alike if (messages[i].message.id, messages[i].message.tool_call_id) == ids] or alike
         alike = [i for i in alike if not messages[i].message.missing] or alike
         return alike[min(self.occurrence, len(alike) - 1)] if alike else None
 

@@ -86,7 +86,8 @@ class Records:
             for redaction in target.redactions:
                 entry = entries[redaction.digest]
                 made.setdefault(redaction, (entry.message, entry.cuts))
-        return self._originals.fingerprinted([(redaction, *message) for redaction, message in made.items()])
+        beside = [*self.redactions, *(known.redaction for known in self._read)]
+        return self._originals.fingerprinted([(redaction, *message) for redaction, message in made.items()], beside)
 
     def remember(self, retraction: str, redactions: Iterable[Redaction], reason: Reason | str) -> None:
         """Put redactions in force for a retraction."""
@@ -102,8 +103,13 @@ class Records:
     def inherit(self, other: Records) -> None:
         """Put in force exactly what is in force in another session."""
         other.refresh()  # another process may have retracted there since
-        self._reasons = dict(other._reasons)
-        self._unlogged = {**other._logged, **other._unlogged}
+        held = [*other._logged, *other._unlogged]
+        made = other.redactions
+        whole = dict(zip(made, self._originals.completed(made), strict=True))
+        self._unlogged = {(owner, whole[redaction]): None for owner, redaction in held}
+        self._reasons = {
+            (owner, whole.get(redaction, redaction)): reason for (owner, redaction), reason in other._reasons.items()
+        }
         self.known |= other.known
 
     def stop_logging(self) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from kv_memory.audit import Attempt, Outcome
 from kv_memory.conversation.messages import Message
 from kv_memory.conversation.redactions import Redaction, selections
-from kv_memory.conversation.spans import Span, SpanStatus, Target, target_name
+from kv_memory.conversation.spans import SpanStatus, Target, target_name
 from kv_memory.conversation.targets import ResolvedTarget, resolve
 from kv_memory.errors import RefusedError
 from kv_memory.policy.authority import claims
@@ -154,13 +154,15 @@ def _report(
 ) -> RetractionReport:
     """Describe what was done."""
     spans = named_spans([*plan.resolved, *run.dependents])
+    approximate = any(branch.resident and branch.ledger.approximate_from is not None for branch in run.edited)
+    approximate |= any(span.status is SpanStatus.APPROXIMATE for span in spans)  # also one that was edited before
     return RetractionReport(
         id=retraction,
         session=state.id,
         targets=tuple(map(target_name, plan.targets)),
         reason=str(plan.reason),
         eraser=", ".join(run.used) or (plan.eraser.name if plan.eraser else "default"),
-        status=RetractionStatus.QUEUED if run.waiting else _status(plan, spans, run.edited),
+        status=_status(plan, approximate=approximate, waits=bool(run.waiting)),
         spans=spans,
         redactions=tuple(run.redactions),
         tokens_erased=run.erased,
@@ -175,14 +177,15 @@ def _report(
     )
 
 
-def _status(plan: RetractionPlan, spans: Sequence[Span], edited: Sequence[Branch]) -> RetractionStatus:
-    """Return the status of a retraction of these spans; they tell of one branch, and others may have been edited."""
-    if any(branch.resident and branch.ledger.approximate_from is not None for branch in edited):
-        return RetractionStatus.APPROXIMATE
-    if SpanStatus.APPROXIMATE in {span.status for span in spans}:
-        return RetractionStatus.APPROXIMATE
-    empty = all(chosen.entry.empty for target in plan.resolved for chosen in target.selections)
-    return RetractionStatus.NOOP if empty else RetractionStatus.EXACT
+def _status(plan: RetractionPlan, *, approximate: bool, waits: bool = False) -> RetractionStatus:
+    """Return the status of a retraction. Nothing of an empty message is in any cells, also in approximate ones."""
+    named = [chosen for target in plan.resolved for chosen in target.selections]
+    named += [chosen for part in plan.branches for chosen in part.selections]
+    if all(chosen.entry.empty for chosen in named):
+        return RetractionStatus.NOOP
+    if waits:
+        return RetractionStatus.QUEUED
+    return RetractionStatus.APPROXIMATE if approximate else RetractionStatus.EXACT
 
 
 def _erase_later(
@@ -208,7 +211,7 @@ def _erase_later(
     for report in state.reports:
         if report.id == retraction:
             changes = {
-                "status": RetractionStatus.APPROXIMATE if state.approximate else RetractionStatus.EXACT,
+                "status": _status(plan, approximate=bool(state.approximate)),
                 "eraser": used,
                 "tokens_erased": report.tokens_erased + run.erased,
                 "tokens_recomputed": report.tokens_recomputed + run.recomputed,
