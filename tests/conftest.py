@@ -15,7 +15,9 @@ from hypothesis import HealthCheck, settings
 torch.set_num_threads(1)  # the test workers have one core each
 
 # no test is about how quick a busy machine is
-settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "busy", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("busy")
 
 
