@@ -122,9 +122,9 @@ for _ in range(5000):
 
 
 @pytest.mark.parametrize("parameters", [DEEP, {"properties": {1: {}, "a": {}}}, {"enum": {1, 2}}])
-def test_tools_that_are_no_json_are_refused_in_one_sentence(parameters: Any) -> None:
+@pytest.mark.parametrize("method", ["prefill", "chat"])
+def test_tools_that_are_no_json_are_refused_in_one_sentence(parameters: Any, method: str) -> None:
     session = session_of(LISTED)
+    tools = [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
     with pytest.raises(ArgumentError, match="tools"):
-        session.prefill(
-            [said("user", "one")], [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
-        )
+        getattr(session, method)([said("user", "one")], tools)

@@ -14,10 +14,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
-from types import NoneType
 from typing import Any
 
-from kv_memory.arguments import check
+from kv_memory.arguments import tools_as_json
 from kv_memory.conversation.call_bounds import CallBounds, common_prefix
 from kv_memory.conversation.messages import Cuts, Message
 from kv_memory.conversation.parts import Part, PieceKind, joined, places_of
@@ -251,7 +250,7 @@ class ChatFormat:
         generate: bool,
         keep_blank: bool = False,
     ) -> tuple[Sentinels, str]:
-        check("tools", tools, (list, tuple, NoneType), "a list of tools in OpenAI's format, or None")
+        tools_as_json(tools)  # refuses what the template could not be given
         sentinels = Sentinels(self._nonce, keep_blank=keep_blank)
         return sentinels, self._write(messages, tools, sentinels, generate=generate)
 
