@@ -158,14 +158,11 @@ def _as_written(ledger: Ledger, alignment: Alignment, layout: Layout, messages: 
         entry = ledger.entries[number]
         if entry.generated and entry.written is not None:
             same = entry.written == layout.text(written)
-        elif entry.generated:  # something of it is retracted
-            same = _holds(entry, layout, written, messages[written])
-        else:
-            same = (
-                entry.scaffold == layout.scaffold(written)
-                and _holds(entry, layout, written, messages[written])
-                and entry.calls == layout.calls(written, entry.cuts)
+        else:  # what a model wrote around its contents is its own
+            around = entry.generated or (
+                entry.scaffold == layout.scaffold(written) and entry.calls == layout.calls(written, entry.cuts)
             )
+            same = around and _holds(entry, layout, written, messages[written])
         if not same:
             break
         written += 1
