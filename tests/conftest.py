@@ -12,6 +12,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from tests.data import FOLDER
+
 torch.set_num_threads(1)  # the test workers have one core each
 
 # no test is about how quick a busy machine is
@@ -24,12 +26,11 @@ settings.load_profile("busy")
 @pytest.fixture(scope="session")
 def data() -> Callable[[str], Path]:
     """Find a file of the project's data; skip the test if it is missing, and say which."""
-    folder = Path(os.environ.get("KV_MEMORY_DATA") or Path(__file__).parents[2] / "shared" / "data")
 
     def find(name: str) -> Path:
-        if not (folder / name).exists():
+        if not (FOLDER / name).exists():
             pytest.skip(f"needs {name} in ../shared/data or $KV_MEMORY_DATA")
-        return folder / name
+        return FOLDER / name
 
     return find
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +11,10 @@ from kv_memory import CharRange, Memory, Session
 from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.errors import ConversationError
 from kv_memory.testing.chat import CHATML, tiny_model, tiny_tokenizer
+from tests.data import TEMPLATES
 from tests.test_guarantee import decoded
 from tests.tiny import THINKING
 
-DATA = Path(os.environ.get("KV_MEMORY_DATA", Path(__file__).parents[2] / "shared" / "data")) / "templates"
 SAY = "{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}"
 # all system messages first, as DeepSeek V3.1 has them
 SYSTEM_FIRST = (
@@ -313,7 +311,7 @@ def test_a_description_is_what_the_template_makes_of_it() -> None:
 
 @pytest.mark.parametrize("name", ["Qwen-Qwen3-0.6B", "microsoft-Phi-3.5-mini-instruct", "deepseek-ai-DeepSeek-V3.1"])
 def test_real_templates_that_write_earlier_messages_in_another_way(name: str) -> None:
-    file = DATA / f"{name}.jinja"
+    file = TEMPLATES / f"{name}.jinja"
     if not file.is_file():
         pytest.skip(f"needs templates/{name}.jinja in ../shared/data or $KV_MEMORY_DATA")
     session = session_of(file.read_text(encoding="utf-8"))
