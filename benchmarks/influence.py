@@ -89,7 +89,7 @@ def ablations(depth: int) -> dict[str, Any]:
 def measure(job: tuple[int, int, tuple[str, ...], bool]) -> list[dict[str, Any]]:
     """Measure one world: a row for one probe of each wanted class."""
     seed, tokens, wanted, ablate = job
-    from kv_memory.evaluation.cases import world_cases
+    from kv_memory.evaluation.suites.worlds import world_cases
     from kv_memory.evaluation.trial import trial
     from kv_memory.synthetic.worlds import make_world
 

@@ -78,7 +78,7 @@ def cases(messages: list[dict[str, Any]], seed: int, texts: Sequence[str] = ()) 
     span = Random(seed).choice(results)
     ids = tuple(ledger.token_ids()[:end])
     tails = {"next turn": tuple(tail), "read again": again(ids, span)}
-    return {name: Case(TEXT, ids, (span,), read) for name, read in tails.items()}
+    return {name: Case(TEXT, ids, (span,), (), read) for name, read in tails.items()}
 
 
 def measure(job: tuple[str, int, list[dict[str, Any]]]) -> dict[str, Any] | None:

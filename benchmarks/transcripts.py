@@ -71,8 +71,7 @@ def erasers(engine: Any) -> dict[str, Any]:
 
 def babi(stories: list[list[tuple[str, str, list[int]]]]) -> dict[str, Any]:
     """Return the last story's first question, with the first sentence that it rests on as the span."""
-    from kv_memory.conversation.messages import Message, parse_messages
-    from kv_memory.evaluation.cases import TEXT, Case, cells_of, ledger_of
+    from kv_memory.evaluation.cases import TEXT, Case, Transcript
 
     form = localisation._state["form"]
     messages: list[dict[str, Any]] = []
@@ -85,11 +84,10 @@ def babi(stories: list[list[tuple[str, str, list[int]]]]) -> dict[str, Any]:
             if not answer:
                 messages.append({"role": "user", "content": said, "id": f"{place}.{number}"})
                 messages.append({"role": "assistant", "content": "ok"})
-    parsed = parse_messages(messages)
-    ledger = ledger_of(parsed, form.encode(parsed))
-    asked = [*parsed, Message("user", question), Message("assistant", reply)]
-    tail = tuple(i for pieces in form.encode(asked, start=len(parsed)) for piece in pieces for i in piece.ids)
-    return {"question": Case(TEXT, tuple(ledger.token_ids()), cells_of(ledger, target), tail)}
+    read = Transcript(form, messages)
+    asked = [*messages, {"role": "user", "content": question}, {"role": "assistant", "content": reply}]
+    scored = Transcript(form, asked).ids[len(read.ids) :]
+    return {"question": Case(TEXT, read.ids, read.cells([target]), (), scored)}
 
 
 def records(source: str, folder: Path, rng: Random) -> Iterator[Any]:

@@ -1,19 +1,19 @@
-"""Cases: contexts with spans to erase and text after them, and questions with known answers.
+"""Cases: contexts with spans to erase, and what follows them. One definition, for evaluation, calibration, leakage and
+training.
 
-A case is token ids and nothing else, so that an engine runs it directly. Text cases need no labels and serve any model;
-world cases are questions on generated conversations (kv_memory.synthetic.worlds), which most chat models can answer.
+A case is token ids and nothing else, so that an engine runs it directly. `Transcript` makes the cases of a
+conversation; suites/ has the sources of cases.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import count
-from random import Random
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
-
-from transformers import PreTrainedTokenizerBase
 
 from kv_memory.conversation.chat_format import ChatFormat, Piece
 from kv_memory.conversation.ledger import Ledger
@@ -21,13 +21,11 @@ from kv_memory.conversation.messages import Message, parse_messages
 from kv_memory.conversation.spans import Target
 from kv_memory.conversation.targets import find
 from kv_memory.conversation.tool_calls.parser import read_message
-from kv_memory.errors import ConversationError
 from kv_memory.positions import Interval, merge
-from kv_memory.synthetic.worlds import Probe, World, make_world
 
 TEXT = "text"
 NEAR, INSIDE = 8, 16
-"""Number of tokens on each side of the span that a text case's tail repeats; `INSIDE`: of the span's first tokens."""
+"""Number of tokens on each side of the span that `again` repeats; `INSIDE`: of the span's first tokens."""
 
 
 @dataclass(frozen=True)
@@ -39,22 +37,42 @@ class Case:
     ids: tuple[int, ...]
     spans: tuple[Interval, ...]
     """Intervals to erase, ascending and disjoint."""
-    tail: tuple[int, ...]
-    """Tokens after the context. Text: those over which divergence is averaged. A question: its tokens, up to where the
-    assistant speaks."""
+    tail: tuple[int, ...] = ()
+    """Tokens after the context, up to where the assistant speaks."""
+    scored: tuple[int, ...] | None = None
+    """Tokens after the tail over which divergence is averaged; None: never-saw's greedy answer."""
     answer: str | None = None
-    """Answer that is right if the spans were never read; None for text."""
+    """Answer that is right if the spans were never read; None where nothing is known to be right."""
     call: str | None = None
     """Name of the tool that has to be called, with `answer` as its arguments in JSON; None for an answer in text."""
+    aliases: tuple[str, ...] | None = None
+    """Other right answers. Where given, an answer in a sentence is right too; None: only `answer` itself is."""
+    wrong: tuple[str, ...] = ()
+    """Answers that only the spans give."""
+    corrected: tuple[int, ...] | None = None
+    """The tail with a sentence in it that says that the spans are wrong: what people do today."""
+    suite: str = ""
+    name: str = ""
+    """Name within the suite, the same in each run with the same seed."""
+    conversation: str = ""
+    """Name that the cases of one conversation share: they are not independent."""
+    groups: Mapping[str, str | int | float] = field(default_factory=dict)
+    """What tables group cases by, such as {"tokens": 4096, "depth": 0.5}."""
 
     def right(self, said: str) -> bool:
-        """Return whether an answer is exactly the right one."""
+        """Return whether an answer is right: exactly the right one or, where there are aliases, one that says it."""
+        if self.answer is not None and self.call is None and self.aliases is not None:
+            return _says(said, (self.answer, *self.aliases))
         calls = read_message(said).get("tool_calls")
         if self.answer is None or self.call is None:
             return self.answer is not None and said.strip() == self.answer
         wanted = [(self.call, json.loads(self.answer))]
         made = [(call["function"]["name"], json.loads(call["function"]["arguments"])) for call in calls or ()]
         return made == wanted
+
+    def misled(self, said: str) -> bool:
+        """Return whether an answer gives what only the spans say, and not what is right."""
+        return _says(said, self.wrong) and not self.right(said)
 
     @property
     def kept(self) -> list[int]:
@@ -73,65 +91,25 @@ class Case:
         return len(self.ids) - self.spans[0][0] - self.erased
 
 
-def text_cases(ids: Sequence[int], head: Sequence[int], span: int, following: int, rng: Random) -> Iterator[Case]:
-    """Yield, without end, cases with a span of `span` tokens at a random place of a text. `head`: the start of every
-    context.
-
-    Before the span are as many tokens of text as in the span, plus a tenth of `following`, at least `NEAR`. The tail is
-    `again`: what really follows seldom depends on the span. Raises ConversationError for a text that is too short.
-    """
-    before = max(NEAR, span + following // 10)
-    length = before + span + following
-    if len(ids) < length:
-        raise ConversationError(
-            f"The text has {len(ids):,} tokens; {length:,} are needed for a span of {span} with {following:,} after "
-            "it: give a longer text, or shorter lengths."
-        )
-    start = len(head) + before
-
-    def case(at: int) -> Case:
-        context, where = (*head, *ids[at : at + length]), (start, start + span)
-        return Case(TEXT, context, (where,), again(context, where))
-
-    return (case(rng.randint(0, len(ids) - length)) for _ in count())
+def _says(said: str, answers: Sequence[str]) -> bool:
+    """Return whether one of the answers stands in a text, in whole words; case, accents and articles do not count."""
+    words = _words(said)
+    return any(f" {_words(answer)} " in f" {words} " for answer in answers if _words(answer))
 
 
-def context_head(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the token that the model's contexts begin with, if there is one: much attention may rest on it."""
-    ids: Any = tokenizer("a")["input_ids"]
-    return [ids[0]] if ids and ids[0] == tokenizer.bos_token_id else []
+def _words(text: str) -> str:
+    plain = "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))
+    return " ".join(word for word in re.findall(r"\w+", plain.replace(",", "")) if word not in ("a", "an", "the"))
 
 
 def again(ids: tuple[int, ...], span: Interval) -> tuple[int, ...]:
-    """Return a tail that repeats what is around a span and its first tokens: before it, in it, after it.
+    """Return tokens to score that repeat what is around a span and its first tokens: before it, in it, after it.
 
     A model that still knows the span expects it there; one that never saw it does not. This needs no labels, and no
     model that answers questions.
     """
     start, end = span
     return ids[max(0, start - NEAR) : min(start + INSIDE, end)] + ids[end : end + NEAR]
-
-
-def world_text(form: ChatFormat, tokens: int, seed: int) -> list[int]:
-    """Return at least this many tokens of generated conversations, as this model's chat template writes them."""
-    ids: list[int] = []
-    while len(ids) < tokens:
-        world = make_world(seed, 1024, "test")
-        ids += [i for pieces in form.encode(parse_messages(world.messages), world.tools) for p in pieces for i in p.ids]
-        seed += 1
-    return ids
-
-
-def message_cases(form: ChatFormat, tokens: int, seed: int) -> Iterator[Case]:
-    """Yield, without end, cases of generated conversations of about `tokens` tokens, with a message as the span.
-
-    The messages are those that questions are about. Later text refers to them, as it does to what is really retracted;
-    it seldom does to a span at a random place.
-    """
-    for world_seed in count(seed):
-        world = make_world(world_seed, tokens, "test")
-        targets = {probe.target: probe for probe in world.probes}
-        yield from world_cases(form, world, list(targets.values()))
 
 
 def ledger_of(messages: Sequence[Message], encoded: Sequence[Sequence[Piece]]) -> Ledger:
@@ -143,21 +121,74 @@ def ledger_of(messages: Sequence[Message], encoded: Sequence[Sequence[Piece]]) -
     return ledger
 
 
-def cells_of(ledger: Ledger, target: Target) -> tuple[Interval, ...]:
-    """Return the positions that the target means, as a case's spans; errors as in `targets.find`."""
-    return tuple(merge(i for chosen in find(ledger, target) for i in chosen.intervals()))
+class Transcript:
+    """A conversation as a model's chat template writes it, and the cases that are made of it."""
+
+    def __init__(
+        self, form: ChatFormat, messages: Sequence[Mapping[str, Any]], tools: list[dict[str, Any]] | None = None
+    ) -> None:
+        """Encode a conversation. Raises ConversationError where the template cannot express it."""
+        self.form = form
+        self.tools = tools
+        self.messages = parse_messages(messages)
+        self.ledger = ledger_of(self.messages, form.encode(self.messages, tools))
+
+    @cached_property
+    def ids(self) -> tuple[int, ...]:
+        """Return the token ids of the conversation."""
+        return tuple(self.ledger.token_ids())
+
+    def cells(self, targets: Sequence[Target]) -> tuple[Interval, ...]:
+        """Return the positions that the targets mean, as a case's spans; errors as in `targets.find`."""
+        return tuple(merge(i for target in targets for chosen in find(self.ledger, target) for i in chosen.intervals()))
+
+    def question(
+        self, kind: str, targets: Sequence[Target], question: str, *, named: str | None = None, **facts: Any
+    ) -> Case:
+        """Return the case of a question that the user asks once the targets are erased.
+
+        `named`: words for the targets, such as "the result of call_1", for the case's `corrected`. `facts`: further
+        fields of `Case`.
+        """
+        case = Case(kind, self.ids, self.cells(targets), self._asked(question), **facts)
+        return case if named is None else replace(case, corrected=self._asked(f"{correction(named)}\n\n{question}"))
+
+    def next_turn(
+        self,
+        kind: str,
+        targets: Sequence[Target],
+        turn: Mapping[str, Any],
+        *,
+        named: str | None = None,
+        **facts: Any,
+    ) -> Case:
+        """Return the case in which the assistant's recorded next turn is scored; `named`, `facts` as in `question`."""
+        head = self._head(self.messages)
+        said = parse_messages([turn])
+        ids = self._more([*self.messages, *said], len(self.messages))
+        closing = self.form.closing([*self.messages, *said], self.tools).ids
+        scored = ids[len(head) :] if ids[: len(head)] == head else ids
+        scored = scored[: max(1, len(scored) - len(closing) + 1)]  # with the token that ends the turn
+        case = Case(kind, self.ids, self.cells(targets), head, scored, **facts)
+        return case if named is None else replace(case, corrected=self._asked(correction(named)))
+
+    def neighbourhood(self, kind: str, targets: Sequence[Target], **facts: Any) -> Case:
+        """Return the case in which the surroundings of the targets are read `again`."""
+        spans = self.cells(targets)
+        return Case(kind, self.ids, spans, (), again(self.ids, (spans[0][0], spans[-1][1])), **facts)
+
+    def _asked(self, question: str) -> tuple[int, ...]:
+        messages = [*self.messages, Message("user", question)]
+        return (*self._more(messages, len(self.messages)), *self._head(messages))
+
+    def _head(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        return tuple(self.form.generation_prompt(messages, self.tools).ids)
+
+    def _more(self, messages: Sequence[Message], start: int) -> tuple[int, ...]:
+        encoded = self.form.encode(messages, self.tools, start=start)
+        return tuple(i for pieces in encoded for piece in pieces for i in piece.ids)
 
 
-def world_cases(form: ChatFormat, world: World, probes: Sequence[Probe]) -> Iterator[Case]:
-    """Yield one case per probe: the conversation, the cells of what the probe names, and the question."""
-    if not probes:
-        return
-    messages = parse_messages(world.messages)
-    ledger = ledger_of(messages, form.encode(messages, world.tools))
-    ids = tuple(ledger.token_ids())
-    spans = {target: cells_of(ledger, target) for target in {probe.target for probe in probes}}
-    head = form.generation_prompt([*messages, Message("user", probes[0].question)], world.tools).ids  # the same for all
-    for probe in probes:
-        asked = [*messages, Message("user", probe.question)]
-        question = [i for piece in form.encode(asked, world.tools, start=len(messages))[0] for i in piece.ids]
-        yield Case(probe.kind, ids, spans[probe.target], (*question, *head), probe.without, probe.call)
+def correction(named: str) -> str:
+    """Return the sentence by which a user takes something back in text."""
+    return f"{named[:1].upper()}{named[1:]} was wrong. Ignore it."

@@ -1,13 +1,13 @@
 """One case before and after an eraser, beside never-saw: divergence, agreement and time.
 
 Agreement is found in one forward pass: greedy decoding gives never-saw's answer exactly if each of its tokens is the
-most likely one after those before it.
+most likely one after those before it. Where given tokens are scored, it is that of the most likely token at each place.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -42,14 +42,14 @@ class Trial:
         self.engine = engine
         self.case = case
         self.read = read
-        answer = [] if case.answer is None else self._greedy(never)
+        answer = self._greedy(never) if case.scored is None else []
         self.answer = engine.tokenizer.decode(answer).strip()
-        """Answer of never-saw; empty for text."""
+        """Answer of never-saw; empty where given tokens are scored."""
         # What follows the answer, usually its end, is scored as well. `score` gives the rows before each token, so the
         # last token does not matter: 0 stands for any.
-        self._asked = [*case.tail, *answer] if case.answer is None else [*case.tail, *answer, 0]
-        self._scored = slice(0 if case.answer is None else len(case.tail), None)
-        self._reference = self._score(never)
+        self._scored = (*answer, 0) if case.scored is None else case.scored
+        self.reference = self.score(never)
+        """Never-saw's log-probabilities [tokens, vocabulary] before each scored token."""
 
     @property
     def answered(self) -> bool:
@@ -60,10 +60,13 @@ class Trial:
     def run(self, eraser: Eraser | None) -> Outcome:
         """Erase from a copy and score it; None erases nothing."""
         with self.erased(eraser) as (seq, seconds, recomputed):
-            scores = self._score(seq)
+            return self.outcome(self.score(seq), seconds, recomputed)
+
+    def outcome(self, scores: Tensor, seconds: float = 0.0, recomputed: int = 0) -> Outcome:
+        """Return how log-probabilities as `score` gives them differ from never-saw's."""
         return Outcome(
-            kl=mean_kl(self._reference, scores),
-            agrees=bool((scores.argmax(-1) == self._reference.argmax(-1)).all()),
+            kl=mean_kl(self.reference, scores),
+            agrees=bool((scores.argmax(-1) == self.reference.argmax(-1)).all()),
             seconds=seconds,
             recomputed=recomputed,
         )
@@ -71,7 +74,7 @@ class Trial:
     def answer_after(self, eraser: Eraser | None) -> str:
         """Return the greedy answer after erasing."""
         with self.erased(eraser) as (seq, _, _):
-            return self.engine.tokenizer.decode(self._greedy(seq)).strip()
+            return self.greedy(seq)
 
     @contextmanager
     def erased(self, eraser: Eraser | None) -> Iterator[tuple[SequenceId, float, int]]:
@@ -85,18 +88,28 @@ class Trial:
         finally:
             self.engine.free(seq)
 
-    def _score(self, seq: SequenceId) -> Tensor:
-        return require(self.engine, Scoring, "A trial").score(seq, self._asked)[self._scored]
+    def score(self, seq: SequenceId, tail: Sequence[int] | None = None, engine: Engine | None = None) -> Tensor:
+        """Return the log-probabilities [tokens, vocabulary] before each scored token.
 
-    def _greedy(self, seq: SequenceId) -> list[int]:
-        """Return the tokens of the greedy answer; the sequence is the same afterwards."""
-        start = self.engine.next_position(seq)
+        They come after the case's tail or this one, in a sequence of this trial's engine or of `engine`.
+        """
+        asked = self.case.tail if tail is None else tail
+        scores = require(engine or self.engine, Scoring, "A trial").score(seq, [*asked, *self._scored])[len(asked) :]
+        return scores.to(self.reference.device) if engine is not None else scores
+
+    def greedy(self, seq: SequenceId, tail: Sequence[int] | None = None, engine: Engine | None = None) -> str:
+        """Return the greedy answer, after what `score` takes; the sequence is the same afterwards."""
+        return self.engine.tokenizer.decode(self._greedy(seq, tail, engine)).strip()
+
+    def _greedy(self, seq: SequenceId, tail: Sequence[int] | None = None, engine: Engine | None = None) -> list[int]:
+        by = engine or self.engine
+        start = by.next_position(seq)
         try:
-            self.engine.prefill(seq, self.case.tail)
-            answer = self.engine.generate(seq, Sampling(max_tokens=ANSWER_TOKENS))
+            by.prefill(seq, self.case.tail if tail is None else tail)
+            answer = by.generate(seq, Sampling(max_tokens=ANSWER_TOKENS))
             return [token.id for token in answer if token.id >= 0]
         finally:
-            self.engine.truncate(seq, start)
+            by.truncate(seq, start)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from kv_memory.engines.fingerprint import revision_of
 from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.engines.transformers.loading import load_model
 from kv_memory.errors import KVMemoryError
-from kv_memory.evaluation.cases import context_head
+from kv_memory.evaluation.suites.texts import context_head
 from kv_memory.pocket import model_path
 from kv_memory.trained.files import TrainedEraser, open_eraser
 from kv_memory.trained.record import EraserRecord

@@ -14,7 +14,8 @@ from typing import Any
 
 from kv_memory.conversation.chat_format import ChatFormat
 from kv_memory.conversation.messages import parse_messages
-from kv_memory.evaluation.cases import Case, world_cases
+from kv_memory.evaluation.cases import Case
+from kv_memory.evaluation.suites.worlds import world_cases
 from kv_memory.synthetic.drafts import Kind
 from kv_memory.synthetic.values import Split
 from kv_memory.synthetic.worlds import Probe, World, make_world, reply

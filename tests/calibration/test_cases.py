@@ -10,7 +10,9 @@ import pytest
 from kv_memory import Memory
 from kv_memory.conversation.chat_format import ChatFormat
 from kv_memory.errors import ConversationError
-from kv_memory.evaluation.cases import Case, again, message_cases, text_cases, world_cases, world_text
+from kv_memory.evaluation.cases import Case, again
+from kv_memory.evaluation.suites.texts import text_cases
+from kv_memory.evaluation.suites.worlds import message_cases, world_cases, world_text
 from kv_memory.synthetic.worlds import Probe, make_world
 from tests.tiny import tiny_engine
 
@@ -25,7 +27,8 @@ def test_a_text_case_has_the_lengths_that_were_asked_for(span: int, following: i
         assert (case.erased, case.following, end - start) == (span, following, span)
         assert case.ids == (7, *range(at, at + len(case.ids) - 1))
         assert case.kept == [*case.ids[:start], *case.ids[end:]]
-        assert case.tail == (*case.ids[start - 8 : min(start + 16, end)], *case.ids[end : end + 8])
+        assert case.tail == ()
+        assert case.scored == (*case.ids[start - 8 : min(start + 16, end)], *case.ids[end : end + 8])
 
 
 def test_the_same_seed_gives_the_same_cases() -> None:
@@ -71,12 +74,12 @@ def test_a_question_is_what_a_session_would_read() -> None:
     ],
 )
 def test_a_tool_call_is_right_whatever_the_order_of_its_arguments(said: str, right: bool) -> None:
-    case = Case("call", (1,), ((0, 1),), (2,), '{"a": 1, "b": 2}', "book")
+    case = Case("call", (1,), ((0, 1),), (2,), answer='{"a": 1, "b": 2}', call="book")
     assert case.right(said) is right
 
 
 def test_an_answer_is_right_when_it_is_the_value_alone() -> None:
-    case = Case("keep", (1,), ((0, 1),), (2,), "42")
+    case = Case("keep", (1,), ((0, 1),), (2,), answer="42")
     assert [case.right(said) for said in ("42", " 42\n", "It is 42.")] == [True, True, False]
     assert not Case("text", (1,), ((0, 1),), (2,)).right("")
 
@@ -96,3 +99,19 @@ def test_probes_of_every_kind_become_cases() -> None:
     probe = Probe("call", target, "Do it.", "{}", '{"a": 1}', "book")
     case = next(world_cases(form, world, [probe]))
     assert (case.kind, case.answer, case.call) == ("call", '{"a": 1}', "book")
+
+
+@pytest.mark.parametrize(
+    ("said", "right", "misled"),
+    [
+        ("The population is 3559 people.", True, False),
+        ("3,559", True, False),
+        ("It was 1,647 in 1890.", False, True),
+        ("It was 1,647 and is 3,559 people.", True, False),
+        ("It was 13,559.", False, False),
+        ("", False, False),
+    ],
+)
+def test_an_answer_in_a_sentence_is_right_where_others_are_known(said: str, right: bool, misled: bool) -> None:
+    case = Case("qa", (1,), ((0, 1),), (2,), answer="3,559 people", aliases=("3559",), wrong=("1,647",))
+    assert (case.right(said), case.misled(said)) == (right, misled)

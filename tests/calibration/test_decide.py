@@ -12,7 +12,7 @@ from kv_memory.calibration.record import Agreement, Fidelity, InfluenceSettings,
 from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.erasers import ERASERS
 from kv_memory.evaluation.calibrate.layers import NORMALISERS, Setting, choose, choose_layers
-from kv_memory.evaluation.cases import text_cases
+from kv_memory.evaluation.suites.texts import text_cases
 from kv_memory.testing.chat import tiny_model, tiny_tokenizer
 
 MILLISECONDS = {"recompute": 100.0, "drop": 1.0, "shift": 5.0, "influence 32": 30.0, "shift+influence 32": 40.0}

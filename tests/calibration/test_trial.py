@@ -10,13 +10,14 @@ import torch
 from kv_memory.erasers.drop import Drop
 from kv_memory.erasers.recompute import Recompute
 from kv_memory.erasers.shift_influence import ShiftInfluence
-from kv_memory.evaluation.cases import Case, text_cases
+from kv_memory.evaluation.cases import Case
 from kv_memory.evaluation.oracle import deviations, top_share
+from kv_memory.evaluation.suites.texts import text_cases
 from kv_memory.evaluation.trial import trial
 from tests.tiny import tiny_engine
 
 CASE = next(text_cases([i * i % 250 for i in range(400)], [], 12, 60, Random(0)))
-QUESTION = Case("keep", CASE.ids, CASE.spans, (5, 6, 7), "no tiny model says this")
+QUESTION = Case("keep", CASE.ids, CASE.spans, (5, 6, 7), answer="no tiny model says this")
 
 
 @pytest.mark.parametrize("case", [CASE, QUESTION], ids=["text", "question"])
@@ -39,7 +40,7 @@ def test_agreement_read_off_one_pass_is_that_of_the_answers() -> None:
     engine = tiny_engine()
     for seed in range(12):
         ids = tuple(torch.randint(0, 250, (40,), generator=torch.Generator().manual_seed(seed)).tolist())
-        with trial(engine, Case("keep", ids, ((10, 25),), (5, 6), "")) as this:
+        with trial(engine, Case("keep", ids, ((10, 25),), (5, 6), answer="")) as this:
             assert this.answered  # an empty answer is in every one
             for eraser in (None, Drop(), Recompute()):
                 assert this.run(eraser).agrees == (this.answer_after(eraser) == this.answer)

@@ -20,9 +20,11 @@ from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.errors import ContextLengthError, KVMemoryError
 from kv_memory.evaluation.calibrate.layers import choose_layers
 from kv_memory.evaluation.calibrate.measure import agreement, fidelity_and_latency
-from kv_memory.evaluation.cases import INSIDE, NEAR, Case, context_head, message_cases, text_cases, world_text
+from kv_memory.evaluation.cases import INSIDE, NEAR, Case
 from kv_memory.evaluation.machine import hardware
 from kv_memory.evaluation.progress import Progress
+from kv_memory.evaluation.suites.texts import context_head, text_cases
+from kv_memory.evaluation.suites.worlds import message_cases, world_text
 from kv_memory.synthetic.drafts import KINDS
 from kv_memory.trained.files import TrainedEraser
 

@@ -11,7 +11,8 @@ from kv_memory.calibration.record import Agreement, Fidelity, Latency
 from kv_memory.conversation.chat_format import ChatFormat
 from kv_memory.engines.base import Engine
 from kv_memory.erasers.base import Eraser
-from kv_memory.evaluation.cases import Case, world_cases
+from kv_memory.evaluation.cases import Case
+from kv_memory.evaluation.suites.worlds import world_cases
 from kv_memory.evaluation.trial import ANSWER_TOKENS, Outcome, trial
 from kv_memory.synthetic.drafts import KINDS
 from kv_memory.synthetic.worlds import Probe, make_world

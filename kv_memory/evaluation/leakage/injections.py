@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from kv_memory.conversation.chat_format import ChatFormat
-from kv_memory.conversation.messages import parse_messages
 from kv_memory.conversation.spans import CharRange
 from kv_memory.erasers import ERASERS
 from kv_memory.evaluation.baselines import NEVER_SAW, NO_ERASE
-from kv_memory.evaluation.cases import TEXT, Case, again, cells_of, ledger_of
+from kv_memory.evaluation.cases import TEXT, Case, Transcript
 from kv_memory.evaluation.leakage.scenes import TOKENS, Messages
 from kv_memory.evaluation.leakage.treatments import HEALED, erased, holding
 from kv_memory.evaluation.leakage.views import answers
@@ -85,10 +84,7 @@ def injected(form: ChatFormat, folder: Path, source: str) -> Iterator[Case]:
 
 
 def _case(form: ChatFormat, messages: Messages, target: CharRange) -> Case:
-    parsed = parse_messages(messages)
-    ledger = ledger_of(parsed, form.encode(parsed))
-    ids, spans = tuple(ledger.token_ids()), cells_of(ledger, target)
-    return Case(TEXT, ids, spans, again(ids, (spans[0][0], spans[-1][1])))
+    return Transcript(form, messages).neighbourhood(TEXT, [target])
 
 
 def _injecagent(records: Sequence[dict[str, Any]]) -> Iterator[tuple[Messages, CharRange]]:

@@ -1,0 +1,1 @@
+"""The bench: erasers and baselines on suites of cases, beside never-saw."""

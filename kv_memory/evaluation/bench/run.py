@@ -1,0 +1,98 @@
+"""A run of the bench: every treatment on the same cases in the same order, each case beside never-saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from kv_memory.engines.base import Engine
+from kv_memory.erasers.base import Eraser
+from kv_memory.evaluation.baselines import CORRECTION, NEVER_SAW, NO_ERASE, OTHER_CHUNKS, OTHER_DTYPE, REREAD
+from kv_memory.evaluation.bench.rows import Row
+from kv_memory.evaluation.cases import Case
+from kv_memory.evaluation.trial import Outcome, Trial, now, trial
+
+CHUNK = 96
+"""Tokens of a pass in which `OTHER_CHUNKS` reads, a size that no engine's own passes have."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """An engine and the erasers to measure on it."""
+
+    engine: Engine
+    erasers: Mapping[str, Eraser]
+    other: Engine | None = None
+    """The same model in another dtype, for the noise floor; None measures none."""
+    answers: bool = True
+    """Whether answers are generated where they may differ from never-saw's."""
+
+    @property
+    def treatments(self) -> tuple[str, ...]:
+        """Return the names of all treatments of a case that has a correction."""
+        other = (OTHER_DTYPE,) if self.other is not None else ()
+        return (NEVER_SAW, OTHER_CHUNKS, *other, NO_ERASE, CORRECTION, REREAD, *self.erasers)
+
+    def rows(self, cases: Iterable[Case], done: Callable[[Case], bool] = lambda case: False) -> Iterator[list[Row]]:
+        """Yield the rows of each case that is not done yet."""
+        for case in cases:
+            if not done(case):
+                with trial(self.engine, case) as this:
+                    yield list(self._case(this))
+
+    def _case(self, this: Trial) -> Iterator[Row]:
+        case = this.case
+        yield self._row(case, NEVER_SAW, this.outcome(this.reference), this.answer)
+        yield self._reread(this, OTHER_CHUNKS, self.engine, CHUNK)
+        if self.other is not None:
+            yield self._reread(this, OTHER_DTYPE, self.other, len(case.ids))
+        yield self._reread(this, REREAD, self.engine, len(case.ids))
+        for name, eraser in {NO_ERASE: None, **self.erasers}.items():
+            with this.erased(eraser) as (seq, seconds, recomputed):
+                found = this.outcome(this.score(seq), seconds, recomputed)
+                yield self._row(case, name, found, self._said(this, found, partial(this.greedy, seq)))
+        if case.corrected is not None:
+            found = this.outcome(this.score(this.read, case.corrected))
+            said = self._said(this, found, partial(this.greedy, this.read, case.corrected))
+            yield self._row(case, CORRECTION, found, said)
+
+    def _reread(self, this: Trial, name: str, engine: Engine, chunk: int) -> Row:
+        """Read the case without its spans once more, in an engine and in passes of `chunk` tokens."""
+        kept, seq, started = this.case.kept, engine.create(), now()
+        try:
+            for start in range(0, len(kept), chunk):
+                engine.prefill(seq, kept[start : start + chunk])
+            seconds = now() - started
+            found = this.outcome(this.score(seq, engine=engine), seconds, len(kept))
+            said = self._said(this, found, partial(this.greedy, seq, engine=engine))
+        finally:
+            engine.free(seq)
+        return self._row(this.case, name, found, said)
+
+    def _said(self, this: Trial, found: Outcome, answer: Callable[[], str]) -> str | None:
+        """Return the greedy answer: never-saw's where the tokens agree, which is known without generating it."""
+        if this.case.scored is not None or not self.answers:
+            return None
+        return this.answer if found.agrees else answer()
+
+    def _row(self, case: Case, treatment: str, found: Outcome, said: str | None) -> Row:
+        said = None if case.scored is not None else said
+        return Row(
+            suite=case.suite,
+            case=case.name,
+            conversation=case.conversation,
+            kind=case.kind,
+            groups=dict(case.groups),
+            tokens=len(case.ids),
+            erased=case.erased,
+            following=case.following,
+            treatment=treatment,
+            kl=found.kl,
+            agrees=found.agrees,
+            seconds=found.seconds,
+            recomputed=found.recomputed,
+            answer=said,
+            right=None if said is None or case.answer is None else case.right(said),
+            misled=None if said is None or not case.wrong else case.misled(said),
+        )

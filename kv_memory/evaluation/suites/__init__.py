@@ -1,0 +1,1 @@
+"""Suites: the sources of cases, one a file."""
