@@ -92,7 +92,7 @@ class Case:
 
 
 def _says(said: str, answers: Sequence[str]) -> bool:
-    """Return whether one of the answers stands in a text, in whole words; case, accents and articles do not count."""
+    """Return whether one of the answers is in a text, in whole words; case, accents and articles do not count."""
     words = _words(said)
     return any(f" {_words(answer)} " in f" {words} " for answer in answers if _words(answer))
 
