@@ -57,7 +57,7 @@ class Case:
     conversation: str = ""
     """Name that the cases of one conversation share: they are not independent."""
     groups: Mapping[str, str | int | float] = field(default_factory=dict)
-    """What tables group cases by, such as {"tokens": 4096, "depth": 0.5}."""
+    """Values that tables group cases by, such as {"tokens": 4096, "depth": 0.5}."""
 
     def right(self, said: str) -> bool:
         """Return whether an answer is right: exactly the right one or, where there are aliases, one that says it."""
@@ -92,7 +92,7 @@ class Case:
 
 
 def _says(said: str, answers: Sequence[str]) -> bool:
-    """Return whether one of the answers stands in a text, in whole words; case, accents and articles do not count."""
+    """Return whether one of the answers is in a text, in whole words; case, accents and articles do not count."""
     words = _words(said)
     return any(f" {_words(answer)} " in f" {words} " for answer in answers if _words(answer))
 
