@@ -14,6 +14,7 @@ import json
 import math
 import os
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Iterator
 from itertools import islice
@@ -206,6 +207,15 @@ def covering(among: Any, score: Any, received: Any, count: int) -> list[int]:
 
 
 def measure(job: tuple[str, int, int]) -> list[dict[str, Any]]:
+    """Measure one case; one that fails is told and left out."""
+    try:
+        return _measure(job)
+    except Exception:
+        traceback.print_exc()
+        return []
+
+
+def _measure(job: tuple[str, int, int]) -> list[dict[str, Any]]:
     """Measure one case: a row for each order and share."""
     import torch
 
