@@ -14,6 +14,8 @@ from kv_memory.evaluation.baselines import NEVER_SAW
 from kv_memory.evaluation.bench.record import Run
 from kv_memory.evaluation.bench.summary import CHANGED, TIMES_NOISE, Figures, Group, Paired, Share, Summary
 
+_NAME = 15
+"""Columns that names of erasers have on a narrow terminal."""
 _VALUES = 4
 """Number of a group's values that a table has room for."""
 _Column = tuple[str, Callable[[Figures], str]]
@@ -61,9 +63,9 @@ def _show_suite(group: Group, reference: str, console: Console) -> None:
         ("kept right", lambda found: _counted(found.kept)),
         ("says it is gone", lambda found: _counted(found.abstains)),
     )
-    asked = [column for column in questions if any(column[1](found) for found in group.treatments.values())]
-    if asked:
-        console.print(_table("Questions that the span spoils, and others", group, asked, beside=True))
+    asked = _table("Questions that the span spoils, and others", group, questions, beside=True)
+    if asked.row_count:
+        console.print(asked)
     cost: Sequence[_Column] = (
         ("tokens", lambda found: f"{found.recomputed:,.0f}"),
         ("of following", lambda found: "" if found.share is None else f"{100 * found.share:.0f} %"),
@@ -76,11 +78,12 @@ def _show_suite(group: Group, reference: str, console: Console) -> None:
 def _table(title: str, group: Group, columns: Sequence[_Column], *, beside: bool = False) -> Table:
     """Return a table with a row for each treatment; `beside`: never-saw too."""
     table = Table(title=Text(title), title_justify="left", box=None)
-    table.add_column("eraser")
-    for name, _ in columns:
+    table.add_column("eraser", min_width=_NAME)
+    shown = [column for column in columns if any(column[1](found) for found in group.treatments.values())]
+    for name, _ in shown:
         table.add_column(name, justify="right", no_wrap=True)
     for name, found in group.treatments.items():
-        cells = [cell(found) for _, cell in columns]
+        cells = [cell(found) for _, cell in shown]
         if any(cells) and (name != NEVER_SAW or beside):
             table.add_row(Text(name), *cells)
     return table
@@ -88,7 +91,7 @@ def _table(title: str, group: Group, columns: Sequence[_Column], *, beside: bool
 
 def _by(by: str, groups: Sequence[Group]) -> Table:
     table = Table(title=Text(f"Influence left by {by}"), title_justify="left", box=None)
-    table.add_column("eraser")
+    table.add_column("eraser", min_width=_NAME)
     for group in groups:
         value = group.value if isinstance(group.value, str) else f"{group.value:,}"
         table.add_column(Text(value), justify="right", max_width=17)
@@ -101,7 +104,7 @@ def _by(by: str, groups: Sequence[Group]) -> Table:
 
 
 def _estimate(found: Estimate | None) -> str:
-    return "" if found is None else f"{found.value:.3f} ({found.low:.2f} to {found.high:.2f})"
+    return "" if found is None else f"{found.value:.3f} ({found.low:.2f}-{found.high:.2f})"
 
 
 def _short(found: Estimate | None) -> str:
