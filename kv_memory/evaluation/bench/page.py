@@ -65,7 +65,7 @@ def _suite(groups: Sequence[Group], reference: str, styles: dict[str, int]) -> I
             if not any(isinstance(group.value, str) for group in values):
                 yield _by_value(name, values, styles)
         yield "</div>" + _legend(whole, styles)
-    yield _table(["treatment", *_COLUMNS], _rows(whole))
+    yield _table(*_without_empty(["treatment", *_COLUMNS], list(_rows(whole))))
     yield f"<p>Better, worse and p are against {escape(reference)}.</p>"
     for name, values in by.items():
         yield f"<details><summary>Influence left, and answers as never-saw&rsquo;s, by {escape(name)}</summary>"
@@ -141,6 +141,12 @@ def _rows(group: Group) -> Iterator[list[str]]:
             "" if found.seconds is None else f"{1e3 * found.seconds:,.1f}",
             _percent(found.relative),
         ]
+
+
+def _without_empty(head: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """Return a table without the columns in which no row has anything."""
+    kept = [at for at in range(len(head)) if any(row[at] for row in rows)]
+    return [head[at] for at in kept], [[row[at] for at in kept] for row in rows]
 
 
 def _by_rows(groups: Sequence[Group]) -> Iterator[list[str]]:
