@@ -122,6 +122,9 @@ def test_everything_is_drawn_inside_the_chart(found: list[tuple[float, ...]], ti
     for name, limit in (("x", WIDTH), ("cx", WIDTH), ("y", HEIGHT), ("cy", HEIGHT)):
         for value in re.findall(rf' {name}="([^"]+)"', drawn):
             assert 0 <= float(value) <= limit
+    bars = re.findall(r'd="M\S+ (\S+)V([^"]+)"', drawn)
+    assert len(bars) == len(points)
+    assert all(0 <= float(end) <= HEIGHT for bar in bars for end in bar)
     assert "nan" not in drawn
     assert "inf" not in drawn
 
