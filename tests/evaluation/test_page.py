@@ -115,7 +115,8 @@ def test_a_suite_that_the_span_never_changes_has_a_table_and_no_chart() -> None:
 )
 def test_everything_is_drawn_inside_the_chart(found: list[tuple[float, ...]], ticks: tuple[str, ...]) -> None:
     points = [
-        Point(x % 3 if ticks else x, Estimate(value=sorted(y)[1], low=min(y), high=max(y)), "label") for x, *y in found
+        Point(int(x) % 3 if ticks else x, Estimate(value=sorted(y)[1], low=min(y), high=max(y)), "label")
+        for x, *y in found
     ]
     drawn = chart("title", "name", [Line("line", tuple(points), 0)], ticks)
     assert Checked(drawn).open == []
