@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from kv_memory.engines.base import Engine, SequenceId
 from kv_memory.engines.parts import CellEdit, require
-from kv_memory.erasers.base import Eraser, Erasure
+from kv_memory.erasers.base import Eraser, Erasure, kept_after
 from kv_memory.erasers.influence import Influence
 from kv_memory.erasers.shift import Shift
 from kv_memory.erasers.shift_influence import ShiftInfluence
@@ -27,15 +27,16 @@ class Rescored(ShiftInfluence):
         self, engine: Engine, seq: SequenceId, spans: Sequence[Interval], approximate_from: int | None = None
     ) -> Erasure:
         edit = require(engine, CellEdit, self.name)
-        half = ShiftInfluence(self.k // 2, hops=1, layers=self.layers)
-        chosen = half.choose(engine, seq, spans)
+        count = self.budget.tokens(engine, self.name, len(kept_after(engine, seq, spans)))
+        half = ShiftInfluence(count // 2, hops=1, layers=self.layers)
+        chosen = half.choose(engine, seq, spans, count // 2)
         done = half.erase(engine, seq, spans)
         first = [moved(position, done.moves) for position in chosen]
         if first:
-            rest = Influence(self.k - len(first), hops=1, layers=self.layers)
-            second = rest.choose(engine, seq, merge((p, p + 1) for p in first))
+            rest = Influence(hops=1, layers=self.layers)
+            second = rest.choose(engine, seq, merge((p, p + 1) for p in first), count - len(first))
             edit.reencode(seq, sorted({*first, *second}))
-        return Erasure(recomputed=self.k, moves=done.moves)
+        return Erasure(recomputed=count, moves=done.moves)
 
 
 class ByDeviation(Eraser):

@@ -25,8 +25,8 @@ from kv_memory.erasers.base import Eraser
 from kv_memory.erasers.drop import Drop
 from kv_memory.erasers.influence import Influence
 from kv_memory.erasers.recompute import Recompute
-from kv_memory.erasers.repair import Repair
-from kv_memory.erasers.selective import Selective
+from kv_memory.erasers.repair import Repair, ShiftRepair
+from kv_memory.erasers.selective import Selective, ShiftSelective
 from kv_memory.erasers.shift import Shift
 from kv_memory.erasers.shift_influence import ShiftInfluence
 from kv_memory.erasers.steer import Steer
@@ -47,7 +47,16 @@ def candidates(settings: InfluenceSettings) -> dict[str, Eraser]:
     `settings` fit an engine that keeps the queries of their probe layers. An engine may lack what some erasers need,
     such as a trained eraser.
     """
-    simple: list[Eraser] = [Recompute(), Drop(), Shift(), Repair(), Selective(), Steer()]
+    simple: list[Eraser] = [
+        Recompute(),
+        Drop(),
+        Shift(),
+        Repair(32),
+        ShiftRepair(32),
+        Selective(),
+        ShiftSelective(),
+        Steer(),
+    ]
     result = {eraser.name: eraser for eraser in simple}
     for kind in (Influence, ShiftInfluence):
         for k in KS:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 SequenceId = int
 
+FREE_ON_GPU = 256
+"""Tokens that a GPU runs in the time of one: up to some 250, a pass takes as long as reading the weights."""
+
 STEERED = -1
 """Token id of a cell that holds a steering state, rows written with an adapter on: the cell holds no token any more and
 cannot be recomputed."""
@@ -151,6 +154,8 @@ class Engine(ABC):
     """Longest context, in positions."""
     kv_dtype: str
     """Type of K and V, such as "float16"."""
+    free_tokens: int = 1
+    """Number of tokens that a forward pass runs in the time of one, which is that of reading the weights once."""
 
     def __init__(self) -> None:
         self.lock = TurnLock()

@@ -9,9 +9,13 @@ from typing import ClassVar
 
 from kv_memory.engines.base import STEERED, Cells, Engine, SequenceId
 from kv_memory.engines.parts import CellEdit, CellRows, lacks, require
+from kv_memory.erasers.budget import Budget, Rates
 from kv_memory.erasers.steering import steering_of
 from kv_memory.errors import UnsupportedOperationError
 from kv_memory.positions import Interval, moved
+
+DEFAULT_BUDGET = "25%"
+"""Budget of an eraser that is given none: what documents need in real models (docs/results.md)."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,11 @@ class Eraser(ABC):
     for a trained eraser that is loaded."""
     undoable: ClassVar[bool] = False
     """Whether the eraser changes the spans' cells and no others, so that they can be put back."""
+
+    @property
+    def label(self) -> str:
+        """Return the name, with the budget where there is one: what `get_eraser` makes the same eraser of."""
+        return self.name
 
     @abstractmethod
     def erase(
@@ -99,12 +108,22 @@ def _lacks(engine: Engine, need: str) -> str:
 
 
 class PartialRecompute(Eraser):
-    """An eraser that takes the spans out, then recomputes some of the kept tokens after them in one pass."""
+    """An eraser that takes the spans out, then recomputes some of the kept tokens after them in one pass.
+
+    `budget`: how many, as a number of tokens, a share ("25%"), a time ("50ms") or what may be left ("0.05 left"); see
+    budget.py. `rates`: what times and targets allow on this machine.
+    """
 
     needs: ClassVar[frozenset[str]] = frozenset({"edit"})
 
-    def __init__(self, k: int = 32) -> None:
-        self.k = k
+    def __init__(self, budget: int | str | Budget = DEFAULT_BUDGET, *, rates: Rates | None = None) -> None:
+        self.budget = Budget.of(budget)
+        self.rates = rates
+
+    @property
+    def label(self) -> str:
+        """Return the name with the budget."""
+        return f"{self.name} {self.budget}"
 
     def erase(
         self, engine: Engine, seq: SequenceId, spans: Sequence[Interval], approximate_from: int | None = None
@@ -114,14 +133,16 @@ class PartialRecompute(Eraser):
         assert isinstance(engine, CellEdit), "checked"
         if not spans:
             return Erasure(recomputed=0)
-        chosen = self.choose(engine, seq, spans)
+        later = kept_after(engine, seq, spans)
+        chosen = self.choose(engine, seq, spans, self.budget.tokens(engine, self.name, len(later), self.rates))
         done = self.remove(engine, seq, spans)
         engine.reencode(seq, [moved(position, done.moves) for position in chosen])
         return replace(done, recomputed=done.recomputed + len(chosen))
 
     @abstractmethod
-    def choose(self, engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> list[int]:
-        """Return the positions to recompute, ascending, as they are before the spans are taken out."""
+    def choose(self, engine: Engine, seq: SequenceId, spans: Sequence[Interval], count: int) -> list[int]:
+        """Return the positions of at most `count` tokens to recompute, ascending, as they are before the spans are
+        taken out."""
 
     def remove(self, engine: CellEdit, seq: SequenceId, spans: Sequence[Interval]) -> Erasure:
         """Take the spans out of the sequence: drop their cells, which leaves a hole."""

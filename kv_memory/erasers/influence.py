@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 
 from kv_memory.engines.base import Engine, SequenceId
 from kv_memory.engines.parts import AttentionScores, Normaliser
-from kv_memory.erasers.base import PartialRecompute
+from kv_memory.erasers.base import DEFAULT_BUDGET, PartialRecompute
+from kv_memory.erasers.budget import Budget, Rates
 from kv_memory.errors import KVMemoryError
 from kv_memory.positions import Interval, merge
 
@@ -17,13 +18,13 @@ HOPS = 2
 
 
 class Influence(PartialRecompute):
-    """An eraser that drops the spans, then recomputes, in one pass, the `k` kept tokens after them that attended most
-    to the spans.
+    """An eraser that drops the spans, then recomputes in one pass the kept tokens that attended most to them.
 
     Ours (no paper): a span's influence sits in few suffix tokens, and the queries that the engine kept at prefill find
-    them without a forward pass. Cost: a matrix product over the suffix for each hop, and a forward pass of k tokens.
+    them without a forward pass. Cost: a matrix product over the suffix for each hop, and a forward pass of the budget's
+    tokens.
 
-    `hops`: the number of rounds in which the k tokens are chosen. The second round takes those that attended most to
+    `hops`: the number of rounds in which the tokens are chosen. The second round takes those that attended most to
     the spans and to the tokens of the first round, so that a reference to a reference is followed ("that order", and
     later "its status").
 
@@ -37,14 +38,15 @@ class Influence(PartialRecompute):
 
     def __init__(
         self,
-        k: int = 32,
+        budget: int | str | Budget = DEFAULT_BUDGET,
         *,
+        rates: Rates | None = None,
         hops: int = HOPS,
         layers: Sequence[int] | None = None,
         combine: Combine = "mean",
         normaliser: Normaliser = "softmax",
     ) -> None:
-        super().__init__(k)
+        super().__init__(budget, rates=rates)
         if hops < 1:
             raise KVMemoryError(f"{self.name} follows references at least 1 hop (given: {hops}).")
         self.hops = hops
@@ -52,15 +54,15 @@ class Influence(PartialRecompute):
         self.combine = combine
         self.normaliser = normaliser
 
-    def choose(self, engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> list[int]:
-        """Return the positions to recompute, ascending. Call it before the spans are dropped."""
+    def choose(self, engine: Engine, seq: SequenceId, spans: Sequence[Interval], count: int) -> list[int]:
+        """See PartialRecompute.choose."""
         assert isinstance(engine, AttentionScores), "checked"
         chosen: list[int] = []
-        for count in shares(self.k, self.hops):
+        for part in shares(count, self.hops):
             sources = merge([*spans, *((position, position + 1) for position in chosen)])
             positions, layers = engine.influence(seq, sources, layers=self.layers, normaliser=self.normaliser)
             scores = layers.mean(0) if self.combine == "mean" else layers.amax(0)
-            chosen += [positions[i] for i in scores.topk(min(count, len(positions))).indices.tolist()]
+            chosen += [positions[i] for i in scores.topk(min(part, len(positions))).indices.tolist()]
         return sorted(chosen)
 
 

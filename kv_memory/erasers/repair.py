@@ -7,19 +7,40 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from kv_memory.engines.base import Engine, SequenceId
-from kv_memory.erasers.base import PartialRecompute, kept_after
+from kv_memory.engines.parts import CellEdit
+from kv_memory.erasers.base import Erasure, PartialRecompute, kept_after
+from kv_memory.erasers.shift import Shift
 from kv_memory.positions import Interval
 
 
 class Repair(PartialRecompute):
-    """An eraser that drops the spans, then recomputes the first `k` kept tokens after each of them, in place.
+    """An eraser that drops the spans, then recomputes the first kept tokens after them, in place.
 
-    "Local suffix repair", a baseline of KVEraser (arXiv 2606.17034). Cost: a forward pass of at most k tokens a span.
+    "Local suffix repair", a baseline of KVEraser (arXiv 2606.17034). Of several spans each gets the same part of the
+    budget. Cost: a forward pass of the budget's tokens.
     """
 
     name: ClassVar[str] = "repair"
 
-    def choose(self, engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> list[int]:
+    def choose(self, engine: Engine, seq: SequenceId, spans: Sequence[Interval], count: int) -> list[int]:
         """See PartialRecompute.choose."""
-        suffix = kept_after(engine, seq, spans)
-        return sorted({p for _, end in spans for p in suffix[bisect_left(suffix, end) :][: self.k]})
+        later = kept_after(engine, seq, spans)
+        chosen: set[int] = set()
+        for left, (_, end) in zip(range(len(spans), 0, -1), reversed(spans), strict=True):
+            after = [position for position in later[bisect_left(later, end) :] if position not in chosen]
+            chosen.update(after[: (count - len(chosen)) // left])
+        return sorted(chosen)
+
+
+class ShiftRepair(Repair):
+    """An eraser that shifts as `shift` does, then recomputes the first kept tokens after the spans, where they are now.
+
+    The simple rival of `shift+influence`. Cost: that of both.
+    """
+
+    name: ClassVar[str] = "shift+repair"
+    needs: ClassVar[frozenset[str]] = frozenset({"edit", "shift"})
+
+    def remove(self, engine: CellEdit, seq: SequenceId, spans: Sequence[Interval]) -> Erasure:
+        """Remove the spans' cells and close the gaps; holes that earlier erasures left stay."""
+        return Shift().erase(engine, seq, spans)

@@ -14,7 +14,7 @@ from kv_memory.positions import Interval
 
 
 class ShiftInfluence(Influence):
-    """An eraser that shifts as `shift` does, then recomputes `k` tokens chosen by `influence`, where they are now.
+    """An eraser that shifts as `shift` does, then recomputes the tokens that `influence` chooses, where they are now.
 
     Ours (no paper). It leaves no hole: every token after the spans gets the position that it would have had without
     them. Near a hole, a model can notice that positions are missing. Cost: that of both.

@@ -14,7 +14,7 @@ from kv_memory.positions import Interval
 
 
 class SteerInfluence(Influence):
-    """An eraser that steers as `steer` does, then recomputes the `k` tokens that `influence` chooses, over the steering
+    """An eraser that steers as `steer` does, then recomputes the tokens that `influence` chooses, over the steering
     states.
 
     Ours, of `influence` and KVEraser (arXiv 2606.17034): the steering states are there for the tokens that are not

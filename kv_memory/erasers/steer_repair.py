@@ -14,7 +14,7 @@ from kv_memory.positions import Interval
 
 
 class SteerRepair(Repair):
-    """An eraser that steers as `steer` does, then recomputes the first `k` kept tokens after each span, over the
+    """An eraser that steers as `steer` does, then recomputes the first kept tokens after the spans, over the
     steering states.
 
     Ours, of the two published methods that it joins (KVEraser, arXiv 2606.17034). Cost: that of both.

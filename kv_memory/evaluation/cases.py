@@ -57,12 +57,12 @@ class Case:
     conversation: str = ""
     """Name that the cases of one conversation share: they are not independent."""
     groups: Mapping[str, str | int | float] = field(default_factory=dict)
-    """What tables group cases by, such as {"tokens": 4096, "depth": 0.5}."""
+    """Values that tables group cases by, such as {"tokens": 4096, "depth": 0.5}."""
 
     def right(self, said: str) -> bool:
         """Return whether an answer is right: exactly the right one or, where there are aliases, one that says it."""
         if self.answer is not None and self.call is None and self.aliases is not None:
-            return _says(said, (self.answer, *self.aliases))
+            return says(said, (self.answer, *self.aliases))
         calls = read_message(said).get("tool_calls")
         if self.answer is None or self.call is None:
             return self.answer is not None and said.strip() == self.answer
@@ -72,7 +72,7 @@ class Case:
 
     def misled(self, said: str) -> bool:
         """Return whether an answer gives what only the spans say, and not what is right."""
-        return _says(said, self.wrong) and not self.right(said)
+        return says(said, self.wrong) and not self.right(said)
 
     @property
     def kept(self) -> list[int]:
@@ -91,8 +91,8 @@ class Case:
         return len(self.ids) - self.spans[0][0] - self.erased
 
 
-def _says(said: str, answers: Sequence[str]) -> bool:
-    """Return whether one of the answers stands in a text, in whole words; case, accents and articles do not count."""
+def says(said: str, answers: Sequence[str]) -> bool:
+    """Return whether one of the answers is in a text, in whole words; case, accents and articles do not count."""
     words = _words(said)
     return any(f" {_words(answer)} " in f" {words} " for answer in answers if _words(answer))
 

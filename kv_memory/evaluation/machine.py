@@ -1,11 +1,24 @@
-"""The hardware that figures were measured on."""
+"""The machine and the versions that figures come from."""
 
 from __future__ import annotations
 
 import platform
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+from pydantic import BaseModel, ConfigDict
+
+
+class Environment(BaseModel):
+    """The machine, the versions and the seed that figures come from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    hardware: str
+    python: str
+    versions: dict[str, str]
+    seed: int
 
 
 def hardware() -> str:
@@ -19,3 +32,21 @@ def hardware() -> str:
         name = platform.processor() or platform.machine()
     threads = torch.get_num_threads()
     return f"{name}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def environment(seed: int) -> Environment:
+    """Return the environment of this run."""
+    names = ("kv-memory", "torch", "transformers", "tokenizers")
+    return Environment(
+        hardware=hardware(),
+        python=platform.python_version(),
+        versions={name: _version(name) for name in names},
+        seed=seed,
+    )
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

@@ -140,7 +140,9 @@ def is_trained_eraser(eraser: str | Path) -> bool:
     of a way to erase."""
     if isinstance(eraser, Path) or eraser == POCKET:
         return True
-    return eraser not in ERASERS and ("/" in eraser or eraser.startswith(("~", ".")) or Path(eraser).exists())
+    if eraser.partition(" ")[0] in ERASERS:
+        return False
+    return "/" in eraser or eraser.startswith(("~", ".")) or Path(eraser).exists()
 
 
 def open_eraser(name: str | Path) -> TrainedEraser:

@@ -36,4 +36,4 @@ def test_influence_combines_the_layers_that_it_asks(ids: list[int], normaliser: 
         (Influence(5, hops=1, layers=[1], normaliser=normaliser), scores[1]),
     ):
         best = [positions[i] for i in score.argsort(descending=True)[:5].tolist()]
-        assert eraser.choose(engine, seq, [(20, 33)]) == sorted(best)
+        assert eraser.choose(engine, seq, [(20, 33)], 5) == sorted(best)

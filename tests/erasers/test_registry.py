@@ -9,10 +9,8 @@ import pytest
 from kv_memory.engines.base import Engine
 from kv_memory.erasers import ERASERS, get_eraser
 from kv_memory.erasers.base import Eraser
-from kv_memory.erasers.influence import Influence
 from kv_memory.erasers.repair import Repair
-from kv_memory.erasers.selective import Selective
-from kv_memory.errors import KVMemoryError, UnsupportedOperationError
+from kv_memory.errors import ArgumentError, KVMemoryError, UnsupportedOperationError
 from tests.tiny import tiny_engine
 
 IDS = list(range(3, 43))
@@ -24,7 +22,7 @@ def test_each_name_gives_its_eraser(name: str) -> None:
 
 
 def test_an_eraser_is_handed_through_with_its_settings() -> None:
-    eraser = Repair(k=5)
+    eraser = Repair(5)
     assert get_eraser(eraser) is eraser
 
 
@@ -40,8 +38,15 @@ def test_only_recompute_is_exact() -> None:
     assert [name for name, eraser in ERASERS.items() if eraser.exact] == ["recompute"]
 
 
-def test_defaults_are_those_of_the_feasibility_study() -> None:
-    assert (Repair().k, Influence().k, Selective().ratio) == (32, 32, 0.15)
+def test_a_budget_is_a_share_unless_another_is_given() -> None:
+    labels = [get_eraser(name).label for name in ("repair", "selective", "shift+influence 32", "influence 0.05 left")]
+    assert labels == ["repair 25%", "selective 15%", "shift+influence 32", "influence 0.05 left"]
+
+
+@pytest.mark.parametrize("eraser", ["drop 3", "steer 10%", "recompute 5"])
+def test_a_budget_for_an_eraser_that_takes_none_is_refused(eraser: str) -> None:
+    with pytest.raises(ArgumentError, match=rf"The eraser '{eraser.split(maxsplit=1)[0]}' takes no budget"):
+        get_eraser(eraser)
 
 
 def lacking(capability: str) -> Engine:

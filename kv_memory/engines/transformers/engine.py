@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from kv_memory.engines.attention_mass import attention_score
-from kv_memory.engines.base import STEERED, Cells, ConfigCheck, Sampling, SequenceId, Token
+from kv_memory.engines.base import FREE_ON_GPU, STEERED, Cells, ConfigCheck, Sampling, SequenceId, Token
 from kv_memory.engines.cells import CellStore
 from kv_memory.engines.checks import asked_about, check_appended, check_fits, check_move, check_tokens, integers
 from kv_memory.engines.fingerprint import weights_digest
@@ -95,6 +95,7 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
         self.config = self._forward.config.to_dict()
         self.max_positions = context_limit(base.config, context_length)
         self.kv_dtype = str(self._layout.dtype).removeprefix("torch.")
+        self.free_tokens = FREE_ON_GPU if self._forward.device.type == "cuda" else 1
         if self.rotation is None:
             self.ruled_out["shift"] = "its keys cannot be moved, since the model has no plain rotary embedding"
         if not self._layout.probe_layers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,6 +15,8 @@ from kv_memory.evaluation.trial import Outcome, Trial, now, trial
 
 CHUNK = 96
 """Tokens of a pass in which `OTHER_CHUNKS` reads, a size that no engine's own passes have."""
+Known = Callable[[Case], Collection[str]]
+"""A function that says which treatments of a case have a row already."""
 
 
 @dataclass(frozen=True)
@@ -34,28 +36,33 @@ class Bench:
         other = (OTHER_DTYPE,) if self.other is not None else ()
         return (NEVER_SAW, OTHER_CHUNKS, *other, NO_ERASE, CORRECTION, REREAD, *self.erasers)
 
-    def rows(self, cases: Iterable[Case], done: Callable[[Case], bool] = lambda case: False) -> Iterator[list[Row]]:
-        """Yield the rows of each case that is not done yet."""
+    def rows(self, cases: Iterable[Case], known: Known = lambda case: ()) -> Iterator[list[Row]]:
+        """Yield the rows of each case, of the treatments that are not `known` yet; nothing where all are."""
         for case in cases:
-            if not done(case):
+            missing = [treatment for treatment in self.treatments_of(case) if treatment not in known(case)]
+            if missing:
                 with trial(self.engine, case) as this:
-                    yield list(self._case(this))
+                    yield [self._measured(this, treatment) for treatment in missing]
 
-    def _case(self, this: Trial) -> Iterator[Row]:
+    def treatments_of(self, case: Case) -> tuple[str, ...]:
+        """Return the names of this case's treatments."""
+        return tuple(name for name in self.treatments if name != CORRECTION or case.corrected is not None)
+
+    def _measured(self, this: Trial, treatment: str) -> Row:
         case = this.case
-        yield self._row(case, NEVER_SAW, this.outcome(this.reference), this.answer)
-        yield self._reread(this, OTHER_CHUNKS, self.engine, CHUNK)
-        if self.other is not None:
-            yield self._reread(this, OTHER_DTYPE, self.other, len(case.ids))
-        yield self._reread(this, REREAD, self.engine, len(case.ids))
-        for name, eraser in {NO_ERASE: None, **self.erasers}.items():
-            with this.erased(eraser) as (seq, seconds, recomputed):
-                found = this.outcome(this.score(seq), seconds, recomputed)
-                yield self._row(case, name, found, self._said(this, found, partial(this.greedy, seq)))
-        if case.corrected is not None:
+        if treatment == NEVER_SAW:
+            return self._row(case, treatment, this.outcome(this.reference), this.answer)
+        if treatment == OTHER_DTYPE and self.other is not None:
+            return self._reread(this, treatment, self.other, len(case.ids))
+        if treatment in (OTHER_CHUNKS, REREAD):
+            return self._reread(this, treatment, self.engine, CHUNK if treatment == OTHER_CHUNKS else len(case.ids))
+        if treatment == CORRECTION and case.corrected is not None:
             found = this.outcome(this.score(this.read, case.corrected))
             said = self._said(this, found, partial(this.greedy, this.read, case.corrected))
-            yield self._row(case, CORRECTION, found, said)
+            return self._row(case, treatment, found, said)
+        with this.erased(None if treatment == NO_ERASE else self.erasers[treatment]) as (seq, seconds, recomputed):
+            found = this.outcome(this.score(seq), seconds, recomputed)
+            return self._row(case, treatment, found, self._said(this, found, partial(this.greedy, seq)))
 
     def _reread(self, this: Trial, name: str, engine: Engine, chunk: int) -> Row:
         """Read the case without its spans once more, in an engine and in passes of `chunk` tokens."""

@@ -23,11 +23,11 @@ from kv_memory.evaluation.leakage.record import (
     Injections,
     Orders,
     Result,
-    environment,
 )
 from kv_memory.evaluation.leakage.scenes import make_scene
 from kv_memory.evaluation.leakage.targets import judge
 from kv_memory.evaluation.leakage.work import Found, Job, Work
+from kv_memory.evaluation.machine import environment
 from kv_memory.evaluation.progress import Progress
 from kv_memory.sessions.memory import Memory
 

@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-import platform
-from importlib.metadata import PackageNotFoundError, version
-
 from pydantic import BaseModel, ConfigDict
 
 from kv_memory.calibration.estimates import Estimate
 from kv_memory.evaluation.leakage.canaries import Leakage
-from kv_memory.evaluation.machine import hardware
+from kv_memory.evaluation.machine import Environment
 
 ByEraser = dict[str, Leakage]
-
-
-class Environment(BaseModel):
-    """The machine, the versions and the seed that figures come from."""
-
-    model_config = ConfigDict(frozen=True)
-
-    hardware: str
-    python: str
-    versions: dict[str, str]
-    seed: int
 
 
 class Cascaded(BaseModel):
@@ -95,21 +81,3 @@ class Result(BaseModel):
     """Results by collection; empty where their files were not given."""
     targets: tuple[Target, ...] = ()
     """Limits that figures have to meet, and whether they do (targets.py)."""
-
-
-def environment(seed: int) -> Environment:
-    """Return the environment of this run."""
-    names = ("kv-memory", "torch", "transformers", "tokenizers")
-    return Environment(
-        hardware=hardware(),
-        python=platform.python_version(),
-        versions={name: _version(name) for name in names},
-        seed=seed,
-    )
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"

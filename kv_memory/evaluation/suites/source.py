@@ -5,8 +5,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -75,3 +76,9 @@ class Source:
 Suite = Callable[[Source], Iterator[Case]]
 """A source of cases. It yields them in an order that the seed decides, groups in turns, and leaves out those that do
 not fit; each has a `suite`, a `name` and a `conversation`."""
+
+
+def in_turns(*groups: Iterable[Case]) -> Iterator[Case]:
+    """Yield a case of each group in turn, until all groups are at their end."""
+    for turn in zip_longest(*groups):
+        yield from (case for case in turn if case is not None)

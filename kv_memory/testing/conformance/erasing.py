@@ -90,7 +90,7 @@ class Erasing(Cases):
 
     @needs("score")
     @pytest.mark.parametrize(
-        "eraser", [Selective(ratio=1), Influence(k=1000), Repair(k=1000)], ids=lambda eraser: eraser.name
+        "eraser", [Selective("100%"), Influence(1000), Repair(1000)], ids=lambda eraser: eraser.name
     )
     @pytest.mark.parametrize(
         "spans", [SPANS["middle"], SPANS["start"], SPANS["several"]], ids=["middle", "start", "several"]
@@ -112,7 +112,7 @@ class Erasing(Cases):
         self, case: Case, ids: list[int], spans: list[Interval]
     ) -> None:
         engine, seq = case.engine, case.sequence(ids)
-        ShiftInfluence(k=1000).erase(engine, seq, spans)
+        ShiftInfluence(1000).erase(engine, seq, spans)
         kept = without(ids, *spans)
         assert engine.positions(seq) == list(range(len(kept)))
         assert_close(next_log_probs(engine, seq), plain_logits(case.model, kept)[-1].log_softmax(-1))
@@ -171,9 +171,9 @@ class Erasing(Cases):
         assert (engine.tokens(seq), engine.next_position(seq)) == ([], 0)
 
     @needs("edit", "rows")
-    def test_repair_runs_the_first_k_tokens_after_each_span(self, one_case: Case, ids: list[int]) -> None:
+    def test_repair_divides_its_budget_among_the_spans(self, one_case: Case, ids: list[int]) -> None:
         engine, seq = one_case.engine, one_case.sequence(ids)
-        assert chosen_by(engine, seq, Repair(3), [(10, 12), (13, 20), (57, 58)]) == [12, 20, 21, 22, 58, 59]
+        assert chosen_by(engine, seq, Repair(7), [(10, 12), (13, 20), (57, 58)]) == [12, 20, 21, 22, 23, 58, 59]
 
     @needs("influence", "rows")
     def test_influence_runs_the_tokens_that_attended_most(self, one_case: Case, ids: list[int]) -> None:
@@ -185,7 +185,7 @@ class Erasing(Cases):
     @needs("influence", "rows")
     def test_a_second_hop_asks_who_attended_to_the_first(self, one_case: Case, ids: list[int]) -> None:
         engine, seq = one_case.engine, one_case.sequence(ids)
-        first = Influence(3, hops=1).choose(engine, seq, [(20, 33)])
+        first = Influence(hops=1).choose(engine, seq, [(20, 33)], 3)
         positions, scores = engine.influence(seq, merge([(20, 33), *((p, p + 1) for p in first)]))
         second = [positions[i] for i in scores[0].argsort(descending=True)[:2].tolist()]
         assert chosen_by(engine, seq, Influence(5), [(20, 33)]) == sorted(first + second)
@@ -197,7 +197,7 @@ class Erasing(Cases):
         engine.drop(dropped, 20, 33)
         deviation = engine.deviation(dropped, range(33, 60))
         best = sorted(33 + i for i in deviation.argsort(descending=True)[:9].tolist())
-        assert chosen_by(engine, seq, Selective(ratio=1 / 3), [(20, 33)]) == best
+        assert chosen_by(engine, seq, Selective(9), [(20, 33)]) == best
 
     @pytest.mark.parametrize(
         ("eraser", "recomputed"),
@@ -205,12 +205,12 @@ class Erasing(Cases):
             (Recompute(), 40),
             (Drop(), 0),
             (Shift(), 0),
-            (Repair(3), 6),
-            (Selective(0.1), 40),
+            (Repair(6), 6),
+            (Selective("10%"), 40),
             (Influence(7), 7),
             (ShiftInfluence(7), 7),
             (Steer(), 10),
-            (SteerRepair(3), 16),
+            (SteerRepair(6), 16),
             (SteerInfluence(7), 17),
         ],
         ids=lambda value: getattr(value, "name", None),

@@ -262,15 +262,16 @@ class SteeringStates(Cases):
             assert_same_cells(engine.read_cells(seq, states.positions), states)
 
     @needs("adapters", "rows")
-    @pytest.mark.parametrize("eraser", [SteerRepair(3), SteerInfluence(5)], ids=lambda eraser: eraser.name)
+    @pytest.mark.parametrize("eraser", [SteerRepair(6), SteerInfluence(5)], ids=lambda eraser: eraser.name)
     def test_a_repair_runs_over_the_steering_states(
         self, case: Case, ids: list[int], eraser: SteerRepair | SteerInfluence
     ) -> None:
         engine, seq = case.engine, case.sequence(ids)
         expected = engine.fork(seq)
         spans: list[Interval] = [(5, 9), (20, 33)]
-        chosen = eraser.choose(engine, seq, spans)
-        assert len(chosen) == (6 if eraser.name == "steer+repair" else 5)
+        count = int(eraser.budget.value)
+        chosen = eraser.choose(engine, seq, spans, count)
+        assert len(chosen) == count
         eraser.erase(engine, seq, spans)
         Steer().erase(engine, expected, spans)
         engine.reencode(expected, chosen)

@@ -58,9 +58,10 @@ def test_every_eraser_runs_and_what_reads_all_again_is_near_never_saw(
     seq = mine.create()
     mine.prefill(seq, IDS)
     before = mine.read_cells(seq, range(20))
-    get_eraser(eraser).erase(mine, seq, [SPAN])
+    budgeted = eraser in ("repair", "shift+repair", "influence", "shift+influence")
+    get_eraser(f"{eraser} 100%" if budgeted else eraser).erase(mine, seq, [SPAN])
     assert_same_cells(mine.read_cells(seq, range(20)), before)
-    if eraser in ("recompute", "repair", "influence", "shift+influence"):  # which read all 27 that follow again
+    if budgeted or eraser == "recompute":
         fresh = mine.create()
         mine.prefill(fresh, without(IDS, SPAN), mine.positions(seq))
         largest = float((mine.next_logits(seq) - mine.next_logits(fresh)).abs().max())
