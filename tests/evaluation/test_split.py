@@ -17,6 +17,7 @@ NAMES = [f"conversation {number}" for number in range(1000)]
 
 def test_each_conversation_is_in_one_split() -> None:
     assert all(TRAIN.holds(name) is not TEST.holds(name) for name in NAMES)
+    assert all(replace(TEST, split=None).holds(name) for name in NAMES)
     assert abs(sum(map(TRAIN.holds, NAMES)) / len(NAMES) - TRAINED) < 0.05
 
 

@@ -31,8 +31,9 @@ class Source:
     """Largest number of tokens of a case, with what is read after its context."""
     data: Path | None = None
     """Folder with the data sets' files; None where there is none."""
-    split: Split = "test"
-    """Which conversations there are: those that erasers are trained on, or those that figures are reported of."""
+    split: Split | None = "test"
+    """Which conversations there are: those that erasers are trained on, or those that figures are reported of; None for
+    both."""
 
     def rng(self, *parts: object) -> Random:
         """Return a generator of random numbers that depends on the seed and these parts alone."""
@@ -63,7 +64,7 @@ class Source:
     def holds(self, conversation: str) -> bool:
         """Return whether a conversation is of this split, which its name alone decides, whatever the seed."""
         place = int.from_bytes(hashlib.sha256(conversation.encode()).digest()[:8]) / 2**64
-        return (place < TRAINED) == (self.split == "train")
+        return self.split in (None, "train" if place < TRAINED else "test")
 
     def fits(self, case: Case, answer: int = 128) -> bool:
         """Return whether a case is of this split and, with `answer` tokens for the answer, no longer than `longest`."""

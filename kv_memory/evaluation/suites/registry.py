@@ -1,0 +1,18 @@
+"""The suites by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from kv_memory.errors import KVMemoryError
+from kv_memory.evaluation.suites.documents import documents
+from kv_memory.evaluation.suites.source import Suite
+
+SUITES: Mapping[str, Suite] = {"documents": documents}
+
+
+def get_suite(name: str) -> Suite:
+    """Return the suite of this name. Raises KVMemoryError for an unknown one."""
+    if name not in SUITES:
+        raise KVMemoryError(f"There is no suite {name!r}; choose one of {', '.join(SUITES)}.")
+    return SUITES[name]
