@@ -51,8 +51,8 @@ def cases(messages: list[dict[str, Any]], seed: int, texts: Sequence[str] = ()) 
     `texts`: of the results with one of these in them, if there are any.
     """
     from kv_memory.conversation.messages import parse_messages
+    from kv_memory.evaluation.agentdojo import as_written
     from kv_memory.evaluation.cases import TEXT, Case, again, ledger_of
-    from kv_memory.evaluation.leakage.injections import as_written
 
     parsed = parse_messages(messages)
     encoded = _state["form"].encode(parsed)

@@ -11,6 +11,7 @@ from kv_memory.calibration.estimates import Estimate, ratio, wilson
 from kv_memory.calibration.record import Agreement, Fidelity, InfluenceSettings, Latency
 from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.erasers import ERASERS
+from kv_memory.erasers.shift_influence import ShiftInfluence
 from kv_memory.evaluation.calibrate.layers import NORMALISERS, Setting, choose, choose_layers
 from kv_memory.evaluation.suites.texts import text_cases
 from kv_memory.testing.chat import tiny_model, tiny_tokenizer
@@ -96,7 +97,8 @@ def test_candidates_carry_the_calibrated_settings() -> None:
     found = candidates(settings)
     assert {eraser.name for eraser in found.values()} == set(ERASERS)
     chosen = found["shift+influence 64"]
-    assert vars(chosen) == {"k": 64, "hops": 2, "layers": None, "combine": "max", "normaliser": "none"}
+    assert isinstance(chosen, ShiftInfluence)
+    assert (chosen.label, chosen.combine, chosen.normaliser) == ("shift+influence 64", "max", "none")
 
 
 def table(**worth: float) -> dict[Setting, float]:

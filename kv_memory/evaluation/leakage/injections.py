@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import gzip
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 from kv_memory.conversation.chat_format import ChatFormat
 from kv_memory.conversation.spans import CharRange
 from kv_memory.erasers import ERASERS
+from kv_memory.evaluation import agentdojo
 from kv_memory.evaluation.baselines import NEVER_SAW, NO_ERASE
 from kv_memory.evaluation.cases import TEXT, Case, Transcript
 from kv_memory.evaluation.leakage.scenes import TOKENS, Messages
@@ -30,7 +30,7 @@ from kv_memory.synthetic.worlds import make_world
 
 FILES = {
     "InjecAgent": "injecagent_direct_harm.jsonl.gz",
-    "AgentDojo": "agentdojo_workspace_travel.jsonl.gz",
+    "AgentDojo": f"{agentdojo.FILE}.gz",
 }
 LONGEST = 4096
 """Most tokens of a conversation; longer ones are left out."""
@@ -76,7 +76,7 @@ def injected(form: ChatFormat, folder: Path, source: str) -> Iterator[Case]:
     """Yield the conversations of a collection with an injection in a tool result, as cases, in the file's order."""
     with gzip.open(folder / FILES[source], "rt", encoding="utf-8") as lines:
         records = [json.loads(line) for line in lines]
-    found = _injecagent(records) if source == "InjecAgent" else _agentdojo(records)
+    found = _injecagent(records) if source == "InjecAgent" else filter(None, map(agentdojo.injected, records))
     for messages, target in found:
         case = _case(form, messages, target)
         if len(case.ids) <= LONGEST:
@@ -112,23 +112,3 @@ def _request(record: dict[str, Any], response: str, step: int) -> Messages:
         {"role": "assistant", "content": "", "tool_calls": [call], "id": f"assistant{step}"},
         {**result, "id": f"result{step}"},
     ]
-
-
-def _agentdojo(records: Sequence[dict[str, Any]]) -> Iterator[tuple[Messages, CharRange]]:
-    """Yield each run with an injected text in a tool result, and the first such text; white space may differ."""
-    for record in records:
-        messages = [{**message, "id": f"m{number}"} for number, message in enumerate(record["messages"])]
-        for text in record["injections"].values():
-            form = as_written(text)
-            hits = ((m, form.search(m["content"] or "")) for m in messages if m["role"] == "tool")
-            hit = next(((message["id"], found.span()) for message, found in hits if found), None)
-            if text.strip() and hit is not None:
-                yield messages, CharRange(message=hit[0], start=hit[1][0], end=hit[1][1])
-                break
-
-
-def as_written(text: str) -> re.Pattern[str]:
-    """Return a pattern for the text as YAML or a Python literal has it: other white space, quotes doubled or
-    escaped."""
-    words = [re.sub(r"(\\?['\"])", r"(?:\\\\|')?\1", re.escape(word)) for word in text.split()]
-    return re.compile(r"(?:\s|\\n|\\)+".join(words))

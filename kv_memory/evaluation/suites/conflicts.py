@@ -1,7 +1,7 @@
 """Questions with a document that gives a wrong answer, from four data sets.
 
 RAMDocs and ConflictNQ come with such documents. For 2WikiMultiHopQA and Natural Questions one is made of the document
-that has the answer: another record's answer of the same kind (a date, a person, a place, ...) stands in its place.
+that has the answer: another record's answer of the same kind (a date, a person, a place, ...) takes its place.
 Records are left out where the answer is yes or no, is in the question, is not in the documents, or is part of the wrong
 one or the other way round.
 """
