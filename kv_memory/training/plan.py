@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Protocol, get_args
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -16,7 +16,6 @@ from kv_memory.synthetic.drafts import Kind
 from kv_memory.training.batch import Batch, Example, collate
 from kv_memory.training.corpus import TextExamples
 from kv_memory.training.suites import SuiteExamples
-from kv_memory.training.tasks import WorldExamples
 
 Stage = Literal["text", "tasks"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -121,6 +120,13 @@ class Plan(BaseModel):
         )
 
 
+class Tasks(Protocol):
+    """A source of stage 2 examples on conversations."""
+
+    def draw(self, rng: Random, tokens: int, balance: Mapping[Kind, float] | None = None) -> Example:
+        """Draw an example on a conversation of about this many tokens; `balance` as in `Plan`."""
+
+
 class Batches(Dataset[Batch]):
     """The batches of every step and process, which depend on the plan alone."""
 
@@ -128,7 +134,7 @@ class Batches(Dataset[Batch]):
         self,
         plan: Plan,
         text: TextExamples,
-        tasks: WorldExamples | None,
+        tasks: Tasks | None,
         processes: int = 1,
         *,
         suites: SuiteExamples | None = None,
