@@ -3,11 +3,11 @@
     python -m benchmarks.train_tries prepare --model DIR --data FOLDER --material FILE
     python -m benchmarks.train_tries run --models NAME=DIR=FILE [NAME=DIR=FILE] --text FILE --minutes 4 --each 4
 
-`prepare` needs no GPU: it writes a model's examples and held-out cases. `run` trains the tries, `--each` at a time on each
-GPU, every one in a process of its own, and judges each on the held-out cases of every suite: what is left of the influence
-by the eraser alone and with a tenth and a quarter of the later tokens recomputed, states counted. The try "untrained" has
-the figures of the other erasers. Results are written to benchmarks/results/NAME.json after each try; called again, those
-that are there are left out, and a training that was killed goes on from its checkpoint.
+`prepare` needs no GPU: it writes a model's examples and held-out cases. `run` trains the tries, `--each` at a time on
+each GPU, every one in a process of its own, and judges each on the held-out cases of every suite: what is left of the
+influence by the eraser alone and with a tenth and a quarter of the later tokens recomputed, states counted. The try
+"untrained" has the figures of the other erasers. Results are written to benchmarks/results/NAME.json after each try;
+called again, those that are there are left out, and a training that was killed goes on from its checkpoint.
 """
 
 from __future__ import annotations
@@ -117,13 +117,14 @@ def one(options: argparse.Namespace) -> None:
         settings["suites"] = tuple(material.suites) if settings["suite_share"] else ()
     started, trained = time.monotonic(), None
     if settings is not None:
-        trained = train(path, options.text, material, settings, folder, options.minutes)
+        trained = train(path, material, settings, folder, text=options.text, minutes=options.minutes)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     ended = time.monotonic()
     names = BASELINES if settings is None else STEERED
     answers = options.folder / model / "answers.json"
-    left = measure(path, material, names, None if settings is None else folder, answers, options.count)
+    eraser = None if settings is None else folder
+    left = measure(path, material, names, eraser, answers=answers, count=options.count)
     result = {
         "model": model,
         "try": options.one,

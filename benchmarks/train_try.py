@@ -103,7 +103,9 @@ class _Enough(Exception):  # noqa: N818  # not an error: the minutes are over
     pass
 
 
-def train(model: str, text: Path, material: Material, settings: Mapping[str, Any], folder: Path, minutes: float) -> Any:
+def train(
+    model: str, material: Material, settings: Mapping[str, Any], folder: Path, *, text: Path, minutes: float
+) -> dict[str, Any]:
     """Train an eraser for some minutes, or go on where it was; return the plan, and what training took."""
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
@@ -195,7 +197,7 @@ def logged(log: Path) -> dict[str, Any]:
 
 
 def measure(
-    model: str, material: Material, names: tuple[str, ...], folder: Path | None, answers: Path, count: int
+    model: str, material: Material, names: tuple[str, ...], folder: Path | None, *, answers: Path, count: int
 ) -> dict[str, dict[str, Any]]:
     """Return what these erasers leave of each suite's first `count` cases, in float32.
 

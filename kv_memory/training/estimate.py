@@ -1,9 +1,9 @@
 """What a training takes, said before it starts: memory by adding up what a step holds, time by arithmetic.
 
 Time is the step's floating-point operations over the pace of a matrix product that is timed on the device, times
-`EFFICIENCY`; the first steps then tell better. Memory is the largest that a step holds, of which `least` is certain: the
-model's weights, the adapter with its gradient and the optimizer's state, the rows of the contexts, and the predictions
-of the queries.
+`EFFICIENCY`; `Timing` then says what the first steps took. Memory is the largest that a step holds: the model's
+weights, the adapter with its gradient and the optimizer's state, the rows of the contexts, the activations that the
+gradient needs, and the predictions of the queries.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from kv_memory.training.plan import Plan
 from kv_memory.training.trainer import Report
 
 EFFICIENCY = 0.35
-"""Share of a matrix product's pace that a training step reaches: attention, small batches and launches take the rest."""
+"""Share of a matrix product's pace that a training step reaches: attention and small batches take the rest."""
 QUERY, SPAN = 48, 160
 """Tokens of a query and of a span, on average."""
 GB = 1e9
@@ -103,8 +103,8 @@ def estimate(model: Any, plan: Plan, *, device: torch.device, operations_a_secon
     asked = count * plan.questions * QUERY
     run = count * min(SPAN, plan.slots or SPAN) + count * plan.repair
     row = 2 * layers * grouped * size * width
-    # Contexts are held as read, as never-saw has them or joined for a pass, and beside the new rows of each layer, where
-    # attention with a mask has keys and values for each head.
+    # Contexts are held as read, as never-saw has them or joined for a pass, and beside the new rows of each layer,
+    # where attention with a mask has keys and values for each head.
     rows = plan.tokens * (3 * row + (0 if plan.gradient_checkpointing else row * heads // grouped))
     token = hidden * width if plan.gradient_checkpointing else (12 * hidden + 4 * heads * size + 4 * inner) * width
     activations = (asked + run) * layers * token

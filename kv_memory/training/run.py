@@ -57,8 +57,8 @@ def run(
 
     Raises KVMemoryError, before anything is trained, for a model that cannot be edited, text that cannot be read or is
     too short, suites that are unknown or lack their data, contexts that are longer than the model's, a training that
-    surely does not fit the device's memory, a folder that holds another run, and a `start` that is another model's or of
-    another rank.
+    surely does not fit the device's memory, a folder that holds another run, and a `start` that is another model's or
+    of another rank.
     """
     if (out / RUN / CHECKPOINT).exists() and not resume:
         raise KVMemoryError(f"{out} holds a training already; go on with --resume, or give another folder.")

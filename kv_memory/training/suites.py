@@ -42,7 +42,7 @@ class SuiteExamples:
         return cls({n: list(examples_of(source.form, islice(get_suite(n)(source), cases))) for n in names})
 
     def draw(self, rng: Random, tokens: int) -> Example:
-        """Draw an example of a suite, each as often as the others, with a context of half this many tokens to this many.
+        """Draw an example of a suite, each as often as the others, with a context of half to all of this many tokens.
 
         Where a suite has none of these, the example is any shorter one; where it has none of those, its shortest.
         """

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 from kv_memory.errors import KVMemoryError
 from kv_memory.evaluation.suites.documents import documents
+from kv_memory.evaluation.suites.memory import memory
 from kv_memory.evaluation.suites.source import Suite
 from kv_memory.evaluation.suites.transcripts import transcripts
 
-SUITES: Mapping[str, Suite] = {"documents": documents, "transcripts": transcripts}
+SUITES: Mapping[str, Suite] = {"documents": documents, "memory": memory, "transcripts": transcripts}
 
 
 def get_suite(name: str) -> Suite:
