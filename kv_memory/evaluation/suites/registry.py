@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kv_memory.errors import KVMemoryError
+from kv_memory.evaluation.suites.distance import distance
 from kv_memory.evaluation.suites.documents import documents
 from kv_memory.evaluation.suites.memory import memory
+from kv_memory.evaluation.suites.needle import needle
 from kv_memory.evaluation.suites.source import Suite
 from kv_memory.evaluation.suites.transcripts import transcripts
 
-SUITES: Mapping[str, Suite] = {"documents": documents, "memory": memory, "transcripts": transcripts}
+SUITES: Mapping[str, Suite] = {
+    "documents": documents,
+    "memory": memory,
+    "transcripts": transcripts,
+    "needle": needle,
+    "distance": distance,
+}
 
 
 def get_suite(name: str) -> Suite:
