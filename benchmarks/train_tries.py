@@ -13,6 +13,7 @@ called again, those that are there are left out, and a training that was killed 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import subprocess
@@ -118,6 +119,7 @@ def one(options: argparse.Namespace) -> None:
     started, trained = time.monotonic(), None
     if settings is not None:
         trained = train(path, material, settings, folder, text=options.text, minutes=options.minutes)
+        gc.collect()  # the training's model and rows, before the model is read again
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     ended = time.monotonic()

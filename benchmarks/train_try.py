@@ -186,7 +186,7 @@ def took(needed: Estimate) -> dict[str, float]:
 def logged(log: Path) -> dict[str, Any]:
     """Return the course of a training: medians of the loss and of the gradient's norm over tenths, the last table."""
     rows = [json.loads(line) for line in log.read_text().splitlines()]
-    size = max(1, len(rows) // 10)
+    size = max(1, -(-len(rows) // 10))
     parts = [rows[at : at + size] for at in range(0, len(rows), size)]
     tables = [row["table"] for row in rows if row["table"]]
     return {
