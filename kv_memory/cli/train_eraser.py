@@ -20,7 +20,17 @@ def train_eraser(
     out: Annotated[Path, typer.Option(help="The eraser's directory.")],
     model: Model = None,
     text_steps: Annotated[int, typer.Option(help="Steps on text.")] = 1000,
-    task_steps: Annotated[int, typer.Option(help="Steps on questions about generated conversations.")] = 2000,
+    task_steps: Annotated[
+        int, typer.Option(help="Steps on questions, of generated conversations and of suites.")
+    ] = 2000,
+    suite: Annotated[
+        list[str] | None,
+        typer.Option(help="A suite with questions on real data, as in `kv-memory eval`; may be given several times."),
+    ] = None,
+    suite_share: Annotated[float, typer.Option(help="Share of the batches of questions that are of suites.")] = 0.5,
+    data: Annotated[
+        Path | None, typer.Option(envvar="KV_MEMORY_DATA", help="Folder with the files that the suites read.")
+    ] = None,
     length: Annotated[
         list[int] | None, typer.Option(help="Tokens of a context; may be given several times. Train on those to serve.")
     ] = None,
@@ -67,6 +77,8 @@ def train_eraser(
             near_drop_steps=near_drop_steps,
             text_steps=text_steps,
             task_steps=task_steps,
+            suites=tuple(suite or ()),
+            suite_share=suite_share,
             tokens=batch,
             balance=dict(item.partition("=")[::2] for item in balance or ()),
             questions=questions,
@@ -96,10 +108,12 @@ def train_eraser(
             text,
             out,
             plan,
+            data=data,
             start=start,
             resume=resume,
             workers=workers,
             say=lambda what: progress(what, 0, 0),
+            takes=lambda needed: console.print(f"The training takes {needed}.", highlight=False),
             report=report,
         )
     typer.echo(f"wrote {out}")

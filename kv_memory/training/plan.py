@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Protocol, get_args
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -15,7 +15,7 @@ from kv_memory.errors import KVMemoryError
 from kv_memory.synthetic.drafts import Kind
 from kv_memory.training.batch import Batch, Example, collate
 from kv_memory.training.corpus import TextExamples
-from kv_memory.training.tasks import WorldExamples
+from kv_memory.training.suites import SuiteExamples
 
 Stage = Literal["text", "tasks"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -39,6 +39,10 @@ class Plan(BaseModel):
     """Number of tokens in a batch's contexts together."""
     text_share: Annotated[float, Field(ge=0, le=1)] = 0.15
     """Share of stage 2 batches that are stage 1's."""
+    suites: tuple[str, ...] = ()
+    """Names of suites (evaluation/suites) whose conversations for training stage 2 has beside the generated ones."""
+    suite_share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of the other stage 2 batches that are of suites, if there are suites."""
     balance: dict[Kind, Annotated[float, Field(gt=0)]] = {}
     """Weight of a class of questions when one of a conversation is drawn; 1 for a class that is left out."""
     questions: Annotated[int, Field(ge=1)] = 6
@@ -100,6 +104,11 @@ class Plan(BaseModel):
         drawn = Random(f"{self.seed}:{step}:text").random() < self.text_share
         return 0 <= stage < self.text_steps or drawn
 
+    def is_suite(self, step: int) -> bool:
+        """Return whether the batch of this step is of suites."""
+        drawn = Random(f"{self.seed}:{step}:suites").random() < self.suite_share
+        return bool(self.suites) and drawn and not self.is_text(step)
+
     def rate(self, step: int) -> float:
         """Return the learning rate of a step: linear warm-up, then a cosine down to 0."""
         done = step / max(1, self.steps)
@@ -111,6 +120,13 @@ class Plan(BaseModel):
         )
 
 
+class Tasks(Protocol):
+    """A source of stage 2 examples on conversations."""
+
+    def draw(self, rng: Random, tokens: int, balance: Mapping[Kind, float] | None = None) -> Example:
+        """Draw an example on a conversation of about this many tokens; `balance` as in `Plan`."""
+
+
 class Batches(Dataset[Batch]):
     """The batches of every step and process, which depend on the plan alone."""
 
@@ -118,15 +134,16 @@ class Batches(Dataset[Batch]):
         self,
         plan: Plan,
         text: TextExamples,
-        tasks: WorldExamples | None,
+        tasks: Tasks | None,
         processes: int = 1,
         *,
+        suites: SuiteExamples | None = None,
         token: int = 0,
     ) -> None:
         """Set up the batches.
 
-        `tasks`: None if the model has no chat template; then all stages are of text. `token`: the token that
-        content-free slots run.
+        `tasks`: None if the model has no chat template; then all stages are of text. `suites`: the examples of the
+        plan's suites, if it has any. `token`: the token that content-free slots run.
         """
         self.plan = plan
         self.steering = Steering(
@@ -134,6 +151,7 @@ class Batches(Dataset[Batch]):
         )
         self.text = text
         self.tasks = tasks
+        self.suites = suites
         self.processes = processes
 
     def __len__(self) -> int:
@@ -145,8 +163,11 @@ class Batches(Dataset[Batch]):
         rng = Random(f"{self.plan.seed}:{step}")  # the same length for all processes
         length = rng.choice(self.plan.lengths)
         rng = Random(f"{self.plan.seed}:{step}:{index % self.processes}")
+        rows = range(max(1, self.plan.tokens // length))
+        if self.suites is not None and self.plan.is_suite(step):
+            return self.collate([self.suites.draw(rng, length) for _ in rows])
         is_text = self.plan.is_text(step)
-        return self.collate([self._draw(rng, is_text, length) for _ in range(max(1, self.plan.tokens // length))])
+        return self.collate([self._draw(rng, is_text, length) for _ in rows])
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Make the batch of these examples, for this plan's eraser."""

@@ -10,19 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from random import Random
-from typing import Any
 
 from kv_memory.conversation.chat_format import ChatFormat
-from kv_memory.conversation.messages import parse_messages
-from kv_memory.evaluation.cases import Case
 from kv_memory.evaluation.suites.worlds import world_cases
 from kv_memory.synthetic.drafts import Kind
 from kv_memory.synthetic.values import Split
-from kv_memory.synthetic.worlds import Probe, World, make_world, reply
-from kv_memory.training.batch import Example, Query
-
-ASKED = 0.1
-"""Weight of the question's own tokens; those of the answer weigh 1."""
+from kv_memory.synthetic.worlds import World, make_world
+from kv_memory.training.batch import Example
+from kv_memory.training.queries import query_of
 
 
 class WorldExamples:
@@ -56,19 +51,5 @@ class WorldExamples:
         if len(cases[0].spans) != 1:
             return None
         ids, (start, end) = cases[0].ids, cases[0].spans[0]
-        queries = tuple(self._query(probe, case) for probe, case in zip(probes, cases, strict=True))
+        queries = tuple(query_of(self.form, case) for case in cases)
         return Example(ids[:start], ids[start:end], ids[end:], queries)
-
-    def _query(self, probe: Probe, case: Case) -> Query:
-        answer = self._answer([{"role": "user", "content": probe.question}, reply(probe.without, probe.call)])
-        weights = [ASKED] * (len(case.tail) - 1) + [1.0] * len(answer) + [0.0]
-        return Query((*case.tail, *answer), tuple(weights), probe.kind)
-
-    def _answer(self, messages: list[dict[str, Any]]) -> tuple[int, ...]:
-        """Return the tokens of the last message, the assistant's, up to the token that ends it."""
-        parsed = parse_messages(messages)
-        head = self.form.generation_prompt(parsed[:-1]).ids
-        ids = tuple(i for piece in self.form.encode(parsed, start=len(parsed) - 1)[0] for i in piece.ids)
-        closing = self.form.closing(parsed).ids
-        ids = ids[len(head) :] if ids[: len(head)] == head else ids
-        return ids[: len(ids) - len(closing) + 1]

@@ -81,7 +81,7 @@ class Trainer:
             multiprocessing_context="fork" if workers else None,
         )
         for batch in loader:
-            loss = self._train(batch.to(self.device))
+            loss, norm = self._train(batch.to(self.device))
             self.step += 1
             table = None
             if self.step % every == 0 or self.step == last:
@@ -89,10 +89,11 @@ class Trainer:
                 started = time.monotonic()
                 table = self.table()
                 self.save()
-            self._log(loss, table)
+            self._log(loss, norm, table)
             report(self.step, loss, table)
 
-    def _train(self, batch: Batch) -> float:
+    def _train(self, batch: Batch) -> tuple[float, float]:
+        """Make a step; return the loss, and the gradient's norm before it is clipped."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.plan.rate(self.step)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
@@ -105,10 +106,10 @@ class Trainer:
             for parameter in self.adapter.parameters():
                 gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 parameter.grad = self.accelerator.reduce(gradient, "mean")
-        torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return float(loss.detach())
+        return float(loss.detach()), float(norm)
 
     @torch.no_grad()
     def table(self) -> dict[str, dict[str, float]]:
@@ -164,10 +165,11 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
 
-    def _log(self, loss: float, table: dict[str, dict[str, float]] | None) -> None:
+    def _log(self, loss: float, norm: float, table: dict[str, dict[str, float]] | None) -> None:
         if self.accelerator.is_main_process:
+            row = {"step": self.step, "loss": round(loss, 5), "norm": round(norm, 5), "table": table}
             with (self.out / LOG).open("a", encoding="utf-8") as log:
-                log.write(json.dumps({"step": self.step, "loss": round(loss, 5), "table": table}) + "\n")
+                log.write(json.dumps(row) + "\n")
 
 
 def _score(found: Any, name: str, batch: Batch, reference: Tensor, given: Tensor) -> None:

@@ -22,8 +22,8 @@ LONGEST = 1_000_000
 
 
 def source(data: Path | None, seed: int = 0, template: str = CHATML, longest: int = LONGEST) -> Source:
-    """The source over a folder, for the tiny tokenizer."""
-    return Source(ChatFormat(HFTokenizer(tiny_tokenizer(template))), seed, longest, data)
+    """The source over a folder, for the tiny tokenizer; it has all conversations of both splits."""
+    return Source(ChatFormat(HFTokenizer(tiny_tokenizer(template))), seed, longest, data, split=None)
 
 
 def real(*names: str) -> Path:

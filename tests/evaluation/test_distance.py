@@ -16,7 +16,7 @@ from tests.evaluation.reading import FORM, TINY, check, erased, text, turns
 from tests.evaluation.suites import first
 from tests.tiny import STRICT
 
-SOURCE = Source(FORM)
+SOURCE = Source(FORM, split=None)
 CASES = first(distance, SOURCE, 3 * 12)
 """Of every story twice: with a message and with a tool result as the span."""
 
@@ -76,5 +76,5 @@ def test_what_is_too_long_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_template_without_tools_is_read_as_the_chat_format_reads_it() -> None:
-    source = Source(ChatFormat(HFTokenizer(tiny_tokenizer(STRICT))))
+    source = Source(ChatFormat(HFTokenizer(tiny_tokenizer(STRICT))), split=None)
     check(first(distance, source, 3 * 7), source, "distance")

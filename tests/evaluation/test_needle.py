@@ -25,7 +25,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Source:
     chapters = (f"Chapter {n}. The cat went on.\nIt saw {n} mice! “Well,” it said. And it sat." for n in range(900))
     said = "\n\n".join(chapters)
     (tmp_path / "text_childrens_books.txt").write_text(said, encoding="utf-8")
-    return Source(FORM, longest=4096, data=tmp_path)
+    return Source(FORM, longest=4096, data=tmp_path, split=None)
 
 
 def said(case: Case) -> str:

@@ -68,7 +68,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def source(folder: Path) -> Source:
-    return Source(FORM, data=folder)
+    return Source(FORM, data=folder, split=None)
 
 
 def kinds(cases: list[Case], wanted: str) -> list[Case]:
@@ -129,20 +129,22 @@ def test_injected_text_is_erased_with_its_result_and_alone_in_turns(source: Sour
 
 def test_a_seed_decides_the_cases(folder: Path) -> None:
     def names(seed: int) -> list[str]:
-        return [case.name for case in transcripts(Source(FORM, seed=seed, data=folder))]
+        return [case.name for case in transcripts(Source(FORM, seed=seed, data=folder, split=None))]
 
-    assert list(transcripts(Source(FORM, data=folder))) == list(transcripts(Source(FORM, data=folder)))
+    assert list(transcripts(Source(FORM, data=folder, split=None))) == list(
+        transcripts(Source(FORM, data=folder, split=None))
+    )
     assert names(1) != names(0)
     assert sorted(names(1)) == sorted(names(0))
 
 
 def test_what_is_too_long_is_left_out(folder: Path) -> None:
-    assert not list(transcripts(Source(FORM, longest=400, data=folder)))
+    assert not list(transcripts(Source(FORM, longest=400, data=folder, split=None)))
 
 
 @pytest.mark.parametrize("template", [STRICT])
 def test_a_template_without_tools_is_read_as_the_chat_format_reads_it(folder: Path, template: str) -> None:
-    source = Source(ChatFormat(HFTokenizer(tiny_tokenizer(template))), data=folder)
+    source = Source(ChatFormat(HFTokenizer(tiny_tokenizer(template))), data=folder, split=None)
     cases = list(transcripts(source))
     check(cases, source, "transcripts")
     assert any("Bo, two nights" in erased(case) for case in cases)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -14,6 +16,10 @@ from safetensors.torch import load_file
 from kv_memory import Memory
 from kv_memory.erasers.steering import steering_of
 from kv_memory.errors import KVMemoryError
+from kv_memory.evaluation.cases import Case, Transcript
+from kv_memory.evaluation.suites.registry import SUITES
+from kv_memory.evaluation.suites.source import Source, Suite
+from kv_memory.training.estimate import Estimate
 from kv_memory.training.plan import Plan
 from kv_memory.training.run import RUN, run
 from tests.tiny import save_tiny
@@ -37,6 +43,38 @@ def test_an_eraser_is_trained_and_used(model: str, tmp_path: Path) -> None:
     session = memory.session("s")
     session.prefill([{"role": "user", "content": "secret", "id": "a"}, {"role": "user", "content": "hello" * 40}])
     assert session.retract("a").eraser == "steer"
+
+
+def colours(source: Source) -> Iterator[Case]:
+    """A suite: what the last of two messages says, the first of which is erased."""
+    for number in range(12):
+        messages = [{"role": "user", "id": f"m{i}", "content": f"colour {number + i} is red"} for i in range(3)]
+        read = Transcript(source.form, messages)
+        case = read.question("stale", ["m1"], "Which?", answer="red", suite="colours", conversation=str(number))
+        if source.fits(case):
+            yield case
+
+
+def test_an_eraser_is_trained_on_a_suite(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cast(dict[str, Suite], SUITES), "colours", colours)
+    plan = PLAN.model_copy(update={"text_steps": 1, "suites": ("colours",), "suite_share": 1.0, "text_share": 0.0})
+    said: list[Estimate] = []
+    record = run(model, f"{model}/text.txt", tmp_path, plan, takes=said.append)
+    assert record.recipe["suites"] == ("colours",)
+    assert len(said) == 1 and said[0].memory > said[0].parameters
+
+
+def test_what_cannot_be_trained_is_refused_before_the_model_is_read(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kv_memory.training.run.load_model", lambda *_: pytest.fail("the model was read"))
+    text, out = f"{model}/text.txt", tmp_path / "out"
+    with pytest.raises(KVMemoryError, match="no suite 'poems'"):
+        run(model, text, out, PLAN.model_copy(update={"suites": ("poems",)}))
+    monkeypatch.setattr("kv_memory.training.estimate.room_of", lambda device: 1000)
+    with pytest.raises(KVMemoryError, match="needs at least"):
+        run(model, text, out, PLAN)
+    assert not out.exists()
 
 
 def test_how_the_slots_are_used_is_in_the_record(model: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from random import Random
@@ -48,6 +49,8 @@ def test_texts_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "b.jsonl").write_text('{"text": "two"}\n{"text": "three"}\n')
     (tmp_path / "c.bin").write_text("no")
     assert read_texts(tmp_path) == ["one", "two", "three"]
+    (tmp_path / "d.txt.gz").write_bytes(gzip.compress(b"four"))
+    assert read_texts(tmp_path) == ["one", "two", "three", "four"]
     (tmp_path / "b.jsonl").write_text('{"text": "two"}\n{"txt": "three"}\n')
     with pytest.raises(KVMemoryError, match="line 2"):
         read_texts(tmp_path)

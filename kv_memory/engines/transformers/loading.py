@@ -57,6 +57,19 @@ def load_model(
     return model, tokenizer
 
 
+def outline(name: str, device: str | torch.device | None = None) -> PreTrainedModel:
+    """Return the model without its weights, on the meta device, in the dtype that `load_model` gives it on `device`.
+
+    Raises ModelError where there is no such model.
+    """
+    name = _checked(name)
+    with reading(name):
+        config = AutoConfig.from_pretrained(name)
+        dtype = _choose_dtype(config, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, dtype=dtype)
+
+
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a directory or hub id.
 

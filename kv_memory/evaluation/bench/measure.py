@@ -11,7 +11,7 @@ from kv_memory.evaluation.bench.rows import Row
 from kv_memory.evaluation.bench.run import Bench
 from kv_memory.evaluation.cases import Case
 from kv_memory.evaluation.progress import Progress
-from kv_memory.evaluation.suites.registry import SUITES
+from kv_memory.evaluation.suites.registry import get_suite
 from kv_memory.evaluation.suites.source import Source
 
 
@@ -22,9 +22,7 @@ def make_cases(names: Iterable[str], source: Source, count: int) -> list[Case]:
     """
     cases: list[Case] = []
     for name in names:
-        if name not in SUITES:
-            raise KVMemoryError(f"There is no suite {name!r}; choose one of {', '.join(SUITES)}.")
-        found = list(islice(SUITES[name](source), count))
+        found = list(islice(get_suite(name)(source), count))
         if not found:
             raise KVMemoryError(
                 f"The suite {name} has no case of at most {source.longest:,} tokens; give a larger --longest."

@@ -140,7 +140,7 @@ def _numbers(rng: Random, low: int, high: int) -> list[str]:
 def distance(source: Source) -> Iterator[Case]:
     """Yield a case for each distance of one conversation after the other."""
     sizes = {pair: _size(source, *pair) for pair in _TALK}
-    for number in range(CONVERSATIONS):
+    for number in filter(lambda number: source.holds(str(number)), range(CONVERSATIONS)):
         rng = source.rng(SUITE, number)
         story = _STORIES[number % len(_STORIES)](rng)
         looked_up = number // len(_STORIES) % 2 == 1

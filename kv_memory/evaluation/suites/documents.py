@@ -49,6 +49,7 @@ def documents(source: Source) -> Iterator[Case]:
 
 
 def _cases(source: Source, kind: str, found: Sequence[Conflict]) -> Iterator[Case]:
+    found = [conflict for conflict in found if source.holds(_hash(conflict))]
     pool = list(dict.fromkeys(text for conflict in found for text in conflict.documents))
     first = source.rng(SUITE, kind).random() < 0.5
     seen: set[str] = set()
@@ -61,8 +62,12 @@ def _cases(source: Source, kind: str, found: Sequence[Conflict]) -> Iterator[Cas
                 first = not first
 
 
+def _hash(conflict: Conflict) -> str:
+    return hashlib.sha256(conflict.question.encode()).hexdigest()[:12]
+
+
 def _case(source: Source, kind: str, conflict: Conflict, pool: Sequence[str], first: bool) -> Case:
-    name = f"{kind}/{hashlib.sha256(conflict.question.encode()).hexdigest()[:12]}"
+    name = f"{kind}/{_hash(conflict)}"
     rng = source.rng(SUITE, name)
     texts = list(dict.fromkeys(conflict.documents))
     lengths = {text: _length(source, text) for text in texts}
@@ -89,7 +94,7 @@ def _case(source: Source, kind: str, conflict: Conflict, pool: Sequence[str], fi
         wrong=(conflict.wrong,),
         suite=SUITE,
         name=name,
-        conversation=name,
+        conversation=_hash(conflict),
         groups={"kind": kind, "place": "later" if place else "first"},
     )
 

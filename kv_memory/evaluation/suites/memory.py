@@ -48,9 +48,17 @@ class _Block:
 
 def memory(source: Source) -> Iterator[Case]:
     """Yield a case for each record. Raises KVMemoryError where a file is missing."""
-    plain = source.records("lineagekv_stale_memory.jsonl", ORIGIN)
-    long = source.records("lineagekv_long_context.jsonl", ORIGIN)
+    plain = _records(source, "lineagekv_stale_memory.jsonl")
+    long = _records(source, "lineagekv_long_context.jsonl")
     return in_turns(_plain(source, plain, _others([*plain, *long])), _long(source, long))
+
+
+def _records(source: Source, name: str) -> list[dict[str, Any]]:
+    return [record for record in source.records(name, ORIGIN) if source.holds(_setting(record))]
+
+
+def _setting(record: Mapping[str, Any]) -> str:
+    return str(record["metadata"].get("memory_key") or record["metadata"]["slot"])
 
 
 def _others(records: Sequence[Mapping[str, Any]]) -> list[_Block]:
@@ -128,7 +136,7 @@ def _case(source: Source, kind: str, record: Mapping[str, Any], blocks: Sequence
         wrong=_stale(facts),
         suite=SUITE,
         name=f"{kind}/{record['id']}",
-        conversation=facts.get("memory_key") or facts["slot"],
+        conversation=_setting(record),
         groups={"kind": kind, "place": place},
     )
 

@@ -56,7 +56,7 @@ def needle(source: Source) -> Iterator[Case]:
     """
     text = source.text(FILE, "children's books of Project Gutenberg")
     lengths = [length for length in LENGTHS if length <= source.longest]
-    for number in range(CONVERSATIONS if lengths else 0):
+    for number in filter(lambda number: source.holds(str(number)), range(CONVERSATIONS if lengths else 0)):
         hay = _Haystack.drawn(source, text, number, max(lengths))
         for turn, (length, depth) in enumerate(product(lengths, DEPTHS), number):
             case = hay.case(length, depth, alone=turn % 2 == 0)

@@ -1,8 +1,9 @@
-"""What every suite is given: the model's chat format, a seed, the longest case, and where the data lies."""
+"""What every suite is given: the model's chat format, a seed, the longest case, the split, and where the data lies."""
 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,10 @@ from typing import Any
 from kv_memory.conversation.chat_format import ChatFormat
 from kv_memory.errors import KVMemoryError
 from kv_memory.evaluation.cases import Case
+from kv_memory.synthetic.values import Split
+
+TRAINED = 0.4
+"""Share of the conversations that erasers are trained on."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,9 @@ class Source:
     """Largest number of tokens of a case, with what is read after its context."""
     data: Path | None = None
     """Folder with the data sets' files; None where there is none."""
+    split: Split | None = "test"
+    """Which conversations there are: those that erasers are trained on, or those that figures are reported of; None for
+    both."""
 
     def rng(self, *parts: object) -> Random:
         """Return a generator of random numbers that depends on the seed and these parts alone."""
@@ -53,8 +61,15 @@ class Source:
             "it."
         )
 
+    def holds(self, conversation: str) -> bool:
+        """Return whether a conversation is of this split, which its name alone decides, whatever the seed."""
+        place = int.from_bytes(hashlib.sha256(conversation.encode()).digest()[:8]) / 2**64
+        return self.split in (None, "train" if place < TRAINED else "test")
+
     def fits(self, case: Case, answer: int = 128) -> bool:
-        """Return whether a case, with `answer` tokens for the answer, is no longer than `longest`."""
+        """Return whether a case is of this split and, with `answer` tokens for the answer, no longer than `longest`."""
+        if not self.holds(case.conversation):
+            return False
         tail = max(len(case.tail), len(case.corrected or ()))
         return len(case.ids) + tail + max(len(case.scored or ()), answer) <= self.longest
 

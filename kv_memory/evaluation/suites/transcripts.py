@@ -64,6 +64,8 @@ def _agentdojo(source: Source) -> Iterator[_Run]:
 def _cases(source: Source, kind: str, runs: Iterator[_Run]) -> Iterator[tuple[Case, ...]]:
     """Yield the two cases of each run that has a span and a turn to score."""
     for run in runs:
+        if not source.holds(run.conversation):
+            continue
         chosen = _chosen(source, Transcript(source.form, run.messages), run)
         if chosen is None:
             continue
