@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kv_memory.errors import KVMemoryError
+from kv_memory.evaluation.suites.copying import copying
 from kv_memory.evaluation.suites.distance import distance
 from kv_memory.evaluation.suites.documents import documents
 from kv_memory.evaluation.suites.memory import memory
@@ -18,6 +19,7 @@ SUITES: Mapping[str, Suite] = {
     "memory": memory,
     "transcripts": transcripts,
     "distance": distance,
+    "copy": copying,
 }
 """All suites, in the order of the tables."""
 
