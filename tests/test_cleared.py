@@ -70,6 +70,20 @@ def test_a_message_that_was_cleared_after_it_was_read_is_retracted(session: Sess
 
 
 @pytest.mark.parametrize("how", CLEARED)
+def test_a_cleared_message_is_no_correction_where_another_text_was_under_its_id_before(
+    session: Session, how: str
+) -> None:
+    """It may be what is left of either text, also of the one whose retraction was undone."""
+    earlier = [H[0], {**H[1], "content": "the code is unknown"}, H[2]]
+    session.prefill(earlier)
+    session.undo(session.retract("c1"))
+    session.prefill(H)
+    session.retract("c1")
+    assert session.prefill(cleared(how)).corrected == ()
+    assert session.prefill(earlier).corrected == ("c1",)
+
+
+@pytest.mark.parametrize("how", CLEARED)
 def test_a_cleared_message_is_retracted_by_the_history_that_holds_its_text(session: Session, how: str) -> None:
     session.prefill(cleared(how))
     report = session.retract("c1", messages=H)

@@ -148,7 +148,9 @@ class Records:
         return tuple(
             name
             for message in messages
-            if message.content and not message.placeholder and message.digest() not in digests
+            if message.missing.cut(message.content)  # nothing is left of what an editor cleared, whichever text it was
+            and not message.placeholder
+            and message.digest() not in digests
             for name in (message.tool_call_id or message.id,)
             if name is not None and (message.role, name) in ids
         )
