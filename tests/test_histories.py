@@ -13,8 +13,11 @@ import pytest
 from kv_memory import CharRange, Memory, RetractionStatus, Session, SpanKind
 from kv_memory.conversation import originals
 from kv_memory.engines.transformers.forward import Forward, PassCache
-from tests.histories.checks import check_cells
+from kv_memory.sessions import dependence
+from tests.histories.checks import check_cells, messages_of
+from tests.histories.machine import Histories
 from tests.histories.running import run
+from tests.histories.world import Known, World
 from tests.test_guarantee import ENGINE, SECRET, H, begun, decoded, visible
 
 NUMBER = int(os.environ.get("KV_MEMORY_HISTORIES", "300"))
@@ -24,6 +27,25 @@ NUMBER = int(os.environ.get("KV_MEMORY_HISTORIES", "300"))
 @pytest.mark.timeout(1200)
 def test_no_history_shows_what_is_retracted_or_hides_what_is_not() -> None:
     run(NUMBER)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_the_oracle_takes_equal_turns_that_a_cascade_took_along_for_other_messages_than_the_one_that_was_named(
+    given: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dependence, "DEPENDS", float("-inf"))  # all later turns depend
+    machine = Histories()
+    world = machine.world = World("never", None, audited=False)
+    talk = [world.new("assistant", [("yes", None)], id=name) for name in (None, "m", None)]
+    known = world.known["s"] = Known("s", [talk])
+    machine.read(known, talk)
+    named = ("m", talk[1].said, talk[1].said.whole, talk if given else known.latest)
+    machine.erase(known, named, cascade="retract", messages=messages_of(talk) if given else None)
+    machine.read(known, talk)
+    hidden = world.hidden(known, talk)
+    machine.teardown()
+    assert [bool(parts.must) for parts in hidden] == [False, True, not given]
+    assert hidden[2].may == talk[2].said.whole
 
 
 # What histories have found

@@ -158,7 +158,9 @@ class Callers(RuleBasedStateMachine):
         except TargetError:
             assert options.get("messages") is None or isinstance(target, str), "what is given is known"
             return None
-        records = world.records_of(report, said, talk)
+        cascades = options.get("cascade") in ("retract", "regenerate")
+        dependents = self.dependents(known, session, report, talk) if cascades else None
+        records = world.records_of(report, said, talk, dependents)
         meant = [r for r in records if r.text == said.text and not any(map(differ, r.ids, said.ids))]
         if options.get("dry_run"):
             assert report.status is RetractionStatus.PLANNED
@@ -175,6 +177,12 @@ class Callers(RuleBasedStateMachine):
             if not waiting:
                 check_report(session, session.report(report.id), before)
         return report
+
+    def dependents(self, known: Known, session: Session, report: RetractionReport, talk: list[Version]) -> list[Said]:
+        """Turns of the conversation that depended on what was retracted; known of the one that was read last alone."""
+        numbers = {span.id: span.message for span in session.spans()} if talk is known.latest else {}
+        found = [numbers.get(dependence.span_id, len(talk)) for dependence in report.dependences if dependence.depends]
+        return [talk[number].said for number in found if number < len(talk)]
 
     def may_be_of_another(self, version: Version, report: RetractionReport, records: list[Record]) -> bool:
         """Return whether a report on a message of which nothing is left may name another: one that was retracted too,

@@ -144,18 +144,31 @@ class World:
                 return text
         return None
 
-    def records_of(self, report: RetractionReport, named: Said | None, talk: Sequence[Version]) -> list[Record]:
-        """The records that a report says to be in force; `named` is the message of this conversation that was named."""
+    def records_of(
+        self,
+        report: RetractionReport,
+        named: Said | None,
+        talk: Sequence[Version],
+        dependents: Sequence[Said] | None = None,
+    ) -> list[Record]:
+        """The records that a report says to be in force; `named` is the message of this conversation that was named.
+
+        `dependents`: turns of it that a cascade took along, in the order of the report, as far as they are known. Their
+        records come after those of what was named, and may have the very same text: each is of another message.
+        """
         records = []
+        told = [] if named is None else [named, *(dependents or [])]
+        numbers = {version.said.uid: number for number, version in enumerate(talk)}
         for redaction in report.redactions:
             text = self.text_of(redaction.digest)
             if text is None:
                 assert not redaction.chars or redaction.role != "system", "a report of nothing that was said"
                 continue  # an editor's placeholder, which a cascade may take along
             parts = Parts(frozenset(i for a, b in redaction.chars for i in range(a, b)), redaction.calls)
-            place = None
-            if named is not None and named.text == text and named in [v.said for v in talk]:
-                place = place_of(talk, [v.said for v in talk].index(named))
+            said = next((said for said in told if said.text == text and said.uid in numbers), None)
+            place = None if said is None else place_of(talk, numbers[said.uid])
+            if said is not None and dependents is not None:
+                told.remove(said)
             records.append(Record(text, (redaction.message_id, redaction.tool_call_id), parts, place))
         return records
 
