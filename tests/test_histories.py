@@ -16,6 +16,7 @@ from kv_memory.engines.transformers.forward import Forward, PassCache
 from kv_memory.sessions import dependence
 from tests.histories.checks import check_cells, messages_of
 from tests.histories.machine import Histories
+from tests.histories.oracle import Record, place_of
 from tests.histories.running import run
 from tests.histories.world import Known, World
 from tests.test_guarantee import ENGINE, SECRET, H, begun, decoded, visible
@@ -46,6 +47,20 @@ def test_the_oracle_takes_equal_turns_that_a_cascade_took_along_for_other_messag
     machine.teardown()
     assert [bool(parts.must) for parts in hidden] == [False, True, not given]
     assert hidden[2].may == talk[2].said.whole
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_the_oracle_takes_of_equal_turns_the_one_that_was_written_again_out_of_force(told: bool) -> None:
+    world = World("never", None, audited=False)
+    talk = [world.new("assistant", [("yes", None)]) for _ in range(3)]
+    said, known = talk[0].said, Known("s", [talk])
+    places = [place_of(talk, number) if told else None for number in (1, 2)]
+    world.enforce(known, "r", [Record(said.text, said.ids, said.whole, place) for place in places])
+    world.withdraw(known, "r", talk, 1)
+    hidden = world.hidden(known, talk)
+    world.end()
+    assert [bool(parts.must) for parts in hidden] == [False, False, told]
+    assert hidden[2].may == said.whole
 
 
 # What histories have found

@@ -126,6 +126,8 @@ class Record:
     parts: Parts
     place: tuple[int, tuple[int, ...], int] | None = None
     """Of a message without ids: its uid, those of the messages like it before it, and that of the one before it."""
+    sure: bool = True
+    """Whether it is in force for certain: one of several like it was taken out of force, and nobody knows which."""
 
 
 def place_of(talk: Sequence[Version], number: int) -> tuple[int, tuple[int, ...], int]:
@@ -208,10 +210,10 @@ def hidden(talk: Sequence[Version], records: Sequence[Record], said: Everything)
         if record.ids != (None, None):  # a message without ids may have got one since, as an answer does
             alike = [i for i in alike if talk[i].said.ids == record.ids] or alike
         emptied = any(said.may_be(v, record) for v in talk)
-        known = len(alike) == 1 and talk[alike[0]].edit is None and not emptied
+        known = record.sure and len(alike) == 1 and talk[alike[0]].edit is None and not emptied
         if len(alike) > 1 and record.place is not None:
             meant = [i for i in alike if place_of(talk, i) == record.place]
-            known, alike = len(meant) == 1, meant if len(meant) == 1 else alike
+            known, alike = record.sure and len(meant) == 1, meant if len(meant) == 1 else alike
         for i in alike:
             part = record.parts & talk[i].own
             found[i].may |= part

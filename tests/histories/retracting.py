@@ -113,7 +113,7 @@ class Retracting(Callers):
             assert message.get("id") == was.id
             again = self.world.new("assistant", [(message["content"], None)], id=message.get("id"))
             if again.said.text == was.text:
-                self.world.withdraw(known, report.id, was)
+                self.world.withdraw(known, report.id, talk, number)
             left[number] = again
         talk[:] = left[: len(made)]
         self.read(known, talk)

@@ -12,7 +12,7 @@ from kv_memory import Memory, RetractionReport, Session
 from kv_memory.conversation import originals
 from kv_memory.conversation.messages import parse_messages
 from tests.histories.checks import ENGINE
-from tests.histories.oracle import Everything, Hidden, Parts, Record, Said, Text, Version, differ, hidden, place_of
+from tests.histories.oracle import Everything, Hidden, Parts, Record, Said, Text, Version, hidden, place_of
 
 LETTERS = [ENGINE.tokenizer.encode(c, special=False)[0][0] for c in "abcdefghijklmnop"]
 
@@ -178,13 +178,16 @@ class World:
         for record in records:
             self.said.note(record.text, record.parts)
 
-    def withdraw(self, known: Known, retraction: str, said: Said) -> None:
-        """Take what a retraction names of a message out of force."""
-        held = known.records.get(retraction, [])
-        left = [r for r in held if r.text != said.text or any(map(differ, r.ids, said.ids))]
-        known.records[retraction] = left
-        if not left:
-            known.records.pop(retraction)
+    def withdraw(self, known: Known, retraction: str, talk: Sequence[Version], number: int) -> None:
+        """Take what a retraction names of one message of a conversation out of force, and not of others like it."""
+        said = [replace(version, missing=Parts()) if i == number else version for i, version in enumerate(talk)]
+        left = []
+        for record in known.records.pop(retraction, []):
+            found = hidden(said, [replace(record, sure=True)], self.said)[number]
+            if not found.must:
+                left.append(replace(record, sure=record.sure and not found.may))
+        if left:
+            known.records[retraction] = left
 
     def forbidden(self, known: Known) -> list[str]:
         """The words that no cells of a session may hold: of messages that nobody else said too."""
