@@ -69,6 +69,31 @@ def test_a_message_that_was_cleared_after_it_was_read_is_retracted(session: Sess
     assert reads(session, H) == 0
 
 
+@pytest.mark.parametrize("undone", [False, True])
+@pytest.mark.parametrize("how", CLEARED)
+def test_a_message_that_was_read_is_retracted_by_the_history_in_which_it_was_cleared(
+    session: Session, how: str, undone: bool
+) -> None:
+    if undone:  # the cleared message may be what is left of this text too
+        session.prefill([H[0], {**H[1], "content": "the code is unknown"}, H[2]])
+        session.undo(session.retract("c1"))
+    session.prefill(H)
+    report = session.retract("c1", messages=cleared(how))
+    assert report.status == "exact"
+    assert NOTE not in report.explanation
+    assert session.prefill(H).left_out == len(H[1]["content"])
+    assert reads(session, H) == 0
+
+
+@pytest.mark.parametrize("how", CLEARED)
+def test_the_text_beside_calls_is_retracted_by_the_history_in_which_it_was_cleared(session: Session, how: str) -> None:
+    call = {"id": "c1", "function": {"name": "look", "arguments": "{}"}}
+    said = {"role": "assistant", "id": "a1", "content": "The code is 4711.", "tool_calls": [call]}
+    session.prefill([H[0], said, *H[1:]])
+    session.retract("a1", messages=[H[0], {**said, **CLEARED[how]}, *H[1:]])
+    assert session.prefill([H[0], said, *H[1:]]).left_out >= len(said["content"])
+
+
 @pytest.mark.parametrize("how", CLEARED)
 def test_a_cleared_message_is_no_correction_where_another_text_was_under_its_id_before(
     session: Session, how: str

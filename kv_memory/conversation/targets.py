@@ -44,18 +44,20 @@ class ResolvedTarget:
 def resolve(target: Target | Message, ledgers: Sequence[Ledger], given: Ledger | None = None) -> list[ResolvedTarget]:
     """Return what `target` means in each ledger that knows it; the conversation `given` decides where it knows it.
 
-    Documents are meant wherever they are, also beside `given`. A message of `given` that a ledger has is resolved
-    there. What several ledgers hold alike is resolved in the first. Raises UnknownTargetError where none knows it, and
-    the errors of `find` in the first that does.
+    Documents are meant wherever they are, also beside `given`, and so is a message of whose text `given` holds nothing
+    under the id. A message of `given` that a ledger has is resolved there. What several ledgers hold alike is resolved
+    in the first. Raises UnknownTargetError where none knows it, and the errors of `find` in the first that does.
     """
     unknown: UnknownTargetError | None = None
     found: list[ResolvedTarget] = []
     if given is not None:
         try:
-            found = [_where_read(chosen, given, ledgers) for chosen in find(given, target, given=True)]
+            meant = find(given, target, given=True)
         except UnknownTargetError as error:
-            unknown = error
-        if any(".doc" not in span_id for resolved in found for span_id in resolved.span_ids):
+            meant, unknown = [], error
+        found = [_where_read(chosen, given, ledgers) for chosen in meant]
+        named = any(".doc" not in span_id for resolved in found for span_id in resolved.span_ids)
+        if named and not any(_cleared(chosen.entry.message, target) for chosen in meant):
             return found
     for ledger in ledgers:
         try:
@@ -74,6 +76,12 @@ def resolve(target: Target | Message, ledgers: Sequence[Ledger], given: Ledger |
     if found:
         return found
     raise unknown or UnknownTargetError(f"Nothing has been read in this session, so nothing is {_name(target)!r}.")
+
+
+def _cleared(message: Message, target: Target | Message) -> bool:
+    """Return whether nothing is left of a message that is named by its id: only ledgers know which text it had."""
+    left = message.missing.cut(message.content) and not message.placeholder
+    return not left and target in (message.id, message.tool_call_id)
 
 
 def learn_ids(ledgers: Sequence[Ledger], given: Ledger) -> None:
