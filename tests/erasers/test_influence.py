@@ -31,9 +31,9 @@ def test_influence_combines_the_layers_that_it_asks(ids: list[int], normaliser: 
     engine.prefill(seq, [i % 250 for i in ids])
     positions, scores = engine.influence(seq, [(20, 33)], normaliser=normaliser)
     for eraser, score in (
-        (Influence(5, hops=1, combine="mean", normaliser=normaliser), scores.mean(0)),
-        (Influence(5, hops=1, combine="max", normaliser=normaliser), scores.amax(0)),
-        (Influence(5, hops=1, layers=[1], normaliser=normaliser), scores[1]),
+        (Influence(5, hops=1, near=0, combine="mean", normaliser=normaliser), scores.mean(0)),
+        (Influence(5, hops=1, near=0, combine="max", normaliser=normaliser), scores.amax(0)),
+        (Influence(5, hops=1, near=0, layers=[1], normaliser=normaliser), scores[1]),
     ):
         best = [positions[i] for i in score.argsort(descending=True)[:5].tolist()]
         assert eraser.choose(engine, seq, [(20, 33)], 5) == sorted(best)

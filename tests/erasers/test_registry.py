@@ -39,8 +39,9 @@ def test_only_recompute_is_exact() -> None:
 
 
 def test_a_budget_is_a_share_unless_another_is_given() -> None:
-    labels = [get_eraser(name).label for name in ("repair", "selective", "shift+influence 32", "influence 0.05 left")]
-    assert labels == ["repair 25%", "selective 15%", "shift+influence 32", "influence 0.05 left"]
+    given = ("repair", "selective", "shift+influence 32 then 10%", "influence 0.05 left")
+    labels = [get_eraser(name).label for name in given]
+    assert labels == ["repair 25%", "selective 15%", *given[2:]]
 
 
 @pytest.mark.parametrize("eraser", ["drop 3", "steer 10%", "recompute 5"])

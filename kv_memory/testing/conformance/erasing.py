@@ -180,15 +180,25 @@ class Erasing(Cases):
         engine, seq = one_case.engine, one_case.sequence(ids)
         positions, scores = engine.influence(seq, [(20, 33)])
         best = sorted(positions[i] for i in scores[0].argsort(descending=True)[:5].tolist())
-        assert chosen_by(engine, seq, Influence(5, hops=1), [(20, 33)]) == best
+        assert chosen_by(engine, seq, Influence(5, hops=1, near=0), [(20, 33)]) == best
 
     @needs("influence", "rows")
     def test_a_second_hop_asks_who_attended_to_the_first(self, one_case: Case, ids: list[int]) -> None:
         engine, seq = one_case.engine, one_case.sequence(ids)
-        first = Influence(hops=1).choose(engine, seq, [(20, 33)], 3)
+        first = Influence(hops=1, near=0).choose(engine, seq, [(20, 33)], 3)
         positions, scores = engine.influence(seq, merge([(20, 33), *((p, p + 1) for p in first)]))
         second = [positions[i] for i in scores[0].argsort(descending=True)[:2].tolist()]
-        assert chosen_by(engine, seq, Influence(5), [(20, 33)]) == sorted(first + second)
+        assert chosen_by(engine, seq, Influence(5, near=0), [(20, 33)]) == sorted(first + second)
+
+    @needs("influence", "rows")
+    def test_the_first_tokens_are_run_in_any_case(self, one_case: Case, ids: list[int]) -> None:
+        engine, seq = one_case.engine, one_case.sequence(ids)
+        other = engine.fork(seq)
+        chosen = chosen_by(engine, seq, Influence(9, near=2), [(20, 33)])
+        assert chosen[:2] == [33, 34]
+        assert len(chosen) == 9
+        # at most a third of the budget
+        assert chosen_by(engine, other, Influence(6, near=64), [(20, 33)])[:2] == [33, 34]
 
     @needs("deviation", "edit", "rows")
     def test_selective_runs_the_tokens_that_deviate_most(self, one_case: Case, ids: list[int]) -> None:
