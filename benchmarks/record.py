@@ -7,15 +7,13 @@ tables and plots need of it goes to benchmarks/results/NAME.json, a row a line, 
 from __future__ import annotations
 
 import json
-import os
 import platform
-import subprocess
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from kv_memory.evaluation.machine import hardware
+from kv_memory.evaluation import machine
 
 RESULTS = Path(__file__).parent / "results"
 RAW = Path(__file__).parents[1] / "runs" / "results"
@@ -26,7 +24,7 @@ ROW = 320
 def environment(seed: int) -> dict[str, Any]:
     """Return hardware, versions, commit and seed of this run."""
     return {
-        "hardware": hardware(),
+        "hardware": machine.hardware(),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in ("torch", "transformers", "tokenizers")},
         "commit": commit(),
@@ -113,9 +111,4 @@ def _version(name: str) -> str:
 
 def commit() -> str:
     """Return the commit that is checked out, or what GIT_COMMIT says of a copy."""
-    if "GIT_COMMIT" in os.environ:
-        return os.environ["GIT_COMMIT"]
-    done = subprocess.run(
-        ["git", "rev-parse", "--verify", "--quiet", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or "unknown"
+    return machine.commit() or "unknown"

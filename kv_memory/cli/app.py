@@ -10,6 +10,7 @@ import sys
 import typer
 
 from kv_memory.cli.audit import audit
+from kv_memory.cli.bench import NAMES, bench
 from kv_memory.cli.calibrate import calibrate
 from kv_memory.cli.demo import demo
 from kv_memory.cli.export_gguf import export_gguf
@@ -25,6 +26,8 @@ for command in (demo, replay, calibrate):
 app.command("train-eraser")(train_eraser)
 app.command("export-gguf")(export_gguf)
 evaluate = typer.Typer(no_args_is_help=True, help="Measure erasers against a model that never saw the span.")
+for suite, within in NAMES.items():
+    evaluate.command(suite, help=within)(bench)
 evaluate.command()(leakage)
 app.add_typer(evaluate, name="eval")
 app.add_typer(audit, name="audit")
@@ -33,11 +36,6 @@ app.add_typer(audit, name="audit")
 @app.callback()
 def _root() -> None:
     """Erase what a local LLM should not have read from its KV cache, after it was read."""
-
-
-@evaluate.callback()
-def _evaluate() -> None:
-    """Keep `eval` a group of commands even while it has only one."""
 
 
 def main() -> None:

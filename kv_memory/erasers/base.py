@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -155,6 +156,15 @@ def kept_after(engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> li
     influenced. Steering states are left out."""
     erased = {position for start, end in spans for position in range(start, end)}
     return [p for p, token in engine.cells(seq) if p >= spans[0][0] and p not in erased and token != STEERED]
+
+
+def first_after(later: Sequence[int], spans: Sequence[Interval], count: int) -> list[int]:
+    """Return the first `count` of the kept positions `later` after the spans, the same number after each, ascending."""
+    chosen: set[int] = set()
+    for left, (_, end) in zip(range(len(spans), 0, -1), reversed(spans), strict=True):
+        after = [position for position in later[bisect_left(later, end) :] if position not in chosen]
+        chosen.update(after[: (count - len(chosen)) // left])
+    return sorted(chosen)
 
 
 def drop_all(engine: CellEdit, seq: SequenceId, spans: Sequence[Interval]) -> None:

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from kv_memory.engines.base import Engine, SequenceId
 from kv_memory.engines.parts import AttentionScores, Normaliser
-from kv_memory.erasers.base import DEFAULT_BUDGET, PartialRecompute
+from kv_memory.erasers.base import DEFAULT_BUDGET, PartialRecompute, first_after, kept_after
 from kv_memory.erasers.budget import Budget, Rates
 from kv_memory.errors import KVMemoryError
 from kv_memory.positions import Interval, merge
@@ -15,6 +15,8 @@ from kv_memory.positions import Interval, merge
 Combine = Literal["mean", "max"]
 HOPS = 2
 """Rounds in which an eraser chooses its tokens, by default."""
+NEAR = 64
+"""First tokens after the spans that are run again in any case, by default."""
 
 
 class Influence(PartialRecompute):
@@ -27,6 +29,9 @@ class Influence(PartialRecompute):
     `hops`: the number of rounds in which the tokens are chosen. The second round takes those that attended most to
     the spans and to the tokens of the first round, so that a reference to a reference is followed ("that order", and
     later "its status").
+
+    `near`: the number of first tokens after the spans that are run again in any case, at most a third of the budget:
+    what is next to a span refers to it in ways that attention at one layer does not show.
 
     `layers`: the probe layers whose queries give the scores, by default all of them. `combine`: whether the scores of
     several layers are combined by their mean or their maximum. `normaliser`: what a score is divided by. A calibration
@@ -42,6 +47,7 @@ class Influence(PartialRecompute):
         *,
         rates: Rates | None = None,
         hops: int = HOPS,
+        near: int = NEAR,
         layers: Sequence[int] | None = None,
         combine: Combine = "mean",
         normaliser: Normaliser = "softmax",
@@ -49,7 +55,10 @@ class Influence(PartialRecompute):
         super().__init__(budget, rates=rates)
         if hops < 1:
             raise KVMemoryError(f"{self.name} follows references at least 1 hop (given: {hops}).")
+        if near < 0:
+            raise KVMemoryError(f"{self.name} runs 0 or more of the first tokens in any case (given: {near}).")
         self.hops = hops
+        self.near = near
         self.layers = layers
         self.combine = combine
         self.normaliser = normaliser
@@ -57,13 +66,16 @@ class Influence(PartialRecompute):
     def choose(self, engine: Engine, seq: SequenceId, spans: Sequence[Interval], count: int) -> list[int]:
         """See PartialRecompute.choose."""
         assert isinstance(engine, AttentionScores), "checked"
-        chosen: list[int] = []
-        for part in shares(count, self.hops):
+        near = first_after(kept_after(engine, seq, spans), spans, min(self.near, count // 3))
+        taken, chosen = set(near), list[int]()
+        for part in shares(count - len(near), self.hops):
             sources = merge([*spans, *((position, position + 1) for position in chosen)])
             positions, layers = engine.influence(seq, sources, layers=self.layers, normaliser=self.normaliser)
             scores = layers.mean(0) if self.combine == "mean" else layers.amax(0)
-            chosen += [positions[i] for i in scores.topk(min(part, len(positions))).indices.tolist()]
-        return sorted(chosen)
+            scores[[i for i, position in enumerate(positions) if position in taken]] = float("-inf")
+            free = len(positions) - sum(position in taken for position in positions)
+            chosen += [positions[i] for i in scores.topk(min(part, free)).indices.tolist()]
+        return sorted([*near, *chosen])
 
 
 def shares(k: int, hops: int) -> list[int]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from typing import ClassVar
 
 from kv_memory.engines.base import Engine, SequenceId
 from kv_memory.engines.parts import CellEdit
-from kv_memory.erasers.base import Erasure, PartialRecompute, kept_after
+from kv_memory.erasers.base import Erasure, PartialRecompute, first_after, kept_after
 from kv_memory.erasers.shift import Shift
 from kv_memory.positions import Interval
 
@@ -24,12 +23,7 @@ class Repair(PartialRecompute):
 
     def choose(self, engine: Engine, seq: SequenceId, spans: Sequence[Interval], count: int) -> list[int]:
         """See PartialRecompute.choose."""
-        later = kept_after(engine, seq, spans)
-        chosen: set[int] = set()
-        for left, (_, end) in zip(range(len(spans), 0, -1), reversed(spans), strict=True):
-            after = [position for position in later[bisect_left(later, end) :] if position not in chosen]
-            chosen.update(after[: (count - len(chosen)) // left])
-        return sorted(chosen)
+        return first_after(kept_after(engine, seq, spans), spans, count)
 
 
 class ShiftRepair(Repair):

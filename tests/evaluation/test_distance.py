@@ -37,7 +37,7 @@ def test_the_dependent_text_is_as_far_from_the_span_as_was_asked_for() -> None:
             assert contents.count(dependent) == 1
             said = tuple(TINY(dependent, add_special_tokens=False)["input_ids"])
             at = next(at for at in range(len(case.ids)) if case.ids[at : at + len(said)] == said)
-            assert 0 <= at - case.spans[-1][1] - float(case.groups["distance"]) <= 120  # at most one pair of messages
+            assert 0 <= at - case.spans[-1][1] - float(case.groups["distance"]) <= 200  # two pairs of messages
             assert len(case.ids) - at - len(said) >= module.AFTER
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,7 @@ from tests.tiny import STRICT
 
 FILES = ("ramdocs_dev.jsonl", "multihop_2wiki.jsonl", "nq_open_oracle.jsonl", "conflict_nq_val.jsonl")
 TOWNS = ("Ashford", "Brookby", "Calder", "Denholm")
-FILLING = (
-    "The town lies on a river, has a mill, two inns and a market that is held on the first day of each month. " * 3
-)
+FILLING = "The town lies on a river, has a mill, two inns and a market that is held on the first day of each month. "
 
 
 def ramdocs(town: str, number: int, **changed: Any) -> dict[str, Any]:
@@ -55,7 +54,7 @@ def multi_hop(town: str, number: int, **changed: Any) -> dict[str, Any]:
 
 
 def nq(town: str, number: int, **changed: Any) -> dict[str, Any]:
-    passage = {"title": f"{town} Hall", "text": f"The hall was opened in 187{number}. {FILLING}", "isgold": True}
+    passage = {"title": f"{town} Hall", "text": f"The hall was opened in 187{number}. {FILLING * 2}", "isgold": True}
     return {"question": f"when was the hall of {town} opened", "answers": [f"187{number}"], "ctxs": [passage]} | changed
 
 
@@ -64,7 +63,7 @@ def conflict_nq(town: str, number: int, **changed: Any) -> dict[str, Any]:
         "id": str(number),
         "cleaned_question": f"Who drew the bridge of {town}?",
         "real_short_answer": f"Clara V{number}",
-        "real_passages": [{"summary": f"{town} Bridge", "passage": f"Clara V{number} drew it. {FILLING}"}],
+        "real_passages": [{"summary": f"{town} Bridge", "passage": f"Clara V{number} drew it. {FILLING * 2}"}],
         "fake_short_answer": f"Edwin P{number}",
         "fake_passages": [
             {"summary": "", "passage": f"Edwin P{number} drew it."},
@@ -122,7 +121,10 @@ def test_half_of_a_kind_reads_the_wrong_document_first_and_all_read_others_after
     for case in cases:
         before = text(case.ids[: case.spans[0][0]], given)
         assert ("</tool_response>" not in before) is (case.groups["place"] == "first")
-        assert len(case.ids) - case.spans[-1][1] >= AFTER
+        after = re.findall(
+            r"<tool_response>\n(.*?)\n</tool_response>", text(case.ids[case.spans[0][1] :], given), re.DOTALL
+        )
+        assert sum(map(len, after)) >= AFTER
 
 
 def test_the_question_comes_after_the_reading_and_the_correction_names_the_result(data: Path) -> None:

@@ -85,8 +85,9 @@ def test_the_spans_are_the_blocks_with_old_values(data: Path, template: str | No
         assert case.answer in kept
 
 
-def test_a_plain_record_keeps_its_order_among_blocks_about_other_things(data: Path) -> None:
-    given = source(data)
+@pytest.mark.parametrize("seed", range(4))
+def test_a_plain_record_keeps_its_order_among_blocks_about_other_things(data: Path, seed: int) -> None:
+    given = source(data, seed)
     for case in (case for case in memory(given) if case.kind == "plain"):
         whole, key = text(case.ids, given), case.conversation
         assert whole.index(case.wrong[-1]) < whole.index(f"new-{key}")

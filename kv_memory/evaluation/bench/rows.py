@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from kv_memory.errors import KVMemoryError
+from pydantic import BaseModel, ConfigDict
 
 
 class Row(BaseModel):
     """The result of one treatment of one case."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     suite: str
     case: str
@@ -39,18 +34,3 @@ class Row(BaseModel):
     """Whether the answer is right; None where nothing is known to be."""
     misled: bool | None = None
     """Whether the answer gives what only the spans say; None where that is not known."""
-
-
-def read_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of a file; a last line that was cut off is left out.
-
-    Raises KVMemoryError for a file that holds something else.
-    """
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    for number, line in enumerate(lines, 1):
-        try:
-            yield Row.model_validate_json(line)
-        except ValidationError as error:
-            if number == len(lines) and not line.endswith("\n"):
-                return
-            raise KVMemoryError(f"{path}, line {number}, is no row of a bench; give another file.") from error

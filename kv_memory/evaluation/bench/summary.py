@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from kv_memory.calibration.estimates import Estimate, Rounded, mcnemar, ratio, wilson
 from kv_memory.evaluation.baselines import CORRECTION, NEVER_SAW, NO_ERASE, OTHER_CHUNKS, OTHER_DTYPE, REREAD
 from kv_memory.evaluation.bench.rows import Row
+from kv_memory.evaluation.suites.copying import abstains
 
 CHANGED = 0.01
 """Nats of KL with nothing erased from which on a span changes a case."""
@@ -188,7 +189,7 @@ def _figures(treatment: str, cases: Sequence[Measured], reference: str, seed: in
         restored=_share(row.right for row in spoiled),
         misled=_share(row.misled for row in spoiled),
         kept=_share(row.right for row in kept),
-        abstains=None,
+        abstains=_share(abstains(row.answer) for row in everything if row.answer is not None and _gone(row)),
         versus=_versus(treatment, _of(changed, reference), reference),
         recomputed=median(row.recomputed for row in everything),
         share=fmean(shares)
@@ -197,6 +198,11 @@ def _figures(treatment: str, cases: Sequence[Measured], reference: str, seed: in
         seconds=median(row.seconds for row in timed) if timed else None,
         relative=median(relative) if relative else None,
     )
+
+
+def _gone(row: Row) -> bool:
+    """Return whether the question is for text that is gone: an answer to it can be wrong, and none is right."""
+    return row.right is None and row.misled is not None
 
 
 def _share(hits: Iterable[bool | None]) -> Share | None:

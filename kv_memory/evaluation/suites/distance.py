@@ -2,10 +2,10 @@
 
 The user says how things are, for example which account has which number. A later message of the user, or a tool
 result, says it differently, and is erased. After 0, 250 or 1,500 tokens of small talk comes the dependent text, which
-names a thing without its number. The question about it is answered by what was said first. Kinds, in turns:
+names a thing by another name. The question about it is answered by what was said first. Kinds, in turns:
 
-- `alias`: the dependent text gives a value to a thing by one name, and the question asks for it by the other one.
-- `look-up`: the dependent text names a thing, and the question asks for what the first text says of it.
+- `alias`: the dependent text says what somebody did whom it calls by a role, and the question asks for the name.
+- `look-up`: the dependent text names a thing, and the question asks for the number or place that belongs to it.
 
 A conversation is the same at each distance but for the place of the dependent text, so that the number of tokens after
 the span is the same too. Nothing is read from files.
@@ -13,15 +13,15 @@ the span is the same too. Nothing is read from files.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import accumulate, chain
+from itertools import chain, pairwise
 from random import Random
 from typing import Any
 
 from kv_memory.evaluation.cases import Case, Transcript
+from kv_memory.evaluation.suites.small_talk import SmallTalk, turn
 from kv_memory.evaluation.suites.source import Source
-from kv_memory.synthetic.fillers import TALK
 
 SUITE = "distance"
 DISTANCES = (0, 250, 1500)
@@ -29,7 +29,6 @@ CONVERSATIONS = 500
 AFTER = 120
 """Number of tokens of small talk after the dependent text, at least."""
 REPLY = "Noted."
-_TALK = tuple((asked, reply) for asked, reply in TALK if "{" not in asked + reply)
 _BIRDS = "Osprey", "Falcon", "Heron", "Kestrel", "Plover", "Swift", "Linnet", "Merlin", "Curlew", "Harrier"
 _NAMES = "Mara", "Tom", "Ines", "Paul", "Vera", "Hugo", "Nina", "Carl", "Ruth", "Omar"
 _CITIES = "Oslo", "Lima", "Cairo", "Quito", "Delhi", "Turin", "Perth", "Leeds", "Tokyo", "Prague"
@@ -39,7 +38,7 @@ _FRUIT = "apples", "pears", "plums", "figs", "dates", "cherries", "lemons", "gra
 
 @dataclass(frozen=True)
 class _Story:
-    """What is said first, what the span says, the dependent text and the question, with its answers."""
+    """Texts of a conversation: the first, the span, the one that depends on it, and a question with its answers."""
 
     kind: str
     first: str
@@ -50,17 +49,16 @@ class _Story:
     wrong: str
 
 
-def _balance(rng: Random) -> _Story:
-    (one, two), (a, b) = rng.sample(_BIRDS, 2), _numbers(rng, 1000, 9999)
-    x, y = _numbers(rng, 11, 999)
+def _account(rng: Random) -> _Story:
+    number, (one, two) = rng.randint(1000, 9999), rng.sample(_NAMES, 2)
     return _Story(
         "alias",
-        f"The {one} account is account {a}. The {two} account is account {b}.",
-        f"The {one} account is account {b}. The {two} account is account {a}.",
-        f"The balance of the {one} account is {x} dollars. The balance of the {two} account is {y} dollars.",
-        f"What is the balance of account {a}? Answer with the number only.",
-        x,
-        y,
+        f"The owner of account {number} is {one}.",
+        f"The owner of account {number} is {two}.",
+        f"The owner of account {number} was paid 120 dollars on Monday.",
+        "Who was paid 120 dollars on Monday? Answer with the name only.",
+        one,
+        two,
     )
 
 
@@ -78,16 +76,15 @@ def _paid(rng: Random) -> _Story:
 
 
 def _room(rng: Random) -> _Story:
-    (one, two), (a, b) = rng.sample(_NAMES, 2), _numbers(rng, 101, 499)
-    x, y = rng.sample(_DISHES, 2)
+    number, (one, two), dish = rng.randint(101, 499), rng.sample(_NAMES, 2), rng.choice(_DISHES)
     return _Story(
         "alias",
-        f"{one} is the guest in room {a}. {two} is the guest in room {b}.",
-        f"{two} is the guest in room {a}. {one} is the guest in room {b}.",
-        f"The guest in room {a} ordered {x}. The guest in room {b} ordered {y}.",
-        f"What did {one} order? Answer with one word.",
-        x,
-        y,
+        f"The guest in room {number} is {one}.",
+        f"The guest in room {number} is {two}.",
+        f"The guest in room {number} ordered {dish}.",
+        f"Who ordered {dish}? Answer with the name only.",
+        one,
+        two,
     )
 
 
@@ -130,7 +127,7 @@ def _price(rng: Random) -> _Story:
     )
 
 
-_STORIES = _balance, _paid, _room, _parcel, _captain, _price
+_STORIES = _account, _paid, _room, _parcel, _captain, _price
 
 
 def _numbers(rng: Random, low: int, high: int) -> list[str]:
@@ -139,17 +136,15 @@ def _numbers(rng: Random, low: int, high: int) -> list[str]:
 
 def distance(source: Source) -> Iterator[Case]:
     """Yield a case for each distance of one conversation after the other."""
-    sizes = {pair: _size(source, *pair) for pair in _TALK}
+    small_talk, steps = SmallTalk(source.form), [b - a for a, b in pairwise((0, *DISTANCES))]
     for number in filter(lambda number: source.holds(str(number)), range(CONVERSATIONS)):
         rng = source.rng(SUITE, number)
         story = _STORIES[number % len(_STORIES)](rng)
         looked_up = number // len(_STORIES) % 2 == 1
-        talk = rng.sample(_TALK, len(_TALK))
-        ends = list(accumulate((sizes[pair] for pair in talk), initial=0))
-        places = {tokens: sum(end < tokens for end in ends) for tokens in DISTANCES}
-        last = sum(end < ends[max(places.values())] + AFTER for end in ends)
-        for tokens, before in places.items():
-            messages = _messages(story, talk[:before], talk[before:last], looked_up)
+        talk = small_talk.drawn(rng, *steps, AFTER)
+        for place, tokens in enumerate(DISTANCES, 1):
+            before, after = chain.from_iterable(talk[:place]), chain.from_iterable(talk[place:])
+            messages = _messages(story, before, after, looked_up)
             case = Transcript(source.form, messages).question(
                 story.kind,
                 ["span"],
@@ -167,28 +162,18 @@ def distance(source: Source) -> Iterator[Case]:
                 yield case
 
 
-def _size(source: Source, asked: str, reply: str) -> int:
-    """Return the number of tokens of a pair of messages, with the template's around them."""
-    pair = _said(asked, reply)
-    return len(Transcript(source.form, pair * 2).ids) - len(Transcript(source.form, pair).ids)
-
-
 def _messages(
-    story: _Story, before: Sequence[tuple[str, str]], after: Sequence[tuple[str, str]], looked_up: bool
+    story: _Story, before: Iterable[dict[str, Any]], after: Iterable[dict[str, Any]], looked_up: bool
 ) -> list[dict[str, Any]]:
     """Return the conversation with small talk before and after the dependent text; the span has the id "span"."""
     span = f"That has changed. {story.span}"
     return [
-        *_said(story.first, REPLY),
-        *(_looked_up(span) if looked_up else _said(span, REPLY, id="span")),
-        *chain.from_iterable(_said(asked, reply) for asked, reply in before),
-        *_said(story.dependent, REPLY),
-        *chain.from_iterable(_said(asked, reply) for asked, reply in after),
+        *turn(story.first, REPLY),
+        *(_looked_up(span) if looked_up else turn(span, REPLY, id="span")),
+        *before,
+        *turn(story.dependent, REPLY),
+        *after,
     ]
-
-
-def _said(asked: str, reply: str, **more: str) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": asked, **more}, {"role": "assistant", "content": reply}]
 
 
 def _looked_up(found: str) -> list[dict[str, Any]]:

@@ -1,10 +1,11 @@
-"""The suites by name."""
+"""The table of suites, by the names of the command line."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from kv_memory.errors import KVMemoryError
+from kv_memory.evaluation.suites.copying import copying
 from kv_memory.evaluation.suites.distance import distance
 from kv_memory.evaluation.suites.documents import documents
 from kv_memory.evaluation.suites.memory import memory
@@ -14,11 +15,13 @@ from kv_memory.evaluation.suites.transcripts import transcripts
 
 SUITES: Mapping[str, Suite] = {
     "documents": documents,
+    "needle": needle,
     "memory": memory,
     "transcripts": transcripts,
-    "needle": needle,
     "distance": distance,
+    "copy": copying,
 }
+"""All suites, in the order of the tables."""
 
 
 def get_suite(name: str) -> Suite:
