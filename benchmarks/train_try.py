@@ -122,7 +122,8 @@ def train(
     resume = (folder / RUN / CHECKPOINT).exists()
     needed = estimate(loaded, guess, device=loaded.device)
     plan = Plan.model_validate_json(file.read_text()) if file.exists() else guess
-    trainer = Trainer(loaded, batches(plan), folder / RUN, rotation=engine.rotation, resume=resume)
+    # no table: held-out cases judge it
+    trainer = Trainer(loaded, batches(plan), folder / RUN, rotation=engine.rotation, resume=resume, validation=0)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     if not file.exists():
@@ -184,15 +185,13 @@ def took(needed: Estimate) -> dict[str, float]:
 
 
 def logged(log: Path) -> dict[str, Any]:
-    """Return the course of a training: medians of the loss and of the gradient's norm over tenths, the last table."""
+    """Return the course of a training: medians of the loss and of the gradient's norm over its tenths."""
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     size = max(1, -(-len(rows) // 10))
     parts = [rows[at : at + size] for at in range(0, len(rows), size)]
-    tables = [row["table"] for row in rows if row["table"]]
     return {
         "losses": [round(median(row["loss"] for row in part), 4) for part in parts],
         "norms": [round(median(row["norm"] for row in part), 4) for part in parts],
-        "table": tables[-1] if tables else None,
     }
 
 
