@@ -94,6 +94,10 @@ TRIES: dict[str, Try] = {
         "in Qwen better than rate 1e-4 on memory and needles, where states disturb look-ups; documents as rate 1e-4",
         {"mass_weight": 0.1},
     ),
+    "4 slots": Try(
+        "better than 16 on memory, needle and distance, whose short spans 16 slots nearly keep; as 16 on documents",
+        {"slots": 4},
+    ),
 }
 SETTINGS = ("minutes", "count")
 """Settings that the tries of one result file have in common."""
@@ -123,7 +127,7 @@ def one(options: argparse.Namespace) -> None:
     started, trained = time.monotonic(), None
     if settings is not None:
         trained = train(path, material, settings, folder, text=options.text, minutes=options.minutes)
-        gc.collect()  # the training's model and rows, before the model is read again
+        gc.collect()  # the training's model and rows, before the model is loaded once more
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     ended = time.monotonic()

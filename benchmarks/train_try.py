@@ -60,7 +60,8 @@ TEXT = 3_000_000
 
 @dataclass(frozen=True)
 class Material:
-    """What a model is trained and judged on, as tokens: the same for all tries, and made beforehand on a CPU."""
+    """Examples that a model is trained on and cases that it is judged by, as tokens: the same for all tries, and made
+    beforehand on a CPU."""
 
     worlds: list[Example]
     suites: dict[str, list[Example]]
@@ -171,7 +172,7 @@ def paced(trainer: Trainer, seconds: float) -> float:
 
 
 def planned(settings: Mapping[str, Any], steps: int) -> Plan:
-    """Return a plan of so many steps: a tenth of them near drop if that is asked for, then the share of text."""
+    """Return a plan of `steps` steps: a tenth of them near drop if that is asked for, then the share of text."""
     near = steps // 10 if settings.get("near_drop_steps") else 0
     text = steps - near if settings.get("text_share") == 1 else (steps - near) // 5
     counts = {"near_drop_steps": near, "text_steps": text, "task_steps": steps - near - text}
