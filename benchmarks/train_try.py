@@ -60,7 +60,8 @@ TEXT = 3_000_000
 
 @dataclass(frozen=True)
 class Material:
-    """What a model is trained and judged on, as tokens: the same for all tries, and made beforehand on a CPU."""
+    """Examples that a model is trained on and cases that it is judged by, as tokens: the same for all tries, and made
+    beforehand on a CPU."""
 
     worlds: list[Example]
     suites: dict[str, list[Example]]
@@ -122,7 +123,8 @@ def train(
     resume = (folder / RUN / CHECKPOINT).exists()
     needed = estimate(loaded, guess, device=loaded.device)
     plan = Plan.model_validate_json(file.read_text()) if file.exists() else guess
-    trainer = Trainer(loaded, batches(plan), folder / RUN, rotation=engine.rotation, resume=resume)
+    # no table: held-out cases judge it
+    trainer = Trainer(loaded, batches(plan), folder / RUN, rotation=engine.rotation, resume=resume, validation=0)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     if not file.exists():
@@ -170,7 +172,7 @@ def paced(trainer: Trainer, seconds: float) -> float:
 
 
 def planned(settings: Mapping[str, Any], steps: int) -> Plan:
-    """Return a plan of so many steps: a tenth of them near drop if that is asked for, then the share of text."""
+    """Return a plan of `steps` steps: a tenth of them near drop if that is asked for, then the share of text."""
     near = steps // 10 if settings.get("near_drop_steps") else 0
     text = steps - near if settings.get("text_share") == 1 else (steps - near) // 5
     counts = {"near_drop_steps": near, "text_steps": text, "task_steps": steps - near - text}
@@ -184,15 +186,13 @@ def took(needed: Estimate) -> dict[str, float]:
 
 
 def logged(log: Path) -> dict[str, Any]:
-    """Return the course of a training: medians of the loss and of the gradient's norm over tenths, the last table."""
+    """Return the course of a training: medians of the loss and of the gradient's norm over its tenths."""
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     size = max(1, -(-len(rows) // 10))
     parts = [rows[at : at + size] for at in range(0, len(rows), size)]
-    tables = [row["table"] for row in rows if row["table"]]
     return {
         "losses": [round(median(row["loss"] for row in part), 4) for part in parts],
         "norms": [round(median(row["norm"] for row in part), 4) for part in parts],
-        "table": tables[-1] if tables else None,
     }
 
 

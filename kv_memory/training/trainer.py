@@ -24,6 +24,7 @@ from kv_memory.errors import KVMemoryError
 from kv_memory.training.adapter import Adapter
 from kv_memory.training.batch import Batch
 from kv_memory.training.objective import Objective, divergence
+from kv_memory.training.passes import Context
 from kv_memory.training.plan import STAGES, Batches
 
 CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
@@ -35,12 +36,21 @@ class Trainer:
     """One training run in its folder."""
 
     def __init__(
-        self, model: Any, batches: Batches, out: Path, *, rotation: Rotation | None = None, resume: bool = False
+        self,
+        model: Any,
+        batches: Batches,
+        out: Path,
+        *,
+        rotation: Rotation | None = None,
+        resume: bool = False,
+        validation: int = 8,
     ) -> None:
         """Set up a run, or with `resume` continue the one in `out`.
 
-        `model` is frozen and gets the adapter; `rotation` moves its keys. Raises KVMemoryError where there is nothing
-        to resume, and for a plan that closes gaps with a model whose keys cannot be moved.
+        `model` is frozen and gets the adapter; `rotation` moves its keys. `validation`: number of examples of each
+        stage, of the shortest and of the longest length, that the table is of; 0 for an empty table. Raises
+        KVMemoryError where there is nothing to resume, and for a plan that closes gaps with a model whose keys cannot
+        be moved.
         """
         if batches.plan.closes and rotation is None:
             raise KVMemoryError("The keys of this model cannot be moved: train an eraser that does not close the gap.")
@@ -63,7 +73,7 @@ class Trainer:
         if resume:
             self._load()
         self._validation = {
-            length: [example for stage in STAGES for example in batches.validation(length, 8, stage)]
+            length: [example for stage in STAGES for example in batches.validation(length, validation, stage)]
             for length in (min(self.plan.lengths), max(self.plan.lengths))
         }
 
@@ -119,6 +129,7 @@ class Trainer:
         that of no erasing (method.md, "Metrics").
         """
         found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        contexts: dict[str, Context] = {}
         for examples in self._validation.values():
             for example in examples:
                 batch = self.batches.collate([example]).to(self.device)

@@ -50,7 +50,8 @@ def colours(source: Source) -> Iterator[Case]:
     for number in range(12):
         messages = [{"role": "user", "id": f"m{i}", "content": f"colour {number + i} is red"} for i in range(3)]
         read = Transcript(source.form, messages)
-        case = read.question("stale", ["m1"], "Which?", answer="red", suite="colours", conversation=str(number))
+        named = {"suite": "colours", "name": str(number), "conversation": str(number)}
+        case = read.question("stale", ["m1"], "Which?", answer="red", **named)
         if source.fits(case):
             yield case
 

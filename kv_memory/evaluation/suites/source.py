@@ -32,7 +32,7 @@ class Source:
     data: Path | None = None
     """Folder with the data sets' files; None where there is none."""
     split: Split | None = "test"
-    """Which conversations there are: those that erasers are trained on, or those that figures are reported of; None for
+    """Conversations that there are: those that erasers are trained on, or those that figures are reported of; None for
     both."""
 
     def rng(self, *parts: object) -> Random:
