@@ -89,8 +89,9 @@ def measure(job: tuple[Any, frozenset[str]]) -> list[Any]:
         return []
 
 
-def make(suite: str, model: str, data: Path, seed: int, longest: int, count: int) -> list[Any]:
-    """Make the cases of a suite, which takes no weights."""
+def make(suite: str, model: str, data: Path, seed: int, size: tuple[int, int]) -> list[Any]:
+    """Make the cases of a suite, which takes no weights; `size`: the longest case and the number of cases."""
+    longest, count = size
     from transformers import AutoTokenizer, GenerationConfig
 
     from kv_memory.conversation.chat_format import ChatFormat
@@ -116,7 +117,7 @@ def run(args: argparse.Namespace) -> None:
     from kv_memory.evaluation.bench.record import Record, this_run
 
     with ProcessPoolExecutor(len(args.suites), mp_context=get_context("spawn")) as makers:
-        given = (args.model, args.data, args.seed, args.longest, args.cases)
+        given = (args.model, args.data, args.seed, (args.longest, args.cases))
         made = list(makers.map(make, args.suites, *([value] * len(args.suites) for value in given)))
     print({suite: len(cases) for suite, cases in zip(args.suites, made, strict=True)}, flush=True)
     cases = [case for case in chain.from_iterable(zip_longest(*made)) if case is not None]
