@@ -151,10 +151,11 @@ def run_all(options: argparse.Namespace, result: dict[str, Any]) -> list[str]:
     """Run the tries that have no result yet, in processes of their own; return the names of those that failed."""
     import torch
 
-    gpus = torch.cuda.device_count()
-    free: SimpleQueue[int | None] = SimpleQueue()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
+    free: SimpleQueue[str] = SimpleQueue()
     for _ in range(options.each):
-        for gpu in range(gpus) or [None]:
+        for gpu in gpus or [""]:
             free.put(gpu)
     # all tries of one model first: each GPU then has some of every model
     wanted = [(m, name) for m in options.models for name in options.tries if f"{key(m)}: {name}" not in result["tries"]]
@@ -170,7 +171,7 @@ def run_all(options: argparse.Namespace, result: dict[str, Any]) -> list[str]:
             return
         folder = home(options.folder, key(model), name)
         folder.mkdir(parents=True, exist_ok=True)
-        given = {"CUDA_VISIBLE_DEVICES": "" if gpu is None else str(gpu), "OMP_NUM_THREADS": "2"}
+        given = {"CUDA_VISIBLE_DEVICES": gpu, "OMP_NUM_THREADS": "2"}
         given["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
         command = [sys.executable, "-m", "benchmarks.train_tries", "run", "--one", name, "--models", model]
         for option in ("text", "minutes", "count", "folder", "each", "settings"):
@@ -187,7 +188,7 @@ def run_all(options: argparse.Namespace, result: dict[str, Any]) -> list[str]:
         save(options.name, result)
         print(f"{time.monotonic() - started:.0f} s, {key(model)}: {name}:", show(result, model, name), flush=True)
 
-    with ThreadPoolExecutor(max(1, gpus) * options.each) as pool:
+    with ThreadPoolExecutor(max(1, len(gpus)) * options.each) as pool:
         list(pool.map(attempt, wanted))
     return failed
 
