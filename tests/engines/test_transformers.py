@@ -77,6 +77,17 @@ def test_influence_counts_the_cells_that_are_there_now() -> None:
     assert_close(kept, fresh)
 
 
+def test_it_says_which_queries_it_keeps_and_what_one_layers_take() -> None:
+    for layers, kept in ((None, (1,)), ("all", (0, 1)), ((1, 0, 1), (0, 1)), ((), ())):
+        engine = TransformersEngine(tiny_model(), tiny_tokenizer(), probe_layers=layers)
+        assert engine.probe_layers == kept
+        cells = engine.create()
+        engine.prefill(cells, [1, 2, 3])
+        read = engine.read_cells(cells, [0, 1, 2])
+        taken = 0 if read.queries is None else read.queries.numel() / (read.keys.numel() + read.values.numel())
+        assert taken == len(kept) * engine.probe_memory
+
+
 def test_without_probe_layers_there_is_no_influence() -> None:
     engine = TransformersEngine(tiny_model(), tiny_tokenizer(), probe_layers=())
     seq = engine.create()
