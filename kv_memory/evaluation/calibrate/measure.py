@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from statistics import mean, median
 
 from kv_memory.calibration.estimates import ratio, wilson
@@ -23,17 +23,17 @@ _WORLDS_A_PROBE = 20
 
 
 def fidelity_and_latency(
-    engine: Engine, cases: Iterable[Case], erasers: Mapping[str, Eraser], step: Step
+    engine: Engine, cases: Sequence[Case], erasers: Mapping[str, Eraser], step: Step
 ) -> tuple[list[Fidelity], list[Latency]]:
-    """Measure erasers on cases of one span and suffix length; return a row of each table per eraser.
+    """Measure erasers on cases, at least one, of about one span and suffix length; return a row of each table per
+    eraser, with the mean lengths.
 
     `step` is called after each case.
     """
     nothing: list[float] = []
     outcomes: dict[str, list[Outcome]] = {name: [] for name in erasers}
-    span = following = 0
+    span, following = (round(mean(lengths)) for lengths in zip(*((c.erased, c.following) for c in cases), strict=True))
     for case in cases:
-        span, following = case.erased, case.following
         with trial(engine, case) as this:
             nothing.append(this.run(None).kl)
             for name, eraser in erasers.items():
