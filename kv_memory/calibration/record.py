@@ -40,7 +40,7 @@ def _label(name: Any) -> Any:
 
 
 Label = Annotated[str, BeforeValidator(_label)]
-"""What `get_eraser` makes the eraser of: its name, with its budget where it has one."""
+"""Label of an eraser, from which `get_eraser` makes it: its name, with its budget where it has one."""
 
 
 class _Record(BaseModel):

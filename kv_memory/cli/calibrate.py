@@ -36,7 +36,7 @@ def calibrate(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder of the data sets: erase wrong documents from readings (see `eval documents`)."),
+        typer.Option(help="Folder of the data sets: erase wrong documents from readings."),
     ] = None,
     span: Annotated[
         list[int] | None, typer.Option(help="Tokens of a span of --text; may be given several times.")
