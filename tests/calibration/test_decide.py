@@ -105,7 +105,9 @@ def test_candidates_carry_the_calibrated_settings() -> None:
     assert (chosen.label, chosen.combine, chosen.normaliser) == ("shift+influence 25%", "max", "none")
 
 
-@pytest.mark.parametrize(("shifts", "main", "rival"), [(True, "shift+influence", "shift+repair"), (False, "influence", "repair")])
+@pytest.mark.parametrize(
+    ("shifts", "main", "rival"), [(True, "shift+influence", "shift+repair"), (False, "influence", "repair")]
+)
 def test_the_eraser_that_suits_the_engine_gets_the_whole_curve(shifts: bool, main: str, rival: str) -> None:
     budgets: dict[str, list[str]] = {}
     for label in candidates(SETTINGS, shifts):

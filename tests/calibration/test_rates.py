@@ -137,7 +137,7 @@ def test_less_left_is_never_fewer_tokens(left: Table, targets: list[float], foll
 def test_what_was_measured_is_reached(times: Table) -> None:
     """In the time of a budget there are its tokens, and with what a budget leaves its share is enough."""
     rates = MeasuredRates(known(times, times))
-    for (label, following), value in times.items():
+    for label, following in times:
         if label != "shift":
             worst = max(v for (_, length), v in times.items() if length == following)
             tokens, share = rates.tokens_within(NAME, worst, following), rates.share_leaving(NAME, worst, following)

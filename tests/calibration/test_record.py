@@ -158,7 +158,10 @@ def test_a_calibration_of_another_shape_is_refused(model: Path) -> None:
 
 
 def test_a_time_or_a_target_means_what_the_calibration_measured() -> None:
-    times, left = {"shift": 10, "shift+influence 20%": 20, "shift+influence 50%": 50}, Estimate(value=0.1, low=0, high=1)
+    times, left = (
+        {"shift": 10, "shift+influence 20%": 20, "shift+influence 50%": 50},
+        Estimate(value=0.1, low=0, high=1),
+    )
     latency = [Latency(eraser=e, span=1, following=1000, milliseconds=ms, recomputed=0) for e, ms in times.items()]
     fidelity = Fidelity(eraser="shift+influence 50%", span=1, following=1000, cases=1, residual=left)
     known = calibration().model_copy(update={"latency": tuple(latency), "fidelity": (fidelity,)})

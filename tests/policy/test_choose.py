@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kv_memory.calibration.decide import measured as measured_by
-from kv_memory.calibration.record import Agreement, Calibration, Latency
 from kv_memory.calibration.rates import MeasuredRates
+from kv_memory.calibration.record import Agreement, Calibration, Latency
 from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.erasers.drop import Drop
 from kv_memory.erasers.influence import Influence
