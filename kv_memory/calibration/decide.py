@@ -34,9 +34,9 @@ BASES = ("recompute", "drop", "shift", "steer", "selective 15%", "shift+selectiv
 """Erasers that are measured once, without budgets to choose from."""
 MAIN = ("32", *SHARES)
 """Budgets at which the main eraser of an engine is measured: those that its curve has."""
-NEAR = ("32", "15%", "25%", "50%")
+NEAR = ("32", "15%", "50%")
 """Budgets of its simple rival, which recomputes what comes first."""
-HOLED = ("32", "15%")
+HOLED = ("15%",)
 """Budgets of the others."""
 STEERED = ("16", "32", "5%", "15%", "25%")
 """Budgets beside steering: fewer tokens may do, since the steering states stand in for the others."""

@@ -44,7 +44,7 @@ def calibrate(
     following: Annotated[
         list[int] | None, typer.Option(help="Tokens after the span; may be given several times.")
     ] = None,
-    cases: Annotated[int, typer.Option(help="Cases of each length.")] = 4,
+    cases: Annotated[int, typer.Option(help="Cases of each length.")] = 3,
     probes: Annotated[
         int, typer.Option(help="Questions of each class and length, for targets of agreement; slow.")
     ] = 0,

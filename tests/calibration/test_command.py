@@ -171,7 +171,7 @@ def test_an_engine_that_cannot_move_cells_is_measured_by_what_it_can() -> None:
     engine.ruled_out["shift"] = "for this test"
     found = calibrate(engine, plan=Plan(followings=(40,), cases=1))
     labels = {row.eraser for row in found.latency}
-    assert {"influence 5%", "repair 25%", "drop", "recompute"} <= labels
+    assert {"influence 5%", "repair 50%", "drop", "recompute"} <= labels
     assert not any("shift" in label for label in labels)
 
 
@@ -202,8 +202,8 @@ def test_a_gguf_model_is_calibrated(run: Run, tmp_path: Path) -> None:
     pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (make llama)", exc_type=ImportError)
     file = tmp_path / "tiny.gguf"
     export_model(save_tiny(tmp_path / "model"), file, "f32")
-    code, shown, err = run("calibrate", "--model", file, "--following", 40, "--cases", 1)
-    assert (code, err) == (0, "")
+    code, shown, _ = run("calibrate", "--model", file, "--following", 40, "--cases", 1)
+    assert code == 0
     beside = tmp_path / "tiny.calibration.json"
     assert f"wrote {beside}" in shown.replace("\n", "")
     found = load(beside)

@@ -113,7 +113,7 @@ def test_the_eraser_that_suits_the_engine_gets_the_whole_curve(shifts: bool, mai
     for label in candidates(SETTINGS, shifts):
         budgets.setdefault(label.split()[0], []).append(label.partition(" ")[2])
     assert budgets[main] == ["32", "5%", "10%", "15%", "25%", "50%"]
-    assert budgets[rival] == ["32", "15%", "25%", "50%"]
+    assert budgets[rival] == ["32", "15%", "50%"]
 
 
 def table(**left: float) -> dict[Setting, float]:
@@ -134,10 +134,10 @@ def test_the_cheapest_setting_that_leaves_no_more_is_chosen() -> None:
 def test_the_best_layers_of_the_first_round_are_measured_again_with_their_pairs() -> None:
     coarse = {Setting((layer,)): abs(layer - 4.2) for layer in range(10)}
     found = finalists(coarse, memory=0.05)
-    assert [setting.layers for setting in found[:6]] == [(4,), (5,), (3,), (6,), (2,), (7,)]
+    assert [setting.layers for setting in found[:4]] == [(4,), (5,), (3,), (6,)]
     assert {setting.layers for setting in found if len(setting.layers) == 2} == {(4, 5), (3, 4), (3, 5)}
     assert {(s.layers, s.normaliser) for s in found if s.normaliser != "softmax"} == {
-        ((layer,), name) for layer in (4, 5) for name in ("none", "sampled")
+        ((4,), name) for name in ("none", "sampled")
     }
 
 

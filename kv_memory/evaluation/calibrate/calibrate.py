@@ -40,7 +40,7 @@ from kv_memory.evaluation.suites.texts import text_cases
 from kv_memory.synthetic.drafts import KINDS
 from kv_memory.trained.files import TrainedEraser
 
-LAYER_SPAN, LAYER_FOLLOWING, LAYER_CASES = 32, 384, COARSE + FINE
+LAYER_SPAN, LAYER_FOLLOWING, LAYER_CASES = 32, 256, COARSE + FINE
 ROOM = 4096
 """Context, in tokens, that is enough for the documents, and for all that is measured at the default lengths."""
 

@@ -1,7 +1,7 @@
 """The cases of a calibration, which any model has: by default messages of generated conversations, else documents or a
 text of one's own.
 
-Questions are scored on the right answer, given, so that nothing has to be generated and no answer need be right.
+Questions are scored on never-saw's own greedy answer, of at most `ANSWER` tokens, so that none need be right.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from kv_memory.evaluation.suites.worlds import world_cases
 from kv_memory.synthetic.worlds import make_world
 
 ANSWER = 16
-"""Largest number of tokens of an answer that are scored."""
+"""Largest number of tokens of an answer that are generated and scored."""
 UNTOUCHED = ("keep", "call")
 """Kinds of questions that are left out: their answers seldom depend on what is erased."""
 SMALLEST_WORLD = 128
@@ -46,7 +46,7 @@ def conversation_cases(tokenizer: Tokenizer, following: int, seed: int, longest:
     for world_seed in count(seed):
         world = make_world(world_seed, max(SMALLEST_WORLD, following), "test")
         probes = {probe.target: probe for probe in world.probes if probe.kind not in UNTOUCHED}
-        cases = [_cut(answered(case, tokenizer), following) for case in world_cases(form, world, list(probes.values()))]
+        cases = [_cut(case, following) for case in world_cases(form, world, list(probes.values()))]
         found = [case for case in cases if case.following == following and _size(case) <= longest]
         if found:
             chosen = min(found, key=lambda case: (used[case.kind], len(case.ids)))
@@ -60,12 +60,6 @@ def conversation_cases(tokenizer: Tokenizer, following: int, seed: int, longest:
             )
 
 
-def answered(case: Case, tokenizer: Tokenizer) -> Case:
-    """Return the case with its right answer, and what follows it, as the tokens to score."""
-    ids = _encode(tokenizer, case.answer or "")[:ANSWER]
-    return replace(case, scored=(*ids, 0))  # the row before the last one counts: 0 stands for any
-
-
 def document_cases(tokenizer: Tokenizer, data: Path, lengths: Sequence[int], seed: int, longest: int) -> Iterator[Case]:
     """Yield the cases of the suite `documents`, those of each length after the span in turns.
 
@@ -74,7 +68,7 @@ def document_cases(tokenizer: Tokenizer, data: Path, lengths: Sequence[int], see
     """
     waiting: dict[int, list[Case]] = defaultdict(list)
     for case in documents(Source(ChatFormat(tokenizer), seed, longest, data)):
-        waiting[nearest(case.following, lengths) or 0].append(answered(case, tokenizer))
+        waiting[nearest(case.following, lengths) or 0].append(case)
         if len(waiting) == len(set(lengths)):
             yield from (cases.pop(0) for cases in waiting.values())
             waiting = defaultdict(list, {length: cases for length, cases in waiting.items() if cases})
@@ -117,7 +111,7 @@ def _cut(case: Case, following: int) -> Case:
 
 
 def _size(case: Case) -> int:
-    return len(case.ids) + len(case.tail) + len(case.scored or ())
+    return len(case.ids) + len(case.tail) + ANSWER
 
 
 def _encode(tokenizer: Tokenizer, text: str) -> list[int]:

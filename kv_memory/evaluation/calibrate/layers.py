@@ -23,13 +23,14 @@ from kv_memory.engines.base import Engine
 from kv_memory.engines.parts import AttentionScores, Normaliser, lacks, require
 from kv_memory.erasers.influence import Combine, Influence
 from kv_memory.erasers.shift_influence import ShiftInfluence
+from kv_memory.evaluation.calibrate.cases import ANSWER
 from kv_memory.evaluation.cases import Case
 from kv_memory.evaluation.trial import trial
 
 SHARE = 0.15
-COARSE, FINE = 3, 6
+COARSE, FINE = 3, 5
 """Number of cases of the two rounds."""
-KEPT, PAIRED, CHEAPER = 6, 3, 2
+KEPT, PAIRED, CHEAPER = 4, 3, 1
 MEMORY = 0.12
 LAYER_WORTH = 0.02
 NORMALISER_WORTH = 0.01
@@ -113,7 +114,7 @@ def _left(
     for case in cases:
         # a number of tokens, since on a GPU a share is never less than what costs as much as one
         count = max(1, round(SHARE * case.following))
-        with trial(engine, case) as this:
+        with trial(engine, case, ANSWER) as this:
             before += this.run(None).kl
             for setting in settings:
                 eraser = kind(count, layers=setting.layers, combine=setting.combine, normaliser=setting.normaliser)

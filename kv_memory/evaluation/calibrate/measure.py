@@ -11,6 +11,7 @@ from kv_memory.calibration.record import Agreement, Fidelity, Latency
 from kv_memory.conversation.chat_format import ChatFormat
 from kv_memory.engines.base import Engine
 from kv_memory.erasers.base import Eraser
+from kv_memory.evaluation.calibrate.cases import ANSWER
 from kv_memory.evaluation.cases import Case
 from kv_memory.evaluation.suites.worlds import world_cases
 from kv_memory.evaluation.trial import ANSWER_TOKENS, Outcome, trial
@@ -34,7 +35,7 @@ def fidelity_and_latency(
     outcomes: dict[str, list[Outcome]] = {name: [] for name in erasers}
     span, following = (round(mean(lengths)) for lengths in zip(*((c.erased, c.following) for c in cases), strict=True))
     for case in cases:
-        with trial(engine, case) as this:
+        with trial(engine, case, ANSWER) as this:
             nothing.append(this.run(None).kl)
             for name, eraser in erasers.items():
                 outcomes[name].append(this.run(eraser))

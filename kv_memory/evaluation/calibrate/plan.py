@@ -18,7 +18,7 @@ class Plan:
     """Numbers of tokens of the spans of a text; those of conversations are whole messages."""
     followings: tuple[int, ...] = (128, 512, 1024)
     """Numbers of tokens after the span."""
-    cases: int = 4
+    cases: int = 3
     """Number of cases of each length."""
     probes: int = 0
     """Number of questions of each class and length that the model answers; 0 asks none."""
