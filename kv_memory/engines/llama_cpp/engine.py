@@ -350,11 +350,11 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
     @exclusive
     def attention(self, seq: SequenceId, start: int) -> tuple[list[int], Tensor]:
         """Measure what the cells from `start` on attend to. Raises UnsupportedOperationError without queries."""
-        if not self._probed:
+        if not self.probe_layers:
             raise unsupported(self, "influence")
         store = self._sequences.get(seq).store
         earlier, asking = read_before(store, start)
-        scaling = [self._attention[layer].scaling for layer in self._probed]
+        scaling = [self._attention[layer].scaling for layer in self.probe_layers]
         paid = [attention_paid(store, i, asking, scaling=scale) for i, scale in enumerate(scaling)]
         return integers(store.position[earlier]), torch.stack(paid).mean(0)[earlier]
 
