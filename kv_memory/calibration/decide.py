@@ -20,52 +20,55 @@ import math
 from collections.abc import Sequence
 from statistics import mean
 
-from kv_memory.calibration.record import Agreement, Default, Fidelity, InfluenceSettings, Latency
+from kv_memory.calibration.record import Agreement, Calibration, Default, Fidelity, InfluenceSettings, Latency
+from kv_memory.erasers import get_eraser
 from kv_memory.erasers.base import Eraser
-from kv_memory.erasers.drop import Drop
 from kv_memory.erasers.influence import Influence
 from kv_memory.erasers.recompute import Recompute
-from kv_memory.erasers.repair import Repair, ShiftRepair
-from kv_memory.erasers.selective import Selective, ShiftSelective
-from kv_memory.erasers.shift import Shift
-from kv_memory.erasers.shift_influence import ShiftInfluence
-from kv_memory.erasers.steer import Steer
-from kv_memory.erasers.steer_influence import SteerInfluence
-from kv_memory.erasers.steer_repair import SteerRepair
 
 RESIDUAL = 0.1
 ENOUGH = 10
 GAIN = 0.9
-KS = (16, 32, 64, 128)
-STEERED_KS = (8, 16, 32)
-"""Numbers of tokens recomputed besides steering: fewer, since the steering states stand in for the others."""
+SHARES = ("5%", "10%", "15%", "25%", "50%")
+BASES = ("recompute", "drop", "shift", "steer", "selective 15%", "shift+selective 15%")
+"""Erasers that are measured once, without budgets to choose from."""
+MAIN = ("32", *SHARES)
+"""Budgets at which the main eraser of an engine is measured: those that its curve has."""
+NEAR = ("32", "15%", "50%")
+"""Budgets of its simple rival, which recomputes what comes first."""
+HOLED = ("15%",)
+"""Budgets of the others."""
+STEERED = ("16", "32", "5%", "15%", "25%")
+"""Budgets beside steering: fewer tokens may do, since the steering states stand in for the others."""
 
 
-def candidates(settings: InfluenceSettings) -> dict[str, Eraser]:
-    """Return the erasers that are measured, by their names in a calibration.
+def candidates(settings: InfluenceSettings, shifts: bool = True) -> dict[str, Eraser]:
+    """Return the erasers that a calibration measures, by label.
 
-    `settings` fit an engine that keeps the queries of their probe layers. An engine may lack what some erasers need,
-    such as a trained eraser.
+    `settings` fit an engine that keeps the queries of their probe layers; `shifts`: whether it can move cells. Where it
+    can, closing the gap costs little and leaves less, so that the erasers that leave a hole are measured at fewer
+    budgets. An engine may lack what some of the erasers need, such as a trained eraser.
     """
-    simple: list[Eraser] = [
-        Recompute(),
-        Drop(),
-        Shift(),
-        Repair(32),
-        ShiftRepair(32),
-        Selective(),
-        ShiftSelective(),
-        Steer(),
-    ]
-    result = {eraser.name: eraser for eraser in simple}
-    for kind in (Influence, ShiftInfluence):
-        for k in KS:
-            result[f"{kind.name} {k}"] = kind(k, combine=settings.combine, normaliser=settings.normaliser)
-    for k in STEERED_KS:
-        result[f"{SteerRepair.name} {k}"] = SteerRepair(k)
-        steered = SteerInfluence(k, combine=settings.combine, normaliser=settings.normaliser)
-        result[f"{SteerInfluence.name} {k}"] = steered
-    return result
+    near, far = ("shift+repair", "shift+influence") if shifts else ("repair", "influence")
+    budgets: dict[str, tuple[str, ...]] = {"repair": HOLED, "influence": HOLED}
+    budgets |= {near: NEAR, far: MAIN, "steer+repair": HOLED, "steer+influence": STEERED}
+    labels = [*BASES, *(f"{name} {budget}" for name, each in budgets.items() for budget in each)]
+    return {label: calibrated(label, settings) for label in labels}
+
+
+def measured(calibration: Calibration) -> dict[str, Eraser]:
+    """Return the erasers that a calibration knows, by label: those that it measured and its defaults."""
+    tables = (calibration.latency, calibration.fidelity, calibration.agreement, calibration.defaults)
+    labels = dict.fromkeys(row.eraser for table in tables for row in table)
+    return {label: calibrated(label, calibration.influence) for label in labels}
+
+
+def calibrated(label: str, settings: InfluenceSettings) -> Eraser:
+    """Return the eraser of a label, with a calibration's settings where it chooses tokens by kept queries."""
+    eraser = get_eraser(label)
+    if not isinstance(eraser, Influence):
+        return eraser
+    return type(eraser)(eraser.budget, combine=settings.combine, normaliser=settings.normaliser)
 
 
 def defaults(

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from kv_memory.calibration.estimates import Estimate
 from kv_memory.engines.parts import Normaliser
@@ -18,6 +18,13 @@ from kv_memory.erasers.influence import Combine
 from kv_memory.errors import KVMemoryError
 
 FILE = "calibration.json"
+_WITHOUT_BUDGET = {
+    "repair": "repair 32",
+    "shift+repair": "shift+repair 32",
+    "selective": "selective 15%",
+    "shift+selective": "shift+selective 15%",
+}
+"""Labels of the erasers that older files name without their budget."""
 _SHAPE = (
     "model_type",
     "num_hidden_layers",
@@ -26,6 +33,14 @@ _SHAPE = (
     "num_key_value_heads",
     "vocab_size",
 )
+
+
+def _label(name: Any) -> Any:
+    return _WITHOUT_BUDGET.get(name, name) if isinstance(name, str) else name
+
+
+Label = Annotated[str, BeforeValidator(_label)]
+"""Label of an eraser, from which `get_eraser` makes it: its name, with its budget where it has one."""
 
 
 class _Record(BaseModel):
@@ -42,32 +57,47 @@ class Run(_Record):
     date: str
     """Date of the run: ISO 8601, UTC."""
     seconds: float
+    free_tokens: int = 1
+    """Number of tokens that the engine runs in the time of one; a share was never fewer (`Engine.free_tokens`)."""
 
 
-class LayerShare(_Record):
-    """The quality of one layer's influence score: how well it finds the tokens that the spans changed."""
+class ProbeChoice(_Record):
+    """One way to choose tokens by kept queries: what `influence` leaves with it, and its memory."""
 
-    layer: int
-    normaliser: Normaliser
-    share: float
-    """Share of the squared change in the chosen tokens, relative to the best choice of as many: 1 is perfect."""
+    probe_layers: tuple[int, ...]
+    combine: Combine = "mean"
+    normaliser: Normaliser = "softmax"
+    left: float
+    """Residual influence, over all cases together: mean KL from never-saw relative to no erasing."""
+    cases: int
+    memory: float
+    """Memory of the kept queries, as a share of that of K and V."""
 
 
 class InfluenceSettings(_Record):
     """The best settings of `influence` for this model."""
 
     probe_layers: tuple[int, ...]
+    """Layers whose queries are kept; none where the engine keeps no queries."""
     combine: Combine = "mean"
     normaliser: Normaliser = "softmax"
-    share: float
-    """Share of the squared change that these settings find; see `LayerShare.share`."""
+    left: float | None = None
+    """Residual influence with these settings; see `ProbeChoice.left`. None where it was not measured."""
+    memory: float | None = None
+    """Memory of the kept queries, as a share of that of K and V; None where it is not known."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_share(cls, given: Any) -> Any:
+        """Leave out what older files have instead of `left`: a share of squared change."""
+        return {key: value for key, value in given.items() if key != "share"} if isinstance(given, dict) else given
 
 
 class Fidelity(_Record):
     """The residual influence of an eraser at one span and suffix length: mean KL from never-saw relative to no
     erasing."""
 
-    eraser: str
+    eraser: Label
     span: int
     following: int
     cases: int
@@ -77,7 +107,7 @@ class Fidelity(_Record):
 class Latency(_Record):
     """The time of an eraser at one span and suffix length."""
 
-    eraser: str
+    eraser: Label
     span: int
     following: int
     milliseconds: float
@@ -89,7 +119,7 @@ class Latency(_Record):
 class Agreement(_Record):
     """The share of questions whose greedy answer is never-saw's, among those that never-saw answers rightly."""
 
-    eraser: str
+    eraser: Label
     kind: str
     tokens: int
     """Approximate length of the conversations, in tokens."""
@@ -101,7 +131,7 @@ class Default(_Record):
     """The default eraser where at least `following` tokens follow the span, up to the next entry's `following`."""
 
     following: int
-    eraser: str
+    eraser: Label
 
 
 class Calibration(_Record):
@@ -111,7 +141,8 @@ class Calibration(_Record):
     model: str
     shape: dict[str, int | str]
     influence: InfluenceSettings
-    layers: tuple[LayerShare, ...]
+    choices: tuple[ProbeChoice, ...] = ()
+    """All ways to choose tokens that were measured; `influence` has the one that was chosen."""
     fidelity_run: Run
     fidelity: tuple[Fidelity, ...]
     agreement: tuple[Agreement, ...]
@@ -119,6 +150,12 @@ class Calibration(_Record):
     latency: tuple[Latency, ...]
     defaults: tuple[Default, ...]
     """Default erasers from `decide.defaults`, by ascending `following`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_layers(cls, given: Any) -> Any:
+        """Leave out what older files have instead of `choices`: shares of squared change."""
+        return {key: value for key, value in given.items() if key != "layers"} if isinstance(given, dict) else given
 
     def default(self, following: int) -> str | None:
         """Return the default eraser for `following` kept tokens after the span; None below the shortest measured
@@ -135,6 +172,11 @@ class Calibration(_Record):
             raise KVMemoryError(
                 f"The calibration is of {self.model}, a model of another shape; run kv-memory calibrate for this one."
             )
+
+
+def beside(model: Path) -> Path:
+    """Return where the calibration of a model is kept: in its directory, or beside its .gguf file."""
+    return model / FILE if model.is_dir() else model.with_suffix(f".{FILE}")
 
 
 def shape_of(config: Mapping[str, Any]) -> dict[str, int | str]:

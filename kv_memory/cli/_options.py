@@ -9,6 +9,10 @@ import typer
 Model = Annotated[
     str | None, typer.Option(help="Path or hub id of a Hugging Face causal LM; default: the pocket model.")
 ]
+RunnableModel = Annotated[
+    str | None,
+    typer.Option("--model", help="Path or hub id of a causal LM, or a .gguf file; default: the pocket model."),
+]
 Erasers = Annotated[
     list[str] | None,
     typer.Option(

@@ -2,37 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kv_memory.cli._options import Model
+from kv_memory.cli._options import RunnableModel
 from kv_memory.cli._progress import progress_bar
 from kv_memory.errors import ConversationError, KVMemoryError
 
+SHOWN = 8
+"""Number of ways to choose tokens that are printed; the file has all."""
+
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from kv_memory.calibration.record import Calibration
-    from kv_memory.evaluation.calibrate.calibrate import Plan
+    from kv_memory.evaluation.calibrate.plan import Plan
     from kv_memory.evaluation.progress import Progress
 
 
 def calibrate(
     *,
-    model: Model = None,
+    model: RunnableModel = None,
     out: Annotated[
-        Path | None, typer.Option(help="The result; default: calibration.json in the model's directory, else here.")
+        Path | None,
+        typer.Option(help="The result; default: in the model's directory or beside its .gguf file, else here."),
     ] = None,
     text: Annotated[
         Path | None, typer.Option(help="UTF-8 text to erase spans from; default: generated conversations.")
     ] = None,
-    span: Annotated[list[int] | None, typer.Option(help="Tokens of a span; may be given several times.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the data sets: erase wrong documents from readings."),
+    ] = None,
+    span: Annotated[
+        list[int] | None, typer.Option(help="Tokens of a span of --text; may be given several times.")
+    ] = None,
     following: Annotated[
         list[int] | None, typer.Option(help="Tokens after the span; may be given several times.")
     ] = None,
-    cases: Annotated[int, typer.Option(help="Cases of each span and suffix length.")] = 8,
-    probes: Annotated[int, typer.Option(help="Questions of each class and length; 0: none.")] = 20,
+    cases: Annotated[int, typer.Option(help="Cases of each length.")] = 3,
+    probes: Annotated[
+        int, typer.Option(help="Questions of each class and length, for targets of agreement; slow.")
+    ] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the cases and questions.")] = 0,
     fidelity: Annotated[
         Path | None, typer.Option(help="A calibration of this model: take fidelity from it, measure only the time.")
@@ -46,11 +61,13 @@ def calibrate(
 ) -> None:
     """Measure the influence that each eraser leaves and its time on a model, and choose default erasers."""
     with progress_bar("cases") as progress:
-        from kv_memory.evaluation.calibrate.calibrate import Plan
+        from kv_memory.evaluation.calibrate.plan import Plan
 
         plan = Plan(cases=cases, probes=probes, seed=seed)
         plan = replace(plan, spans=tuple(span or plan.spans), followings=tuple(following or plan.followings))
-        result, path = _run(model, plan, out=out, text=text, known=fidelity, eraser=eraser, progress=progress)
+        result, path = _run(
+            model, plan, out=out, text=text, data=data, known=fidelity, eraser=eraser, progress=progress
+        )
     _show(result)
     typer.echo(f"wrote {path}")
 
@@ -61,6 +78,7 @@ def _run(
     *,
     out: Path | None,
     text: Path | None,
+    data: Path | None,
     known: Path | None,
     eraser: str | None,
     progress: Progress,
@@ -70,8 +88,7 @@ def _run(
     With the directory of a trained `eraser` and without `out` the calibration becomes part of its eraser.json. Errors
     in the files, the model or the lengths are raised as soon as they can be known.
     """
-    from kv_memory.calibration.record import FILE
-    from kv_memory.engines.transformers.loading import load_model
+    from kv_memory.calibration.record import FILE, beside
     from kv_memory.evaluation.calibrate import calibrate as measuring
     from kv_memory.file_io import replacing
     from kv_memory.pocket import model_path
@@ -82,18 +99,17 @@ def _run(
     folder = Path(name).expanduser()
     trained = None if eraser is None else open_eraser(eraser)
     within = trained if out is None and eraser is not None and Path(eraser).expanduser().is_dir() else None
-    path = within.folder / eraser_record.FILE if within else out or (folder if folder.is_dir() else Path()) / FILE
+    own = beside(folder) if folder.exists() else Path(FILE)
+    path = within.folder / eraser_record.FILE if within else out or own
     words = None if text is None else _read(text)
     earlier = None if known is None else _known(known)
     with replacing(path) as draft:
-        progress("Loading the model", 0, 0)
-        loaded, tokenizer = load_model(name, None, None)
         result = measuring.calibrate(
-            loaded,
-            tokenizer,
+            name,
             name=model or "pocket",
             plan=plan,
             text=words,
+            data=data,
             known=earlier,
             eraser=trained,
             progress=progress,
@@ -131,11 +147,9 @@ def _show(result: Calibration) -> None:
     from rich.table import Table
 
     console = Console()
-    best = result.influence
-    layers = f"layer{'s' * (len(best.probe_layers) > 1)} {', '.join(map(str, best.probe_layers))}"
-    console.print(
-        f"[bold]{result.model}[/]: ask the queries of {layers}, normaliser {best.normaliser}", highlight=False
-    )
+    console.print(f"[bold]{result.model}[/]: {_chosen(result)}", highlight=False)
+    if result.choices:
+        console.print(_choices(result))
     table = Table(
         title="Residual influence, and milliseconds, by tokens after the span", title_justify="left", box=None
     )
@@ -147,6 +161,34 @@ def _show(result: Calibration) -> None:
         table.add_row(eraser, *(_cell(result, eraser, length) for length in lengths))
     table.add_row("[bold]default[/]", *(f"[bold]{result.default(length)}[/]" for length in lengths))
     console.print(table)
+
+
+def _chosen(result: Calibration) -> str:
+    best = result.influence
+    if not best.probe_layers:
+        return "the engine keeps no queries"
+    asked = f"ask the queries of {_layers(best.probe_layers)}, normaliser {best.normaliser}"
+    return asked if best.memory is None else f"{asked}; they take {best.memory:.1%} of the memory of K and V"
+
+
+def _layers(layers: Sequence[int]) -> str:
+    return f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))}"
+
+
+def _choices(result: Calibration) -> Table:
+    """Return the best ways to choose tokens: what is left, and the memory of the queries."""
+    from rich.table import Table
+
+    table = Table(title="Ways to choose 15 % of the later tokens", title_justify="left", box=None)
+    for name in ("queries of", "combined by", "normaliser"):
+        table.add_column(name, no_wrap=True)
+    for name in ("left", "cases", "memory"):
+        table.add_column(name, justify="right")
+    for row in result.choices[:SHOWN]:
+        several = row.combine if len(row.probe_layers) > 1 else ""
+        figures = (f"{row.left:.3f}", str(row.cases), f"{row.memory:.1%}")
+        table.add_row(_layers(row.probe_layers), several, row.normaliser, *figures)
+    return table
 
 
 def _cell(result: Calibration, eraser: str, following: int) -> str:

@@ -31,6 +31,10 @@ logarithm of what the softmax would divide.
 """
 
 
+ProbeLayers = tuple[int, ...] | Literal["all"] | None
+"""Layers whose queries an engine keeps for `influence`, as callers name them; None: the engine's choice."""
+
+
 class CellEdit(Engine):
     """An engine whose cells can be removed, moved and recomputed. Capabilities `edit` and `shift`."""
 
@@ -97,6 +101,11 @@ class CellRows(Engine):
 
 class AttentionScores(Engine):
     """An engine that keeps the queries of some layers, its probe layers. Capability `influence`."""
+
+    probe_layers: tuple[int, ...] = ()
+    """Layers whose queries are kept, ascending."""
+    probe_memory: float = 0.0
+    """Memory that is taken for the queries of one probe layer, as a share of that of K and V of all layers."""
 
     @abstractmethod
     def influence(
@@ -183,6 +192,20 @@ def require(engine: Engine, kind: type[Part], use: str) -> Part:
         return engine
     name, absent = next((name, absent) for name, (known, absent) in PARTS.items() if known is kind)
     raise UnsupportedOperationError(f"{use} needs {name}, which the engine of {engine.name} lacks: {absent}.")
+
+
+def chosen_layers(layers: ProbeLayers, depth: int) -> tuple[int, ...]:
+    """Return the probe layers of an engine of `depth` layers, ascending; by default that of `default_probe_layer`.
+
+    Raises ValueError for a layer that does not exist.
+    """
+    if layers == "all":
+        return tuple(range(depth))
+    chosen = (default_probe_layer(depth),) if layers is None else tuple(sorted(set(layers)))
+    for layer in chosen:
+        if not 0 <= layer < depth:
+            raise ValueError(f"probe layer {layer} is not one of the model's {depth}")
+    return chosen
 
 
 def default_probe_layer(depth: int) -> int:

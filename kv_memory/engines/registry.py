@@ -14,6 +14,7 @@ from typing import Any
 
 from kv_memory.engines.base import ConfigCheck, Engine
 from kv_memory.engines.gguf_header import trained_context
+from kv_memory.engines.parts import ProbeLayers
 from kv_memory.engines.threads import wait_passively
 from kv_memory.pocket import model_path
 
@@ -40,14 +41,14 @@ def open_engine(
     dtype: str | None = None,
     context_length: int | None = None,
     check: ConfigCheck = lambda config: None,
-    probe_layers: tuple[int, ...] | None = None,
+    probe_layers: ProbeLayers = None,
 ) -> Engine:
     """Load a model directory, hub id or .gguf file into the engine that runs it.
 
     `name`: what the engine calls the model, by default as `model` says. `dtype`: of the weights, or of K and V alone
     where the file says what the weights are. `context_length`: longest sequence in tokens, by default what the model
-    says. `check` is given the model's configuration. `probe_layers`: whose queries
-    are kept for `influence`; by default the engine's choice.
+    says. `check` is given the model's configuration. `probe_layers`: whose queries are kept for `influence`, or "all";
+    by default the engine's choice.
 
     Raises ModelError, UnsupportedModelError and what `check` raises.
     """

@@ -5,8 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from kv_memory.engines.base import STEERED, Cells, Engine, SequenceId
 from kv_memory.engines.parts import CellEdit, CellRows, lacks, require
@@ -128,6 +129,14 @@ class PartialRecompute(Eraser):
     def label(self) -> str:
         """Return the name with the budget."""
         return f"{self.name} {self.budget}"
+
+    def with_rates(self, rates: Rates) -> Self:
+        """Return this eraser with these rates, which it asks where its budget is a time or a target."""
+        if self.budget.unit in ("", "%"):
+            return self
+        found = copy(self)
+        found.rates = rates
+        return found
 
     def erase(
         self, engine: Engine, seq: SequenceId, spans: Sequence[Interval], approximate_from: int | None = None

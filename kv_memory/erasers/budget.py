@@ -59,23 +59,35 @@ class Budget:
         But for a fixed number, never fewer than the engine runs at the cost of one (`Engine.free_tokens`). Raises
         KVMemoryError for a time or a target without rates that say what it allows.
         """
-        if self.unit == "":
-            return min(int(self.value), following)
-        if self.unit == "%":
-            wanted: float | None = self.value / 100 * following
-        elif rates is None:
-            wanted = None
-        elif self.unit == "ms":
+        known = self.known_tokens(following, engine.free_tokens)
+        if known is not None:
+            return known
+        wanted: float | None = None
+        if rates is not None and self.unit == "ms":
             wanted = rates.tokens_within(eraser, self.value, following)
-        else:
+        elif rates is not None:
             share = rates.share_leaving(eraser, self.value, following)
             wanted = None if share is None else share * following
         if wanted is None:
             raise KVMemoryError(
-                f"A budget of {self} needs a calibration of this model and machine that measured {eraser!r}; run "
-                "kv-memory calibrate, or give a number of tokens or a share."
+                f"A budget of {self} needs a calibration of this model and machine that measured {eraser!r} to reach "
+                f"it with {following:,} tokens after the span; run kv-memory calibrate, or give a number of tokens or "
+                "a share."
             )
-        return min(max(math.ceil(wanted), engine.free_tokens), following)
+        return _limited(wanted, following, engine.free_tokens)
+
+    def known_tokens(self, following: int, free: int = 1) -> int | None:
+        """Return how many of `following` later tokens a number or a share is; None for a time or a target.
+
+        `free`: the number that costs as much as one; a share is never fewer.
+        """
+        if self.unit == "":
+            return min(int(self.value), following)
+        return _limited(self.value / 100 * following, following, free) if self.unit == "%" else None
 
     def __str__(self) -> str:
         return f"{self.value:.12g}{' left' if self.unit == 'left' else self.unit}"
+
+
+def _limited(wanted: float, following: int, free: int) -> int:
+    return min(max(math.ceil(wanted), free), following)

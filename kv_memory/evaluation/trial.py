@@ -52,10 +52,13 @@ class Copy:
 class Trial:
     """A case, prefilled with its spans and without them."""
 
-    def __init__(self, engine: Engine, case: Case, read: SequenceId, never: SequenceId) -> None:
+    def __init__(
+        self, engine: Engine, case: Case, read: SequenceId, never: SequenceId, answer_tokens: int = ANSWER_TOKENS
+    ) -> None:
         self.engine = engine
         self.case = case
         self.read = read
+        self._limit = answer_tokens
         answer = self._greedy(never) if case.scored is None else []
         self.answer = engine.tokenizer.decode(answer).strip()
         """Answer of never-saw; empty where given tokens are scored."""
@@ -136,20 +139,20 @@ class Trial:
         start = by.next_position(seq)
         try:
             by.prefill(seq, self.case.tail if tail is None else tail)
-            answer = by.generate(seq, Sampling(max_tokens=ANSWER_TOKENS))
+            answer = by.generate(seq, Sampling(max_tokens=self._limit))
             return [token.id for token in answer if token.id >= 0]
         finally:
             by.truncate(seq, start)
 
 
 @contextmanager
-def trial(engine: Engine, case: Case) -> Iterator[Trial]:
-    """Prefill a case; its cells are freed after the block."""
+def trial(engine: Engine, case: Case, answer_tokens: int = ANSWER_TOKENS) -> Iterator[Trial]:
+    """Prefill a case; its cells are freed after the block. `answer_tokens`: largest number of an answer's tokens."""
     read, never = engine.create(), engine.create()
     try:
         engine.prefill(read, case.ids)
         engine.prefill(never, case.kept)
-        yield Trial(engine, case, read, never)
+        yield Trial(engine, case, read, never, answer_tokens)
     finally:
         engine.free(read)
         engine.free(never)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from kv_memory.calibration.decide import GAIN, candidates
+from kv_memory.calibration.decide import GAIN, measured
 from kv_memory.calibration.record import Calibration
 from kv_memory.engines.base import Engine
 from kv_memory.erasers.base import Eraser
@@ -48,14 +48,14 @@ def choose(
       calibration only an exact one is known to meet it.
     - Where none meets all: the fastest of those that meet the fidelity target, if there is one. Fidelity comes first.
 
-    `erasers`: the candidates, by the names that the calibration uses; by default all that a calibration measures. An
+    `erasers`: the candidates, by the names that the calibration uses; by default all that the calibration measured. An
     eraser that needs a capability which the engine lacks is never chosen.
     """
     handling = (policy or Policy()).handling(reason)
     if erasers is None and calibration is None:
         erasers = {eraser.name: eraser for eraser in (Recompute(), ShiftInfluence(), Influence())}
     elif erasers is None and calibration is not None:
-        erasers = candidates(calibration.influence)
+        erasers = measured(calibration)
     known = dict(erasers or {})
     if not any(eraser.exact and not eraser.lacking(engine) for eraser in known.values()):
         known[Recompute.name] = Recompute()
@@ -88,10 +88,14 @@ def as_named(
     handling = (policy or Policy()).handling(reason)
     name, known = eraser.name, Figures()
     if calibration is not None:
-        measured = candidates(calibration.influence)
-        name = next((n for n, e in measured.items() if type(e) is type(eraser) and vars(e) == vars(eraser)), name)
+        name = next((label for label, known in measured(calibration).items() if _same(known, eraser)), name)
         known = figures(calibration, span, following).get(name, known)
     return Choice(Candidate.of(name, eraser, known, engine, handling), "since the call or the memory names it")
+
+
+def _same(one: Eraser, other: Eraser) -> bool:
+    """Return whether two erasers do the same; rates only say what a time or a target means."""
+    return type(one) is type(other) and {**vars(one), "rates": None} == {**vars(other), "rates": None}
 
 
 def _by_targets(able: Sequence[Candidate], handling: Handling) -> tuple[Candidate, str]:

@@ -10,7 +10,8 @@ from typing import Any, get_args
 
 from kv_memory.arguments import check, check_function, check_session_id
 from kv_memory.audit import AuditLog
-from kv_memory.calibration.record import FILE, Calibration, load
+from kv_memory.calibration.rates import MeasuredRates
+from kv_memory.calibration.record import Calibration, beside, load
 from kv_memory.conversation.chat_format import ChatFormat
 from kv_memory.conversation.messages import parse_messages
 from kv_memory.conversation.originals import Originals
@@ -19,7 +20,7 @@ from kv_memory.conversation.targets import find
 from kv_memory.engines.base import Engine
 from kv_memory.engines.registry import open_engine
 from kv_memory.erasers import get_eraser
-from kv_memory.erasers.base import Eraser
+from kv_memory.erasers.base import Eraser, PartialRecompute
 from kv_memory.erasers.steer import Steer
 from kv_memory.erasers.steering import steering_of
 from kv_memory.errors import (
@@ -81,7 +82,8 @@ class Memory:
         has it, is loaded when `steer` is first asked for by name.
 
         `calibration`: a calibration of this model, or its file; by default the trained eraser's, or the
-        calibration.json in the model's directory, if there is one. A ready engine keeps the probe layers that it has.
+        calibration.json in the model's directory, or MODEL.calibration.json beside MODEL.gguf, if there is one. A ready
+        engine keeps the probe layers that it has.
 
         `cache_tokens`: number of cells that all sessions together may hold; by default four times the model's context.
 
@@ -132,8 +134,8 @@ class Memory:
         if calibration is None and trained is not None:
             calibration = trained.calibration
         if calibration is None and not isinstance(model, Engine):
-            beside = _path(model) / FILE
-            calibration = beside if beside.is_file() else None
+            file = beside(_path(model))
+            calibration = file if file.is_file() else None
         own = None if isinstance(model, Engine) else _path(model) / BESIDE
         self._own_eraser = own if own is not None and own.is_dir() else None
         self.calibration = load(Path(calibration)) if isinstance(calibration, (str, Path)) else calibration
@@ -160,8 +162,9 @@ class Memory:
     def load_eraser(self, eraser: str | Eraser) -> Eraser:
         """Return the eraser of this name (see `get_eraser`), ready to run on the engine.
 
-        When an eraser that steers is first asked for, the trained eraser in the model's directory is loaded. Raises
-        UnsupportedOperationError where the engine lacks what the eraser needs.
+        A budget that is a time or a target means what the calibration measured, unless the eraser has rates of its own;
+        the eraser that is given stays as it is. When an eraser that steers is first asked for, the trained eraser in
+        the model's directory is loaded. Raises UnsupportedOperationError where the engine lacks what the eraser needs.
         """
         found = get_eraser(eraser)
         if self._own_eraser is not None and "steering" in found.lacking(self.engine):
@@ -169,6 +172,8 @@ class Memory:
                 if steering_of(self.engine) is None:  # another thread may have loaded it meanwhile
                     open_eraser(self._own_eraser).load(self.engine)
         found.check(self.engine)
+        if self.calibration is not None and isinstance(found, PartialRecompute) and found.rates is None:
+            return found.with_rates(MeasuredRates(self.calibration))
         return found
 
     def session(self, session_id: str) -> Session:

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kv_memory import Memory
 from kv_memory.calibration.record import FILE, load
+from kv_memory.engines.base import Engine
+from kv_memory.engines.llama_cpp import LlamaCppEngine
+from kv_memory.engines.parts import ProbeLayers
+from kv_memory.engines.registry import open_engine
+from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.erasers import ERASERS
-from kv_memory.errors import KVMemoryError
-from kv_memory.evaluation.calibrate.calibrate import LAYER_CASES, Plan, calibrate
+from kv_memory.errors import KVMemoryError, UnsupportedOperationError
+from kv_memory.evaluation.calibrate.calibrate import LAYER_CASES, calibrate
+from kv_memory.evaluation.calibrate.plan import Plan
+from kv_memory.gguf import export_model
 from kv_memory.testing.adapters import save_lora
 from kv_memory.testing.chat import tiny_model, tiny_tokenizer
 from kv_memory.trained import record as eraser_record
 from kv_memory.trained.files import open_eraser
+from tests.core_only import CoreEngine
 from tests.lora import save_eraser
 from tests.test_cli import model, run
-from tests.tiny import tiny_engine
+from tests.tiny import save_tiny, tiny_engine
 
 __all__ = ["model", "run"]  # fixtures
 
@@ -32,7 +42,9 @@ def test_a_model_is_calibrated_and_then_erases_as_was_found(run: Run, model: Pat
     assert (code, err) == (0, "")
     found = load(out)
     assert {row.eraser.split()[0] for row in found.fidelity} == {name for name in ERASERS if "steer" not in name}
-    assert {(row.span, row.following, row.cases) for row in found.fidelity} == {(8, 40, 2)}
+    assert {(row.following, row.cases) for row in found.fidelity} == {(40, 2)}
+    assert found.choices
+    assert found.influence.memory == len(found.influence.probe_layers) * tiny_engine().probe_memory
     exact = next(row for row in found.fidelity if row.eraser == "recompute")
     assert exact.residual.value < 1e-6
     assert found.agreement == ()
@@ -121,26 +133,86 @@ def test_an_eraser_that_was_never_calibrated_has_no_fidelity_to_take(run: Run, m
     assert f"{folder / eraser_record.FILE} holds no calibration" in err
 
 
-def test_questions_that_a_model_cannot_answer_are_not_counted() -> None:
+def test_questions_that_a_model_cannot_answer_are_not_counted(tmp_path: Path) -> None:
     heard: list[tuple[str, int, int]] = []
     plan = Plan(spans=(8,), followings=(256,), cases=1, probes=1)
     text = "all work and no play makes jack a dull boy. " * 40
+    tiny_model(max_positions=8192).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
     found = calibrate(
-        tiny_model(max_positions=8192),
-        tiny_tokenizer(),
-        name="tiny",
-        plan=plan,
-        text=text,
-        progress=lambda what, done, total: heard.append((what, done, total)),
+        tmp_path, plan=plan, text=text, progress=lambda what, done, total: heard.append((what, done, total))
     )
     assert found.agreement == ()
     assert ("Choosing probe layers", LAYER_CASES, LAYER_CASES) in heard
     assert ("Erasing spans", 1, 1) in heard
 
 
-def test_a_calibration_of_another_model_is_refused() -> None:
-    plan = Plan(spans=(8,), followings=(40,), cases=1, probes=0)
-    first = calibrate(tiny_model(), tiny_tokenizer(), name="tiny", plan=plan)
+def test_a_calibration_of_another_model_is_refused(model: Path) -> None:
+    plan = Plan(followings=(40,), cases=1)
+    first = calibrate(tiny_engine(), plan=plan)
     other = first.model_copy(update={"shape": {}})
-    with pytest.raises(KVMemoryError, match="another shape"):
-        calibrate(tiny_model(), tiny_tokenizer(), name="tiny", plan=plan, known=other)
+    for source in (model, tiny_engine()):
+        with pytest.raises(KVMemoryError, match="another shape"):
+            calibrate(source, plan=plan, known=other)
+
+
+@pytest.mark.parametrize("layers", [(0,), (0, 1), ()])
+def test_a_ready_engine_keeps_its_probe_layers(layers: tuple[int, ...]) -> None:
+    engine = TransformersEngine(tiny_model(), tiny_tokenizer(), probe_layers=layers)
+    found = calibrate(engine, plan=Plan(followings=(40,), cases=1))
+    assert found.influence.probe_layers == engine.probe_layers == layers
+    assert (found.influence.left, found.choices) == (None, ())
+    assert found.influence.memory == len(layers) * engine.probe_memory
+    assert any("influence" in row.eraser for row in found.fidelity) is bool(layers)
+
+
+def test_an_engine_that_cannot_move_cells_is_measured_by_what_it_can() -> None:
+    engine = tiny_engine()
+    engine.ruled_out["shift"] = "for this test"
+    found = calibrate(engine, plan=Plan(followings=(40,), cases=1))
+    labels = {row.eraser for row in found.latency}
+    assert {"influence 5%", "repair 50%", "drop", "recompute"} <= labels
+    assert not any("shift" in label for label in labels)
+
+
+def test_an_engine_that_scores_no_tokens_is_refused() -> None:
+    says = "Calibration needs score, which the engine of core lacks: it gives no log-probabilities of tokens"
+    with pytest.raises(UnsupportedOperationError, match=says):
+        calibrate(CoreEngine(tiny_engine()), plan=Plan(followings=(40,), cases=1))
+
+
+def test_a_model_is_loaded_with_all_queries_and_then_with_those_that_were_chosen(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[tuple[ProbeLayers, int]] = []
+    alive: list[weakref.ref[Engine]] = []
+
+    def opened(*args: Any, probe_layers: ProbeLayers, **settings: Any) -> Engine:
+        loaded.append((probe_layers, sum(each() is not None for each in alive)))
+        engine = open_engine(*args, probe_layers=probe_layers, **settings)
+        alive.append(weakref.ref(engine))
+        return engine
+
+    monkeypatch.setattr("kv_memory.evaluation.calibrate.calibrate.open_engine", opened)
+    found = calibrate(model, plan=Plan(followings=(40,), cases=1))
+    assert loaded == [("all", 0), (found.influence.probe_layers, 0)], "and never two at once"
+
+
+def test_a_gguf_model_is_calibrated(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (make llama)", exc_type=ImportError)
+    file = tmp_path / "tiny.gguf"
+    export_model(save_tiny(tmp_path / "model"), file, "f32")
+    code, shown, _ = run("calibrate", "--model", file, "--following", 40, "--cases", 1)
+    assert code == 0
+    beside = tmp_path / "tiny.calibration.json"
+    assert f"wrote {beside}" in shown.replace("\n", "")
+    found = load(beside)
+    assert {row.eraser.split()[0] for row in found.fidelity} == {name for name in ERASERS if "steer" not in name}
+    exact = next(row for row in found.fidelity if row.eraser == "recompute")
+    assert exact.residual.value < 1e-6
+    assert found.influence.memory == pytest.approx(0.75 * len(found.influence.probe_layers))
+    assert "llama_cpp_python" in found.latency_run.versions
+    memory = Memory(file)
+    assert memory.calibration == found
+    assert isinstance(memory.engine, LlamaCppEngine)
+    assert memory.engine.probe_layers == found.influence.probe_layers

@@ -12,8 +12,9 @@ from kv_memory.calibration.record import Agreement, Fidelity, InfluenceSettings,
 from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.erasers import ERASERS
 from kv_memory.erasers.shift_influence import ShiftInfluence
-from kv_memory.evaluation.calibrate.layers import NORMALISERS, Setting, choose, choose_layers
+from kv_memory.evaluation.calibrate.layers import NORMALISERS, Setting, choose, choose_layers, finalists
 from kv_memory.evaluation.suites.texts import text_cases
+from kv_memory.evaluation.trial import trial
 from kv_memory.testing.chat import tiny_model, tiny_tokenizer
 
 MILLISECONDS = {"recompute": 100.0, "drop": 1.0, "shift": 5.0, "influence 32": 30.0, "shift+influence 32": 40.0}
@@ -92,40 +93,86 @@ def test_the_nearest_length_counts() -> None:
     assert only(defaults([*fidelity, *longer[0]], [], rows({}, MILLISECONDS, following=1024)[1])) == "influence 32"
 
 
+SETTINGS = InfluenceSettings(probe_layers=(1,), combine="max", normaliser="none", left=0.1)
+
+
 def test_candidates_carry_the_calibrated_settings() -> None:
-    settings = InfluenceSettings(probe_layers=(1,), combine="max", normaliser="none", share=0.9)
-    found = candidates(settings)
+    found = candidates(SETTINGS)
     assert {eraser.name for eraser in found.values()} == set(ERASERS)
-    chosen = found["shift+influence 64"]
+    assert all(eraser.label == label for label, eraser in found.items())
+    chosen = found["shift+influence 25%"]
     assert isinstance(chosen, ShiftInfluence)
-    assert (chosen.label, chosen.combine, chosen.normaliser) == ("shift+influence 64", "max", "none")
+    assert (chosen.label, chosen.combine, chosen.normaliser) == ("shift+influence 25%", "max", "none")
 
 
-def table(**worth: float) -> dict[Setting, float]:
-    """Layer 1 is worth .8 and layer 0 .5 with softmax, pairs .8; changed by what is given."""
-    found = {Setting((layer,), "mean", name): 0.5 for layer in (0, 1) for name in NORMALISERS}
-    found |= {Setting((0, 1), "mean", "softmax"): 0.8, Setting((0, 1), "max", "softmax"): worth.get("max", 0.8)}
-    found |= {Setting((1,), "mean", name): worth.get(name, 0.7) for name in NORMALISERS}
-    return found | {Setting((1,), "mean", "softmax"): 0.8}
+@pytest.mark.parametrize(
+    ("shifts", "main", "rival"), [(True, "shift+influence", "shift+repair"), (False, "influence", "repair")]
+)
+def test_the_eraser_that_suits_the_engine_gets_the_whole_curve(shifts: bool, main: str, rival: str) -> None:
+    budgets: dict[str, list[str]] = {}
+    for label in candidates(SETTINGS, shifts):
+        budgets.setdefault(label.split()[0], []).append(label.partition(" ")[2])
+    assert budgets[main] == ["32", "5%", "10%", "15%", "25%", "50%"]
+    assert budgets[rival] == ["32", "15%", "50%"]
 
 
-def test_the_cheapest_setting_that_is_worth_as_much_is_chosen() -> None:
-    assert choose(table()) == Setting((1,), "mean", "softmax")
-    assert choose(table(sampled=0.795)) == Setting((1,), "mean", "sampled")
-    assert choose(table(sampled=0.795, none=0.795)) == Setting((1,), "mean", "none")
-    assert choose(table(max=0.84)) == Setting((1,), "mean", "softmax")
-    assert choose(table(max=0.86)) == Setting((0, 1), "max", "softmax")
+def table(**left: float) -> dict[Setting, float]:
+    """Layer 1 leaves .2 and layer 0 .5 with the softmax, the pair .2; changed by what is given."""
+    found = {Setting((0,)): 0.5, Setting((1,)): 0.2, Setting((0, 1)): 0.2, Setting((0, 1), "max"): left.get("max", 0.2)}
+    return found | {Setting((1,), "mean", name): left.get(name, 0.3) for name in NORMALISERS[:-1]}
+
+
+def test_the_cheapest_setting_that_leaves_no_more_is_chosen() -> None:
+    assert choose(table()) == Setting((1,))
+    assert choose(table(sampled=0.205)) == Setting((1,), "mean", "sampled")
+    assert choose(table(sampled=0.205, none=0.205)) == Setting((1,), "mean", "none")
+    assert choose(table(max=0.19)) == Setting((1,))
+    assert choose(table(max=0.17)) == Setting((0, 1), "max")
+    assert choose({Setting((1,)): 0.2}) == Setting((1,))
+
+
+def test_the_best_layers_of_the_first_round_are_measured_again_with_their_pairs() -> None:
+    coarse = {Setting((layer,)): abs(layer - 4.2) for layer in range(10)}
+    found = finalists(coarse, memory=0.05)
+    assert [setting.layers for setting in found[:4]] == [(4,), (5,), (3,), (6,)]
+    assert {setting.layers for setting in found if len(setting.layers) == 2} == {(4, 5), (3, 4), (3, 5)}
+    assert {(s.layers, s.normaliser) for s in found if s.normaliser != "softmax"} == {
+        ((4,), name) for name in ("none", "sampled")
+    }
+
+
+def test_pairs_that_take_too_much_memory_are_left_out() -> None:
+    coarse = {Setting((layer,)): float(layer) for layer in range(4)}
+    assert any(len(setting.layers) == 2 for setting in finalists(coarse, memory=0.06))
+    assert all(len(setting.layers) == 1 for setting in finalists(coarse, memory=0.061))
 
 
 def test_layers_are_found_on_a_model() -> None:
-    engine = TransformersEngine(tiny_model(), tiny_tokenizer(), probe_layers=(0, 1))
+    engine = TransformersEngine(tiny_model(), tiny_tokenizer(), probe_layers="all")
     cases = text_cases([i * i % 250 for i in range(400)], [], 12, 100, Random(0))
     done: list[int] = []
-    settings, layers = choose_layers(engine, [next(cases) for _ in range(3)], lambda: done.append(1))
-    assert len(done) == 3
-    assert {(row.layer, row.normaliser) for row in layers} == {(i, name) for i in (0, 1) for name in NORMALISERS}
-    assert all(0 < row.share <= 1 for row in layers)
-    assert settings.share >= max(row.share for row in layers if row.normaliser == "softmax") - 0.01
+    settings, rows = choose_layers(engine, [next(cases) for _ in range(5)], lambda: done.append(1))
+    assert len(done) == 5
+    assert {row.probe_layers for row in rows} == {(0,), (1,)}, "a pair takes all of 100 % of K and V here"
+    assert {row.cases for row in rows} == {2}
+    assert [row.left for row in rows] == sorted(row.left for row in rows)
+    assert all(row.memory == engine.probe_memory for row in rows)
+    assert settings.left == pytest.approx(min(row.left for row in rows if row.normaliser == "softmax"), abs=0.011)
+    assert settings.memory == len(settings.probe_layers) * engine.probe_memory
+
+
+def test_what_is_left_is_that_of_the_share_of_tokens() -> None:
+    """The best of the rule's rows leaves what the eraser itself leaves with as many tokens, on the same cases."""
+    engine = TransformersEngine(tiny_model(), tiny_tokenizer(), probe_layers="all")
+    source = text_cases([i * i % 250 for i in range(400)], [], 12, 100, Random(0))
+    cases = [next(source) for _ in range(4)]
+    settings, _ = choose_layers(engine, cases)
+    eraser = ShiftInfluence("15%", layers=settings.probe_layers, normaliser=settings.normaliser)
+    kls = []
+    for case in cases[3:]:
+        with trial(engine, case) as this:
+            kls.append((this.run(eraser).kl, this.run(None).kl))
+    assert settings.left == pytest.approx(sum(kl for kl, _ in kls) / sum(kl for _, kl in kls), abs=1e-3)
 
 
 def test_intervals() -> None:

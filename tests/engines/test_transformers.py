@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kv_memory.engines.base import Engine, Sampling
-from kv_memory.engines.parts import lacks
+from kv_memory.engines.parts import ProbeLayers, lacks
 from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.erasers.influence import Influence
 from kv_memory.errors import UnsupportedOperationError
@@ -75,6 +75,17 @@ def test_influence_counts_the_cells_that_are_there_now() -> None:
     _, kept = engine.influence(seq, [(70, 80)])
     _, fresh = engine.influence(engine.fork(seq), [(70, 80)])
     assert_close(kept, fresh)
+
+
+@pytest.mark.parametrize(("layers", "kept"), [(None, (1,)), ("all", (0, 1)), ((1, 0, 1), (0, 1)), ((), ())])
+def test_it_says_which_queries_it_keeps_and_what_one_layers_take(layers: ProbeLayers, kept: tuple[int, ...]) -> None:
+    engine = TransformersEngine(tiny_model(), tiny_tokenizer(), probe_layers=layers)
+    assert engine.probe_layers == kept
+    cells = engine.create()
+    engine.prefill(cells, [1, 2, 3])
+    read = engine.read_cells(cells, [0, 1, 2])
+    taken = 0 if read.queries is None else read.queries.numel() / (read.keys.numel() + read.values.numel())
+    assert taken == len(kept) * engine.probe_memory
 
 
 def test_without_probe_layers_there_is_no_influence() -> None:

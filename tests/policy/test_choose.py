@@ -8,13 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kv_memory.calibration.decide import measured as measured_by
+from kv_memory.calibration.rates import MeasuredRates
 from kv_memory.calibration.record import Agreement, Calibration, Latency
 from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.erasers.drop import Drop
 from kv_memory.erasers.influence import Influence
 from kv_memory.erasers.recompute import Recompute
 from kv_memory.policy import EXACT_UP_TO, Candidate, Category, Policy, choose, default_eraser
-from tests.policy.figures import NAMES, agreed, calibrations, engine, left, measured, took
+from kv_memory.policy.choose import as_named
+from tests.policy.figures import agreed, calibrations, engine, left, measured, took
 from tests.tiny import tiny_engine
 
 KNOWN = measured(
@@ -22,6 +25,7 @@ KNOWN = measured(
     *(took("drop", 1), left("drop", 0.4), agreed("drop", 80)),
     *(took("influence 32", 30), left("influence 32", 0.08), agreed("influence 32", 97)),
     *(took("shift+influence 32", 40), left("shift+influence 32", 0.02), agreed("shift+influence 32", 100)),
+    *(took("steer", 5), agreed("influence 16", 99)),
     default="influence 32",
     following=500,
 )
@@ -127,6 +131,31 @@ def test_without_a_calibration() -> None:
     assert "only an exact eraser is known to meet the fidelity target" in strict.why
 
 
+def test_a_share_is_chosen_as_what_it_left() -> None:
+    shares = {"5%": (10, 0.4), "15%": (30, 0.2), "25%": (50, 0.08), "50%": (90, 0.01)}
+    rows = [
+        row
+        for share, (milliseconds, high) in shares.items()
+        for row in (took(f"shift+influence {share}", milliseconds), left(f"shift+influence {share}", high))
+    ]
+    known = measured(took("recompute", 200), *rows, default="shift+influence 25%")
+    assert chosen({}, calibration=known) == "shift+influence 25%"
+    assert chosen({"residual": 0.1}, calibration=known) == "shift+influence 25%"
+    assert chosen({"residual": 0.05}, calibration=known) == "shift+influence 50%"
+    assert chosen({"latency_ms": 35}, calibration=known) == "shift+influence 15%"
+    eraser = choose(engine(), 20, 600, calibration=known).eraser
+    assert (eraser.label, vars(eraser)["normaliser"]) == ("shift+influence 25%", known.influence.normaliser)
+
+
+@pytest.mark.parametrize("rates", [None, MeasuredRates(KNOWN)])
+def test_the_figures_of_an_eraser_that_is_named_are_found_by_what_it_does(rates: MeasuredRates | None) -> None:
+    one = Influence(32, normaliser=KNOWN.influence.normaliser, rates=rates)
+    choice = as_named(engine(), one, 20, 600, calibration=KNOWN)
+    assert (choice.name, choice.residual) == ("influence 32", 0.04)
+    for other in (Influence(33, normaliser=KNOWN.influence.normaliser), Influence(32, normaliser="none")):
+        assert as_named(engine(), other, 20, 600, calibration=KNOWN).residual is None
+
+
 def test_the_default_eraser_is_the_choice_without_a_policy() -> None:
     assert isinstance(default_eraser(engine(), 10), Recompute)
     assert isinstance(default_eraser(engine(), 1000), Influence)
@@ -191,6 +220,7 @@ def test_no_target_is_missed_that_some_eraser_meets(
     if (policy.latency_ms, policy.residual, policy.agreement) == (None, None, None):
         return
     choice = choose(engine(), span, following, calibration=calibration, policy=policy)
+    known = [*measured_by(calibration), "recompute"]
     able = [c for c in all_candidates(choice) if not c.eraser.lacking(engine())]
     assert choice.chosen in able
     if any(meets(c, policy) for c in able):
@@ -202,7 +232,7 @@ def test_no_target_is_missed_that_some_eraser_meets(
         following,
         calibration=calibration,
         policy=policy,
-        erasers={c.name: c.eraser for c in sorted(all_candidates(choice), key=lambda c: NAMES.index(c.name))},
+        erasers={c.name: c.eraser for c in sorted(all_candidates(choice), key=lambda c: known.index(c.name))},
     )
 
 
@@ -228,6 +258,7 @@ def test_the_explanation_names_every_candidate_once(
 ) -> None:
     choice = choose(engine(), span, following, calibration=calibration, policy=policy, reason=reason)
     said = [line.split(":")[0] for line in choice.explain().splitlines()]
-    assert sorted(said) == sorted(NAMES if calibration else ("recompute", "influence", "shift+influence"))
+    known = {"recompute", *(measured_by(calibration) if calibration else ("influence", "shift+influence"))}
+    assert sorted(said) == sorted(known)
     assert said[0] == choice.name
     assert all(why for _, why in choice.rejected)

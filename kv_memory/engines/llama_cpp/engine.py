@@ -29,7 +29,7 @@ from kv_memory.engines.llama_cpp.context import WORK, Context
 from kv_memory.engines.llama_cpp.exclusive import exclusive
 from kv_memory.engines.llama_cpp.llama_object import settings_of
 from kv_memory.engines.llama_cpp.model import Model
-from kv_memory.engines.llama_cpp.options import checked_rope, chosen_layers, kv_type
+from kv_memory.engines.llama_cpp.options import checked_rope, kv_type
 from kv_memory.engines.llama_cpp.passes import Run, after_last, append, rerun, runs_of
 from kv_memory.engines.llama_cpp.probe import probe
 from kv_memory.engines.llama_cpp.rows import TYPES
@@ -42,7 +42,9 @@ from kv_memory.engines.parts import (
     CellRows,
     Deviation,
     Normaliser,
+    ProbeLayers,
     Scoring,
+    chosen_layers,
     unsupported,
 )
 from kv_memory.engines.threads import wait_passively
@@ -76,7 +78,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
         threads: int | None = None,
         rope: Mapping[str, float] | None = None,
         chat_template: str | None = None,
-        probe_layers: tuple[int, ...] | None = None,
+        probe_layers: ProbeLayers = None,
     ) -> None:
         """Create an engine for a loaded model.
 
@@ -112,15 +114,16 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
         self._heads, self._rotation, self._attention = found.heads, found.rotation, found.attention
         self._cells = ContextRows(self._context, found.layout, found.heads)
         self._adapters: dict[str, Adapter] = {}
-        self._probed = chosen_layers(probe_layers, found.layout.layers) if found.attention else ()
-        self._watch.want({layer: self._attention[layer] for layer in self._probed})
+        self.probe_layers = chosen_layers(probe_layers, found.layout.layers) if found.attention else ()
+        self.probe_memory = (model.heads + model.kv_heads) / (2 * found.layout.layers * model.kv_heads)
+        self._watch.want({layer: self._attention[layer] for layer in self.probe_layers})
         layout = CellLayout(
             kv_heads=model.kv_heads,
             head_dim=self._heads.head_dim,
             heads=model.heads,
             dtype=TYPES[found.layout.kind],
-            devices=(torch.device("cpu"),) * len(self._probed),
-            probe_layers=tuple(range(len(self._probed))),
+            devices=(torch.device("cpu"),) * len(self.probe_layers),
+            probe_layers=tuple(range(len(self.probe_layers))),
             valued=False,
         )
         self._sequences = Sequences(self._context, layout, limit)
@@ -131,7 +134,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
         self.gguf_model = model.path
         self.max_positions = limit
         self.kv_dtype = str(TYPES[found.layout.kind]).removeprefix("torch.")
-        self.ruled_out = found.ruled_out(self._probed)
+        self.ruled_out = found.ruled_out(self.probe_layers)
 
     @classmethod
     def load(
@@ -286,7 +289,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
         check_move(store, start, delta)
         self._check_fits(store.next_position + delta)
         home, state.in_order = self._sequences.home(state), False
-        self._cells.move(home, store, slots, delta, rotation, probed=self._probed)
+        self._cells.move(home, store, slots, delta, rotation, probed=self.probe_layers)
         state.logits = None
 
     @exclusive
@@ -324,17 +327,17 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
         normaliser: Normaliser = "softmax",
     ) -> tuple[list[int], Tensor]:
         """Measure the later cells' attention to the spans' cells. Raises ValueError for a layer without queries."""
-        if not self._probed:
+        if not self.probe_layers:
             raise unsupported(self, "influence")
-        chosen = self._probed if layers is None else tuple(layers)
-        if not chosen or not set(chosen) <= set(self._probed):
-            raise ValueError(f"queries are kept of layers {list(self._probed)}, not of {list(chosen)}")
+        chosen = self.probe_layers if layers is None else tuple(layers)
+        if not chosen or not set(chosen) <= set(self.probe_layers):
+            raise ValueError(f"queries are kept of layers {list(self.probe_layers)}, not of {list(chosen)}")
         store = self._sequences.get(seq).store
         later, erased = asked_about(store, spans)
         scores = [
             attention_score(
                 store,
-                self._probed.index(layer),
+                self.probe_layers.index(layer),
                 later,
                 erased,
                 scaling=self._attention[layer].scaling,
@@ -347,11 +350,11 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
     @exclusive
     def attention(self, seq: SequenceId, start: int) -> tuple[list[int], Tensor]:
         """Measure what the cells from `start` on attend to. Raises UnsupportedOperationError without queries."""
-        if not self._probed:
+        if not self.probe_layers:
             raise unsupported(self, "influence")
         store = self._sequences.get(seq).store
         earlier, asking = read_before(store, start)
-        scaling = [self._attention[layer].scaling for layer in self._probed]
+        scaling = [self._attention[layer].scaling for layer in self.probe_layers]
         paid = [attention_paid(store, i, asking, scaling=scale) for i, scale in enumerate(scaling)]
         return integers(store.position[earlier]), torch.stack(paid).mean(0)[earlier]
 
@@ -398,7 +401,9 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
         state = self._sequences.get(seq)
         store, count = state.store, len(cells.positions)
         self._check_fits(max(cells.positions, default=-1) + 1)
-        queries = (len(self._probed), self._model.heads, count, self._heads.head_dim) if self._probed else None
+        queries = (
+            (len(self.probe_layers), self._model.heads, count, self._heads.head_dim) if self.probe_layers else None
+        )
         self._cells.check(cells, queries)
         if not count:
             return
@@ -411,7 +416,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
             store.allocate(positions[~there], ids[~there])
         slots = store.find(cells.positions)
         store.token[slots] = ids
-        keys = cells.keys[list(self._probed)]
+        keys = cells.keys[list(self.probe_layers)]
         self._put(state, slots, keys, cells.queries)
         state.logits = None
 
@@ -431,10 +436,10 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
     def _note(self, state: Sequence, slots: Slots, count: int) -> None:
         """Keep what the pass of these cells showed of the probe layers."""
         seen = self._watch.take()
-        if self._probed:
+        if self.probe_layers:
             # the last ones: an attempt for which there was no room came before
             keys, queries = (
-                torch.stack([self._heads.unpack(seen[kind, layer][-count:].flatten(1)) for layer in self._probed])
+                torch.stack([self._heads.unpack(seen[kind, layer][-count:].flatten(1)) for layer in self.probe_layers])
                 for kind in ("keys", "queries")
             )
             kept = state.store.layout.dtype  # as llama.cpp rounds what it keeps
@@ -443,7 +448,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
     def _put(self, state: Sequence, slots: Slots, keys: Tensor, queries: Tensor | None) -> None:
         """Write keys and queries, both [probe layers, heads, cells, head_dim]."""
         where = slots if isinstance(slots, slice) else compact(slots)
-        for index in range(len(self._probed)):
+        for index in range(len(self.probe_layers)):
             state.store.put_keys(index, where, keys[index][None])
             if queries is not None:
                 state.store.put_queries(index, where, queries[index][None])

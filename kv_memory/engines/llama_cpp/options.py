@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from kv_memory.engines.parts import default_probe_layer
 from kv_memory.errors import ModelError
 
 ROPE = (
@@ -38,15 +37,3 @@ def checked_rope(rope: Mapping[str, float] | None) -> dict[str, float]:
     if unknown:
         raise ValueError(f"there is no rotary setting {unknown[0]!r}; there are {', '.join(ROPE)}")
     return dict(rope or {})
-
-
-def chosen_layers(layers: tuple[int, ...] | None, depth: int) -> tuple[int, ...]:
-    """Return the probe layers, by default that of `default_probe_layer`.
-
-    Raises ValueError for a layer that does not exist.
-    """
-    chosen = (default_probe_layer(depth),) if layers is None else tuple(sorted(set(layers)))
-    for layer in chosen:
-        if not 0 <= layer < depth:
-            raise ValueError(f"probe layer {layer} is not one of the model's {depth}")
-    return chosen

@@ -32,8 +32,9 @@ from kv_memory.engines.parts import (
     CellRows,
     Deviation,
     Normaliser,
+    ProbeLayers,
     Scoring,
-    default_probe_layer,
+    chosen_layers,
     unsupported,
 )
 from kv_memory.engines.threads import wait_passively
@@ -63,9 +64,9 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
     The model is put in eval mode and the adapters that it has are switched off; its attention implementation is the
     engine's during a call only. Nobody else may run the model at the same time.
 
-    `probe_layers`: the layers whose post-RoPE queries are kept beside K and V, for `influence`. The default is one
-    layer (`default_probe_layer`). Each adds heads / (2 * layers * kv_heads) to the cache: for a Qwen3-8B shape (36
-    layers, 32 heads, 8 KV heads) 5.6 %. With () none are kept and the engine lacks `influence`.
+    `probe_layers`: the layers whose post-RoPE queries are kept beside K and V, for `influence`, or "all". The default
+    is one layer (`default_probe_layer`). Each adds heads / (2 * layers * kv_heads) to the cache: for a Qwen3-8B shape
+    (36 layers, 32 heads, 8 KV heads) 5.6 %. With () none are kept and the engine lacks `influence`.
 
     `context_length`: longest sequence in tokens, by default what the model says.
 
@@ -80,7 +81,7 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
         *,
         name: str | None = None,
         context_length: int | None = None,
-        probe_layers: tuple[int, ...] | None = None,
+        probe_layers: ProbeLayers = None,
     ) -> None:
         super().__init__()
         wait_passively()
@@ -89,9 +90,9 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
         base = self._adapters.base
         self._forward = Forward(base)
         near, far = (run_probe(self._forward, position) for position in _PROBE_POSITIONS)
-        depth = len(near.rows)
-        default = (default_probe_layer(depth),)
-        self._layout = layout_of(near, default if probe_layers is None else tuple(sorted(set(probe_layers))))
+        self.probe_layers = chosen_layers(probe_layers, len(near.rows))
+        self._layout = layout_of(near, self.probe_layers)
+        self.probe_memory = self._layout.heads / (2 * self._layout.layers * self._layout.kv_heads)
         self._scaling = near.scaling
         self.rotation = rotation_of(base, near, far, _PROBE_POSITIONS[1] - _PROBE_POSITIONS[0])
         self._sequences: dict[SequenceId, _Sequence] = {}
@@ -106,7 +107,7 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
         self.free_tokens = FREE_ON_GPU if self._forward.device.type == "cuda" else 1
         if self.rotation is None:
             self.ruled_out["shift"] = "its keys cannot be moved, since the model has no plain rotary embedding"
-        if not self._layout.probe_layers:
+        if not self.probe_layers:
             self.ruled_out["influence"] = "it keeps no queries (construct it with probe_layers)"
 
     @classmethod
@@ -264,7 +265,7 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
         normaliser: Normaliser = "softmax",
     ) -> tuple[list[int], Tensor]:
         """Measure the later cells' attention to the spans' cells. Raises ValueError for a layer without queries."""
-        kept = self._layout.probe_layers
+        kept = self.probe_layers
         if not kept:
             raise unsupported(self, "influence")
         chosen = kept if layers is None else tuple(layers)

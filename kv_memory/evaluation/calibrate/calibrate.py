@@ -2,123 +2,122 @@
 
 from __future__ import annotations
 
+import gc
 import platform
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import islice
+from pathlib import Path
 from random import Random
-
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import Any
 
 from kv_memory.calibration.decide import candidates, defaults
-from kv_memory.calibration.record import Agreement, Calibration, Fidelity, Latency, Run, shape_of
-from kv_memory.conversation.chat_format import ChatFormat
-from kv_memory.engines.transformers import TransformersEngine
-from kv_memory.errors import ContextLengthError, KVMemoryError
-from kv_memory.evaluation.calibrate.layers import choose_layers
+from kv_memory.calibration.record import (
+    Agreement,
+    Calibration,
+    Fidelity,
+    InfluenceSettings,
+    Latency,
+    ProbeChoice,
+    Run,
+    shape_of,
+)
+from kv_memory.engines.base import Engine
+from kv_memory.engines.parts import AttentionScores, ProbeLayers, Scoring, lacks, require
+from kv_memory.engines.registry import context_length, open_engine
+from kv_memory.errors import ContextLengthError
+from kv_memory.evaluation.calibrate.cases import conversation_cases, document_cases, head_of, tables
+from kv_memory.evaluation.calibrate.layers import COARSE, FINE, choose_layers
 from kv_memory.evaluation.calibrate.measure import agreement, fidelity_and_latency
-from kv_memory.evaluation.cases import INSIDE, NEAR, Case
+from kv_memory.evaluation.calibrate.plan import Plan
+from kv_memory.evaluation.cases import Case
 from kv_memory.evaluation.machine import hardware
 from kv_memory.evaluation.progress import Progress
-from kv_memory.evaluation.suites.texts import context_head, text_cases
-from kv_memory.evaluation.suites.worlds import message_cases, world_text
+from kv_memory.evaluation.suites.texts import text_cases
 from kv_memory.synthetic.drafts import KINDS
 from kv_memory.trained.files import TrainedEraser
 
-LAYER_SPAN, LAYER_FOLLOWING, LAYER_CASES = 16, 1024, 24
-SHORTEST_CONVERSATION = 256
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The sizes and seed of a calibration."""
-
-    spans: tuple[int, ...] = (16, 64, 256)
-    followings: tuple[int, ...] = (128, 512, 2048)
-    """Numbers of tokens after the span."""
-    cases: int = 8
-    """Number of cases of each span and suffix length."""
-    probes: int = 20
-    """Number of questions of each class and length; 0 asks none."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if min(*self.spans, *self.followings, self.cases) < 1 or self.probes < 0:
-            raise KVMemoryError("Spans, lengths and the number of cases of a calibration are at least 1.")
-
-    @property
-    def conversations(self) -> tuple[int, ...]:
-        """Return the lengths of the conversations that questions are about, in tokens.
-
-        Lengths below `SHORTEST_CONVERSATION` are left out: they hold too little to ask about.
-        """
-        return tuple(following for following in self.followings if following >= SHORTEST_CONVERSATION)
-
-    @property
-    def longest(self) -> int:
-        """Return the number of tokens of the longest context, with what is scored after it."""
-        return 2 * max(self.spans) + max(self.followings) * 11 // 10 + 4 * NEAR + INSIDE
+LAYER_SPAN, LAYER_FOLLOWING, LAYER_CASES = 32, 256, COARSE + FINE
+ROOM = 4096
+"""Context, in tokens, that is enough for the documents, and for all that is measured at the default lengths."""
 
 
 def calibrate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: str | Path | Engine,
     *,
-    name: str,
+    name: str | None = None,
     plan: Plan,
     text: str | None = None,
+    data: Path | None = None,
     known: Calibration | None = None,
     eraser: TrainedEraser | None = None,
     progress: Progress = lambda what, done, total: None,
 ) -> Calibration:
-    """Measure this model. `text`: the text to erase spans from; by default generated conversations.
+    """Measure a model: a directory, hub id, .gguf file, or a ready engine, which keeps the probe layers that it has.
 
-    `known`: a calibration of the same model from elsewhere; layers, fidelity and agreement are taken from it and only
-    the time is measured. `eraser`: a trained eraser of this model, to be measured too. `progress` is called with what
-    is being done, cases done, and cases in all.
+    What is erased are messages of generated conversations; with `text` spans of that text, with `data`, the folder of
+    the data sets, wrong documents. `known`: a calibration of the same model from elsewhere; probe layers, fidelity and
+    agreement are taken from it and only the time is measured. `eraser`: a trained eraser of this model, to be measured
+    too. `progress` is called with what is being done, cases done, and cases in all.
 
-    Raises UnsupportedModelError as the engine does, ContextLengthError for lengths that the model does not read,
-    ConversationError for a text that is too short, ModelError for an eraser of another model.
+    A model that is loaded here is loaded with the queries of all layers, and again with those of the chosen ones.
+
+    Raises UnsupportedModelError as the engine does, UnsupportedOperationError for an engine that scores no tokens,
+    ContextLengthError for lengths that the model does not read, ConversationError for a text that is too short,
+    KVMemoryError for data that is missing, ModelError for an eraser of another model.
     """
-    config = model.config.get_text_config(decoder=True).to_dict()
-    if known is not None:
-        known.check(config)
-    if eraser is not None:
-        eraser.check(name, config)
-    started, rng = time.time(), Random(plan.seed)
-    depth = int(config["num_hidden_layers"])
-    engine = TransformersEngine(model, tokenizer, name=name, probe_layers=tuple(range(depth)))
-    if plan.longest > engine.max_positions:
+    started = time.time()
+
+    def check(config: dict[str, Any]) -> None:
+        if known is not None:
+            known.check(config)
+        if eraser is not None:
+            eraser.check(name or str(model), config)
+
+    def load(layers: ProbeLayers) -> Engine:
+        if isinstance(model, Engine):
+            return model
+        progress("Loading the model", 0, 0)
+        wanted = max(ROOM, 2 * plan.longest)
+        limit = context_length(model)
+        room = None if limit is None else min(limit, wanted)
+        return open_engine(model, name=name, context_length=room, check=check, probe_layers=layers)
+
+    if isinstance(model, Engine):
+        check(dict(model.config))
+    engine = load("all" if known is None else known.influence.probe_layers)
+    require(engine, Scoring, "Calibration")
+    longest = max(plan.followings) + 1 if text is None else plan.longest
+    if longest > engine.max_positions:
         raise ContextLengthError(
-            f"{name} reads at most {engine.max_positions:,} tokens and the longest case has "
-            f"{plan.longest:,}; give shorter lengths."
+            f"{engine.name} reads at most {engine.max_positions:,} tokens and the longest case has {longest:,} or "
+            "more; give shorter lengths."
         )
-    ids, head = _ids(engine, tokenizer, text, plan), context_head(tokenizer)
-
-    def cases(span: int, following: int, count: int) -> Iterator[Case]:
-        return islice(text_cases(ids, head, span, following, rng), count)
-
-    tables = [cases(span, following, plan.cases) for following in plan.followings for span in plan.spans]
-    if known is None:
-        steps = _steps(progress, "Choosing probe layers", LAYER_CASES)
-        length = min(LAYER_FOLLOWING, max(plan.followings))
-        spans = list(cases(LAYER_SPAN, length, LAYER_CASES)) if text is not None else _messages(engine, length, plan)
-        influence, layers = choose_layers(engine, spans, steps)
+    choices: tuple[ProbeChoice, ...] = ()
+    if known is not None:
+        influence, choices = known.influence, known.choices
+    elif isinstance(model, Engine) or lacks(engine, "influence"):
+        influence = _as_kept(engine)
     else:
-        influence, layers = known.influence, list(known.layers)
-    engine = TransformersEngine(model, tokenizer, name=name, probe_layers=influence.probe_layers)
+        steps = _steps(progress, "Choosing probe layers", LAYER_CASES)
+        influence, choices = choose_layers(engine, _layer_cases(engine, plan, text, data), steps)
+        del engine  # before the next one is loaded
+        gc.collect()
+        engine = load(influence.probe_layers)
     if eraser is not None:
         eraser.load(engine)
-    erasers = {key: kind for key, kind in candidates(influence).items() if not kind.lacking(engine)}
+    every = candidates(influence, shifts=not lacks(engine, "shift"))
+    erasers = {label: each for label, each in every.items() if not each.lacking(engine)}
 
     fidelity: list[Fidelity] = []
     latency: list[Latency] = []
-    steps = _steps(progress, "Erasing spans", len(tables) * plan.cases)
-    for table in tables:
-        left, took = fidelity_and_latency(engine, table, erasers, steps)
+    found = list(tables(engine, plan, text, data))
+    steps = _steps(progress, "Erasing spans", sum(map(len, found)))
+    for cases in found:
+        left, took = fidelity_and_latency(engine, cases, erasers, steps)
         fidelity, latency = fidelity + left, latency + took
 
     asked: list[Agreement] = []
@@ -130,17 +129,18 @@ def calibrate(
     run = Run(
         hardware=hardware(),
         dtype=engine.kv_dtype,
-        versions={"python": platform.python_version()} | {part: version(part) for part in ("torch", "transformers")},
+        versions=_versions(),
         seed=plan.seed,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=round(time.time() - started, 1),
+        free_tokens=engine.free_tokens,
     )
     left_rows, asked_rows = (tuple(fidelity), tuple(asked)) if known is None else (known.fidelity, known.agreement)
     return Calibration(
-        model=name,
-        shape=shape_of(config),
+        model=engine.name,
+        shape=shape_of(engine.config),
         influence=influence,
-        layers=tuple(layers),
+        choices=choices,
         fidelity_run=run if known is None else known.fidelity_run,
         fidelity=left_rows,
         agreement=asked_rows,
@@ -150,18 +150,30 @@ def calibrate(
     )
 
 
-def _ids(engine: TransformersEngine, tokenizer: PreTrainedTokenizerBase, text: str | None, plan: Plan) -> Sequence[int]:
+def _as_kept(engine: Engine) -> InfluenceSettings:
+    """Return settings for the probe layers that an engine has, which may be none."""
+    if not isinstance(engine, AttentionScores) or lacks(engine, "influence"):
+        return InfluenceSettings(probe_layers=(), memory=0.0)
+    layers = engine.probe_layers
+    return InfluenceSettings(probe_layers=layers, memory=round(len(layers) * engine.probe_memory, 4))
+
+
+def _layer_cases(engine: Engine, plan: Plan, text: str | None, data: Path | None) -> list[Case]:
+    """Return the cases on which probe layers are chosen: others than those that are measured afterwards."""
+    tokenizer, seed, length = engine.tokenizer, plan.seed + 10_000, min(LAYER_FOLLOWING, max(plan.followings))
     if text is not None:
-        return engine.tokenizer.encode(text, special=False)[0]
-    # Four times the longest context, so that cases differ.
-    return world_text(ChatFormat(engine.tokenizer), 4 * plan.longest, plan.seed)
+        ids = tokenizer.encode(text, special=False)[0]
+        cases = text_cases(ids, head_of(tokenizer), min(LAYER_SPAN, max(plan.spans)), length, Random(seed))
+    elif data is not None:
+        cases = document_cases(tokenizer, data, [length], seed, engine.max_positions)
+    else:
+        cases = conversation_cases(tokenizer, length, seed, engine.max_positions)
+    return list(islice(cases, LAYER_CASES))
 
 
-def _messages(engine: TransformersEngine, tokens: int, plan: Plan) -> list[Case]:
-    """Return cases with messages of conversations of about this length that fit in the model's context."""
-    form = ChatFormat(engine.tokenizer)
-    found = islice(message_cases(form, max(SHORTEST_CONVERSATION, tokens), plan.seed), 2 * LAYER_CASES)
-    return [case for case in found if len(case.ids) <= engine.max_positions][:LAYER_CASES]
+def _versions() -> dict[str, str]:
+    known = {"python": platform.python_version(), "torch": version("torch"), "transformers": version("transformers")}
+    return known | ({"llama_cpp_python": version("llama_cpp_python")} if "llama_cpp" in sys.modules else {})
 
 
 def _steps(progress: Progress, what: str, total: int) -> Callable[[], None]:

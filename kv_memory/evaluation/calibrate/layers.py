@@ -1,35 +1,38 @@
 """The choice of the layers whose queries `influence` uses, and of the normaliser, without labels.
 
-The rule. On messages of conversations, or random spans of a text that is given, the model's own change after a full
-recompute (oracle.py) says which tokens matter: a token's weight is its squared change, averaged over layers, so that
-few large changes count and many small ones do not. A score is worth the share of that weight in its best `K` tokens,
-divided by the share in the best choice of `K` tokens. Then:
+The rule. A way to choose tokens is judged by what is left when the `SHARE` of the later tokens that it chooses is
+recomputed: mean KL from never-saw relative to no erasing, over all cases together. It is measured in two rounds:
 
-1. the probe layer is the one whose softmax score is worth most, averaged over all cases;
-2. a second layer is added, by mean or maximum, only if that is worth `LAYER_WORTH` more: each layer costs memory;
-3. the normaliser is the cheapest that is worth at most `NORMALISER_WORTH` less: `none`, then `sampled`.
+1. every single layer, with the softmax, on the first `COARSE` cases;
+2. on the other cases: the best `KEPT` of them, their pairs among the best `PAIRED`, by mean and by maximum, and the
+   cheaper normalisers of the best `CHEAPER`. Pairs are left out where their memory is more than `MEMORY` of K and V.
 
-Whether `influence` is then used at all is decided by the influence that it leaves (decide.py), not here.
+The best single layer of the second round is chosen; a pair instead of it only if that leaves `LAYER_WORTH` less, since
+each layer costs memory; and the cheapest normaliser that leaves at most `NORMALISER_WORTH` more: `none`, then
+`sampled`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from statistics import mean
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import combinations
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
-from kv_memory.calibration.record import InfluenceSettings, LayerShare
+from kv_memory.calibration.record import InfluenceSettings, ProbeChoice
 from kv_memory.engines.base import Engine
-from kv_memory.engines.parts import AttentionScores, Normaliser, require
-from kv_memory.erasers.influence import Combine
+from kv_memory.engines.parts import AttentionScores, Normaliser, lacks, require
+from kv_memory.erasers.influence import Combine, Influence
+from kv_memory.erasers.shift_influence import ShiftInfluence
+from kv_memory.evaluation.calibrate.cases import ANSWER
 from kv_memory.evaluation.cases import Case
-from kv_memory.evaluation.oracle import deviations, top_share
+from kv_memory.evaluation.trial import trial
 
-K = 32
-LAYER_WORTH = 0.05
+SHARE = 0.15
+COARSE, FINE = 3, 5
+"""Number of cases of the two rounds."""
+KEPT, PAIRED, CHEAPER = 4, 3, 1
+MEMORY = 0.12
+LAYER_WORTH = 0.02
 NORMALISER_WORTH = 0.01
 NORMALISERS: tuple[Normaliser, ...] = ("none", "sampled", "softmax")
 """Normalisers, the cheapest first."""
@@ -39,66 +42,82 @@ class Setting(NamedTuple):
     """One way to score tokens: layers, how they are combined, and a normaliser."""
 
     layers: tuple[int, ...]
-    combine: Combine
-    normaliser: Normaliser
+    combine: Combine = "mean"
+    normaliser: Normaliser = "softmax"
 
 
 def choose_layers(
-    engine: Engine, cases: Iterable[Case], progress: Callable[[], None] = lambda: None
-) -> tuple[InfluenceSettings, list[LayerShare]]:
-    """Choose the settings by the rule above; return them with the worth of each single layer.
+    engine: Engine, cases: Sequence[Case], progress: Callable[[], None] = lambda: None
+) -> tuple[InfluenceSettings, tuple[ProbeChoice, ...]]:
+    """Choose the settings by the rule above; return them with all that were measured, those of the second round first.
 
-    The engine must keep the queries of all layers. `progress` is called after each case.
+    The engine must keep the queries of all layers. `progress` is called after each case, of which there are at least
+    two.
     """
-    worths: list[dict[Setting, float]] = []
-    for case in cases:
-        worths.append(_worths(engine, case))
-        progress()
-    table = {setting: mean(worth[setting] for worth in worths) for setting in worths[0]}
-    chosen = choose(table)
-    layers = [
-        LayerShare(layer=setting.layers[0], normaliser=setting.normaliser, share=round(worth, 4))
-        for setting, worth in table.items()
-        if len(setting.layers) == 1
-    ]
-    settings = InfluenceSettings(
-        probe_layers=chosen.layers, combine=chosen.combine, normaliser=chosen.normaliser, share=round(table[chosen], 4)
-    )
-    return settings, layers
-
-
-def _worths(engine: Engine, case: Case) -> dict[Setting, float]:
-    """Return what every setting is worth on one case."""
     asked = require(engine, AttentionScores, "Choosing probe layers")
-    seq = engine.create()
-    try:
-        engine.prefill(seq, case.ids)
-        weight = deviations(engine, seq, case.spans)[1].square().mean(0)
-        scores = {name: asked.influence(seq, case.spans, normaliser=name)[1] for name in NORMALISERS}
-    finally:
-        engine.free(seq)
-    best = top_share(weight, weight.argsort(descending=True), K)
+    first, others = cases[:COARSE], cases[COARSE:] or cases
+    coarse = _left(engine, first, [Setting((layer,)) for layer in asked.probe_layers], progress)
+    fine = _left(engine, others, finalists(coarse, asked.probe_memory), progress)
+    best = choose(fine)
 
-    def worth(score: Tensor) -> float:
-        return top_share(weight, score.argsort(descending=True), K) / max(best, 1e-12)
+    def row(setting: Setting, left: float, count: int) -> ProbeChoice:
+        return ProbeChoice(
+            probe_layers=setting.layers,
+            combine=setting.combine,
+            normaliser=setting.normaliser,
+            left=round(left, 4),
+            cases=count,
+            memory=round(len(setting.layers) * asked.probe_memory, 4),
+        )
 
-    depth = range(len(scores["softmax"]))
-    result = {Setting((layer,), "mean", name): worth(scores[name][layer]) for name in NORMALISERS for layer in depth}
-    for one, other in torch.combinations(torch.arange(len(depth))).tolist():
-        pair = scores["softmax"][[one, other]]
-        result[Setting((one, other), "mean", "softmax")] = worth(pair.mean(0))
-        result[Setting((one, other), "max", "softmax")] = worth(pair.amax(0))
-    return result
+    rows = [row(setting, left, len(others)) for setting, left in fine.items()]
+    rows += [row(setting, left, len(first)) for setting, left in coarse.items() if setting not in fine]
+    chosen = row(best, fine[best], len(others)).model_dump(exclude={"cases"})
+    return InfluenceSettings(**chosen), tuple(sorted(rows, key=lambda each: (-each.cases, each.left)))
 
 
-def choose(table: Mapping[Setting, float]) -> Setting:
-    """Choose a setting by the rule above, from what each is worth."""
-    softmax = [setting for setting in table if setting.normaliser == "softmax"]
-    single, pair = (
-        max((s for s in softmax if len(s.layers) == count), key=lambda s: table[s], default=None) for count in (1, 2)
-    )
-    assert single is not None, "a model has a layer"
-    if pair is not None and table[pair] >= table[single] + LAYER_WORTH:
+def finalists(coarse: Mapping[Setting, float], memory: float) -> list[Setting]:
+    """Return what the second round measures, from what single layers left in the first.
+
+    `memory`: that of one layer's queries, as a share of that of K and V.
+    """
+    best = sorted(coarse, key=lambda setting: coarse[setting])[:KEPT]
+    layers = [setting.layers[0] for setting in best]
+    pairs: list[Setting] = []
+    if 2 * memory <= MEMORY:
+        both = [tuple(sorted(pair)) for pair in combinations(layers[:PAIRED], 2)]
+        pairs = [Setting(pair, combine) for pair in both for combine in ("mean", "max")]
+    return [
+        *best,
+        *pairs,
+        *(Setting((layer,), "mean", name) for layer in layers[:CHEAPER] for name in NORMALISERS[:-1]),
+    ]
+
+
+def choose(left: Mapping[Setting, float]) -> Setting:
+    """Choose a setting by the rule above, from what each leaves."""
+    exact = [setting for setting in left if setting.normaliser == "softmax"]
+    single = min((s for s in exact if len(s.layers) == 1), key=lambda s: left[s])
+    pair = min((s for s in exact if len(s.layers) == 2), key=lambda s: left[s], default=single)
+    if left[pair] <= left[single] - LAYER_WORTH:
         return pair
     cheaper = (single._replace(normaliser=name) for name in NORMALISERS)
-    return next(setting for setting in cheaper if table[setting] >= table[single] - NORMALISER_WORTH)
+    return next(s for s in cheaper if s in left and left[s] <= left[single] + NORMALISER_WORTH)
+
+
+def _left(
+    engine: Engine, cases: Iterable[Case], settings: Sequence[Setting], progress: Callable[[], None]
+) -> dict[Setting, float]:
+    """Return what each setting leaves over these cases together."""
+    kind = Influence if lacks(engine, "shift") else ShiftInfluence
+    before, after = 0.0, dict.fromkeys(settings, 0.0)
+    for case in cases:
+        # a number of tokens, since on a GPU a share is never less than what costs as much as one
+        count = max(1, round(SHARE * case.following))
+        with trial(engine, case, ANSWER) as this:
+            before += this.run(None).kl
+            for setting in settings:
+                eraser = kind(count, layers=setting.layers, combine=setting.combine, normaliser=setting.normaliser)
+                after[setting] += this.run(eraser).kl
+        progress()
+    return {setting: kl / max(before, 1e-12) for setting, kl in after.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from statistics import mean, median
 
 from kv_memory.calibration.estimates import ratio, wilson
@@ -11,6 +11,7 @@ from kv_memory.calibration.record import Agreement, Fidelity, Latency
 from kv_memory.conversation.chat_format import ChatFormat
 from kv_memory.engines.base import Engine
 from kv_memory.erasers.base import Eraser
+from kv_memory.evaluation.calibrate.cases import ANSWER
 from kv_memory.evaluation.cases import Case
 from kv_memory.evaluation.suites.worlds import world_cases
 from kv_memory.evaluation.trial import ANSWER_TOKENS, Outcome, trial
@@ -23,18 +24,18 @@ _WORLDS_A_PROBE = 20
 
 
 def fidelity_and_latency(
-    engine: Engine, cases: Iterable[Case], erasers: Mapping[str, Eraser], step: Step
+    engine: Engine, cases: Sequence[Case], erasers: Mapping[str, Eraser], step: Step
 ) -> tuple[list[Fidelity], list[Latency]]:
-    """Measure erasers on cases of one span and suffix length; return a row of each table per eraser.
+    """Measure erasers on cases, at least one, of about one span and suffix length; return a row of each table per
+    eraser, with the mean lengths.
 
     `step` is called after each case.
     """
     nothing: list[float] = []
     outcomes: dict[str, list[Outcome]] = {name: [] for name in erasers}
-    span = following = 0
+    span, following = (round(mean(lengths)) for lengths in zip(*((c.erased, c.following) for c in cases), strict=True))
     for case in cases:
-        span, following = case.erased, case.following
-        with trial(engine, case) as this:
+        with trial(engine, case, ANSWER) as this:
             nothing.append(this.run(None).kl)
             for name, eraser in erasers.items():
                 outcomes[name].append(this.run(eraser))

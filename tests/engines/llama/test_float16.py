@@ -90,7 +90,7 @@ def test_what_is_kept_outside_is_what_the_context_holds(mine: LlamaCppEngine) ->
     mine.shift(seq, 40, -4)
     mine.prefill(seq, [1, 2, 3])
     store, cells = mine._sequences.get(seq).store, all_cells(mine, seq)
-    layer = mine._probed[0]
+    layer = mine.probe_layers[0]
     torch.testing.assert_close(store.keys[0][0][:, store.order()[1]], cells.keys[layer], rtol=2e-3, atol=2e-3)
 
 

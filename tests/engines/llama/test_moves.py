@@ -39,7 +39,7 @@ def test_many_moves_are_one_move(engine: Make, name: str, dtype: str) -> None:
     random_moves(mine, seq, Random(0), 300)
     after = all_cells(mine, seq)
     store = mine._sequences.get(seq).store
-    assert torch.equal(store.keys[0][0][:, store.order()[1]], after.keys[mine._probed[0]])
+    assert torch.equal(store.keys[0][0][:, store.order()[1]], after.keys[mine.probe_layers[0]])
     close_gaps(mine, seq)
     assert_same_cells(all_cells(mine, seq), before)
     mine.shift(seq, 0, 40)

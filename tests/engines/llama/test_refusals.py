@@ -87,6 +87,13 @@ def test_probe_layers_that_the_model_does_not_have_are_refused(engine: Make) -> 
         engine(probe_layers=(0, 3))
 
 
+def test_it_says_which_queries_it_keeps_and_what_one_layers_take(engine: Make) -> None:
+    mine = engine(probe_layers="all")
+    assert mine.probe_layers == tuple(range(mine.config["num_hidden_layers"]))
+    heads, kv = mine.config["num_attention_heads"], mine.config["num_key_value_heads"]
+    assert mine.probe_memory == (heads + kv) / (2 * len(mine.probe_layers) * kv)  # the keys are kept a second time
+
+
 def test_an_engine_without_probe_layers_says_so(engine: Make) -> None:
     plain = engine(probe_layers=())
     assert lacks(plain, "influence")
