@@ -38,9 +38,6 @@ NAMES = (
     "shift+influence 15%",
     "shift+influence 25%",
     "shift+influence 50%",
-    "shift+influence 5% then 5%",
-    "shift+influence 10% then 5%",
-    "shift+influence 15% then 10%",
 )
 DEFAULT = "shift+influence 25%"
 _state: dict[str, Any] = {}

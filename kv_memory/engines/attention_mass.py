@@ -48,23 +48,6 @@ def attention_score(
     return torch.zeros_like(estimate).index_copy_(0, highest, exact)
 
 
-@torch.inference_mode()
-def attention_paid(store: CellStore, layer: int, asking: Tensor, *, scaling: float) -> Tensor:
-    """Compute how much of the asking cells' attention each slot in use gets, the mean over heads and asking cells:
-    float32 [slots in use]. Arguments as in `attention_score`; the asking cells are few."""
-    layout, keys = store.layout, store.keys[layer]
-    groups, position = layout.heads // layout.kv_heads, store.position[: store.used].to(keys.device)
-    columns = _for_kernels(keys[0][:, : store.used]).transpose(1, 2)[:, None]
-    queries = _for_kernels(store.queries[layout.probe_layers.index(layer)][0])
-    queries = queries.view(layout.kv_heads, groups, *queries.shape[1:])
-    total = keys.new_zeros(store.used, dtype=torch.float32)
-    for part in torch.split(asking.to(keys.device), max(1, LOGITS_AT_ONCE // max(layout.heads * store.used, 1))):
-        hidden = position[None, :] > position[part, None]
-        logits = (queries[:, :, part] @ columns).float().mul_(scaling).masked_fill_(hidden, float("-inf"))
-        total += logits.softmax(-1).mean((0, 1)).sum(0)
-    return total / max(len(asking), 1)
-
-
 def _known(store: CellStore, layer: int, asking: Tensor, scaling: float) -> Tensor:
     """Return the softmax's log-normaliser over all cells, float32 [heads, asking].
 

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from kv_memory.engines.base import STEERED
 from kv_memory.engines.cells import CellStore
-from kv_memory.engines.parts import ASKING
 from kv_memory.errors import ContextLengthError
 from kv_memory.positions import Interval
 
@@ -54,13 +53,6 @@ def asked_about(store: CellStore, spans: Sequence[Interval]) -> tuple[Tensor, Te
     erased = store.find([position for start, end in spans for position in range(start, end)])
     later = store.between(min((start for start, _ in spans), default=store.next_position))
     return later[~torch.isin(later, erased) & (store.token[later] != STEERED)], erased
-
-
-def read_before(store: CellStore, start: int) -> tuple[Tensor, Tensor]:
-    """Return the slots of the tokens before a position, and those of the last `ASKING` cells from it on; for
-    `attention`."""
-    earlier = store.between(0, start)
-    return earlier[store.token[earlier] != STEERED], store.between(start)[-ASKING:]
 
 
 def integers(values: Tensor) -> list[int]:

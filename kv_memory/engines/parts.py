@@ -18,9 +18,6 @@ from kv_memory.positions import Interval
 if TYPE_CHECKING:
     from torch import Tensor
 
-ASKING = 64
-"""Number of cells that `AttentionScores.attention` asks: a question's last, with what makes the assistant speak."""
-
 Normaliser = Literal["softmax", "sampled", "none"]
 """Divisor of an influence score.
 
@@ -120,14 +117,6 @@ class AttentionScores(Engine):
 
         Returns the positions of these tokens, ascending, and scores, float32 [layers, cells], the mean over heads.
         `layers`: probe layers, by default all. Call it before the spans are dropped.
-        """
-
-    @abstractmethod
-    def attention(self, seq: SequenceId, start: int) -> tuple[list[int], Tensor]:
-        """Compute how much of their attention the cells from position `start` on pay to each cell before it.
-
-        Returns the positions of the cells before `start`, ascending, without steering states, and the attention,
-        float32 [cells], the mean over probe layers, heads and the last `ASKING` of the cells from `start` on.
         """
 
 

@@ -39,8 +39,7 @@ ERASERS: dict[str, type[Eraser]] = {
 def get_eraser(eraser: str | Eraser) -> Eraser:
     """Return the eraser of this name with its default settings; an Eraser is returned as it is.
 
-    A budget may follow the name: "shift+influence 10%", "repair 64" (see budget.py); for the erasers with
-    `influence` also that of each later question: "shift+influence 15% then 10%". Raises KVMemoryError for an
+    A budget may follow the name: "shift+influence 10%", "repair 64" (see budget.py). Raises KVMemoryError for an
     unknown name, ArgumentError for a budget of no known form or after a name that takes none.
     """
     if isinstance(eraser, Eraser):
@@ -57,9 +56,4 @@ def get_eraser(eraser: str | Eraser) -> Eraser:
         return kind()
     if not issubclass(kind, PartialRecompute):
         raise ArgumentError(f"The eraser {name!r} takes no budget, since it chooses no tokens (given: {budget}).")
-    first, _, then = budget.partition(" then ")
-    if not then:
-        return kind(first)
-    if not issubclass(kind, Influence):
-        raise ArgumentError(f"The eraser {name!r} takes one budget: it scores no tokens (given: {budget}).")
-    return kind(first, then)
+    return kind(budget)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 from kv_memory.engines.base import STEERED, Cells, Engine, SequenceId
@@ -33,9 +33,6 @@ class Erasure:
     steered: tuple[Interval, ...] = ()
     """Position intervals, within the spans, of the cells that are kept and hold steering states; ascending and
     disjoint. Positions are those after the erasure."""
-    stale: Mapping[int, float] = field(default_factory=dict)
-    """How much each kept cell that was not recomputed attended to the spans, by its position after the erasure; of the
-    cells of which an eraser knows it. `recompute_for` needs it."""
     undo: Cells | None = None
     """A copy of the spans' cells from before the erasure: `CellRows.write_cells` puts them back, bit-identical. None
     unless it was asked for; see `Eraser.erase_undoably`."""
@@ -148,23 +145,14 @@ class PartialRecompute(Eraser):
             return Erasure(recomputed=0)
         later = kept_after(engine, seq, spans)
         chosen = self.choose(engine, seq, spans, self.budget.tokens(engine, self.name, len(later), self.rates))
-        doubts = self.doubts(engine, seq, spans)
         done = self.remove(engine, seq, spans)
         engine.reencode(seq, [moved(position, done.moves) for position in chosen])
-        for position in chosen:
-            doubts.pop(position, None)
-        stale = {moved(position, done.moves): score for position, score in doubts.items()}
-        return replace(done, recomputed=done.recomputed + len(chosen), stale=stale)
+        return replace(done, recomputed=done.recomputed + len(chosen))
 
     @abstractmethod
     def choose(self, engine: Engine, seq: SequenceId, spans: Sequence[Interval], count: int) -> list[int]:
         """Return the positions of at most `count` tokens to recompute, ascending, as they are before the spans are
         taken out."""
-
-    def doubts(self, engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> dict[int, float]:
-        """Return how much each later cell attended to the spans, by its position before they are taken out; empty where
-        the eraser does not know."""
-        return {}
 
     def remove(self, engine: CellEdit, seq: SequenceId, spans: Sequence[Interval]) -> Erasure:
         """Take the spans out of the sequence: drop their cells, which leaves a hole."""

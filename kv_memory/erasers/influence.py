@@ -28,9 +28,6 @@ class Influence(PartialRecompute):
     them without a forward pass. Cost: a matrix product over the suffix for each hop, and a forward pass of the budget's
     tokens.
 
-    `then`: the budget of each later question, for which the cells that it reads most are recomputed (question.py) until
-    the cache is exact. None: none are.
-
     `hops`: the number of rounds in which the tokens are chosen. The second round takes those that attended most to
     the spans and to the tokens of the first round, so that a reference to a reference is followed ("that order", and
     later "its status").
@@ -49,7 +46,6 @@ class Influence(PartialRecompute):
     def __init__(
         self,
         budget: int | str | Budget = DEFAULT_BUDGET,
-        then: int | str | Budget | None = None,
         *,
         rates: Rates | None = None,
         hops: int = HOPS,
@@ -63,17 +59,11 @@ class Influence(PartialRecompute):
             raise KVMemoryError(f"{self.name} follows references at least 1 hop (given: {hops}).")
         if near < 0:
             raise KVMemoryError(f"{self.name} runs 0 or more of the first tokens in any case (given: {near}).")
-        self.then = None if then is None else Budget.of(then)
         self.hops = hops
         self.near = near
         self.layers = layers
         self.combine = combine
         self.normaliser = normaliser
-
-    @property
-    def label(self) -> str:
-        """Return the name with the budgets."""
-        return super().label if self.then is None else f"{super().label} then {self.then}"
 
     def choose(self, engine: Engine, seq: SequenceId, spans: Sequence[Interval], count: int) -> list[int]:
         """See PartialRecompute.choose."""
@@ -86,13 +76,6 @@ class Influence(PartialRecompute):
             free = len(positions) - sum(position in taken for position in positions)
             chosen += [positions[i] for i in scores.topk(min(part, free)).indices.tolist()]
         return sorted([*near, *chosen])
-
-    def doubts(self, engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> dict[int, float]:
-        """See PartialRecompute.doubts; empty where scores are not shares of attention, which could be multiplied."""
-        if self.then is None or self.normaliser == "none":
-            return {}
-        positions, scores = self._scores(engine, seq, spans)
-        return dict(zip(positions, scores.tolist(), strict=True))
 
     def _scores(self, engine: Engine, seq: SequenceId, sources: Sequence[Interval]) -> tuple[list[int], Tensor]:
         assert isinstance(engine, AttentionScores), "checked"

@@ -7,7 +7,7 @@ most likely one after those before it. Where given tokens are scored, it is that
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,11 +15,8 @@ import torch
 from torch import Tensor
 
 from kv_memory.engines.base import Engine, Sampling, SequenceId
-from kv_memory.engines.parts import AttentionScores, Scoring, require
-from kv_memory.erasers.base import Eraser, Erasure
-from kv_memory.erasers.budget import Budget
-from kv_memory.erasers.influence import Influence
-from kv_memory.erasers.question import recompute_for
+from kv_memory.engines.parts import Scoring, require
+from kv_memory.erasers.base import Eraser
 from kv_memory.evaluation.cases import Case
 from kv_memory.evaluation.metrics import mean_kl
 
@@ -34,17 +31,6 @@ class Outcome:
     """Mean KL from never-saw over the tokens that follow, or over never-saw's answer; in nats."""
     agrees: bool
     """Whether greedy decoding gives never-saw's tokens."""
-    seconds: float
-    recomputed: int
-
-
-@dataclass(frozen=True)
-class Copy:
-    """A copy of a case's cells after an erasure."""
-
-    seq: SequenceId
-    tail: tuple[int, ...]
-    """Tokens that are to be read before those that are scored."""
     seconds: float
     recomputed: int
 
@@ -76,8 +62,8 @@ class Trial:
 
     def run(self, eraser: Eraser | None) -> Outcome:
         """Erase from a copy and score it; None erases nothing."""
-        with self.erased(eraser) as copy:
-            return self.outcome(self.score(copy.seq, copy.tail), copy.seconds, copy.recomputed)
+        with self.erased(eraser) as (seq, seconds, recomputed):
+            return self.outcome(self.score(seq), seconds, recomputed)
 
     def outcome(self, scores: Tensor, seconds: float = 0.0, recomputed: int = 0) -> Outcome:
         """Return how log-probabilities as `score` gives them differ from never-saw's."""
@@ -90,36 +76,20 @@ class Trial:
 
     def answer_after(self, eraser: Eraser | None) -> str:
         """Return the greedy answer after erasing."""
-        with self.erased(eraser) as copy:
-            return self.greedy(copy.seq, copy.tail)
+        with self.erased(eraser) as (seq, _, _):
+            return self.greedy(seq)
 
     @contextmanager
-    def erased(self, eraser: Eraser | None) -> Iterator[Copy]:
-        """Fork the cells and erase the spans there; the copy is freed after the block.
-
-        An eraser that recomputes for questions has read the tail in it.
-        """
+    def erased(self, eraser: Eraser | None) -> Iterator[tuple[SequenceId, float, int]]:
+        """Fork the cells and erase the spans there; yield the copy, the seconds taken, and the number of tokens
+        recomputed."""
         seq = self.engine.fork(self.read)
         try:
             started = now()
-            done = eraser.erase(self.engine, seq, self.case.spans) if eraser else Erasure(recomputed=0)
-            copy = Copy(seq, self.case.tail, now() - started, done.recomputed)
-            if isinstance(eraser, Influence) and eraser.then is not None and self.case.tail:
-                copy = self._asked(copy, eraser.then, done.stale)
-            yield copy
+            done = eraser.erase(self.engine, seq, self.case.spans) if eraser else None
+            yield seq, now() - started, done.recomputed if done else 0
         finally:
             self.engine.free(seq)
-
-    def _asked(self, copy: Copy, budget: Budget, stale: Mapping[int, float]) -> Copy:
-        """Read the tail and recompute for it; reading it is no cost of the eraser, reading it again is."""
-        engine = require(self.engine, AttentionScores, "Recomputing for a question")
-        start = engine.next_position(copy.seq)
-        engine.prefill(copy.seq, copy.tail)
-        began = now()
-        count = budget.tokens(engine, "", self.case.following)
-        chosen = recompute_for(engine, copy.seq, stale, start, count)
-        again = len(chosen) + len(copy.tail) if chosen else 0
-        return Copy(copy.seq, (), copy.seconds + now() - began, copy.recomputed + again)
 
     def score(self, seq: SequenceId, tail: Sequence[int] | None = None, engine: Engine | None = None) -> Tensor:
         """Return the log-probabilities [tokens, vocabulary] before each scored token.

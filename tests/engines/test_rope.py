@@ -13,6 +13,7 @@ from transformers import (
     LlamaConfig,
     Phi3Config,
     PreTrainedConfig,
+    Qwen2Config,
     SmolLM3Config,
 )
 
@@ -110,3 +111,23 @@ def test_longrope_ends_where_its_frequencies_change() -> None:
 
 def test_dynamic_scaling_begins_beyond_the_context() -> None:
     assert engine_of(MOVABLE["dynamic"]).max_positions == 256
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_keys_with_a_few_large_dimensions_move_in_all_dimensions(dtype: torch.dtype) -> None:
+    """Qwen2.5's keys have dimensions of 200 that hardly turn, beside others of 1."""
+    torch.manual_seed(0)
+    shape = SHAPE | {"hidden_size": 64, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}
+    model = AutoModelForCausalLM.from_config(Qwen2Config(**shape, num_key_value_heads=2))
+    for layer in model.model.layers:
+        layer.self_attn.k_proj.bias.data.view(2, 2, 8)[:, :, -1] = 200.0  # the pair of dimensions that turns least
+    engine = TransformersEngine(model.to(dtype), tiny_tokenizer())
+    assert not lacks(engine, "shift")
+    for token in IDS[:8]:  # a lone token's key depends on its position alone
+        here, there = engine.create(), engine.create()
+        engine.prefill(here, [token], [90])
+        engine.prefill(there, [token], [60])
+        engine.shift(here, 90, -30)
+        moved, own = (engine.read_cells(seq, [60]).keys.float() for seq in (here, there))
+        small = own.abs() < 20
+        assert (moved - own)[small].norm() < 0.02 * own[small].norm()

@@ -39,7 +39,7 @@ def test_only_recompute_is_exact() -> None:
 
 
 def test_a_budget_is_a_share_unless_another_is_given() -> None:
-    given = ("repair", "selective", "shift+influence 32 then 10%", "influence 0.05 left")
+    given = ("repair", "selective", "shift+influence 32", "influence 0.05 left")
     labels = [get_eraser(name).label for name in given]
     assert labels == ["repair 25%", "selective 15%", *given[2:]]
 

@@ -10,18 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kv_memory.engines.attention_mass import attention_paid, attention_score
+from kv_memory.engines.attention_mass import attention_score
 from kv_memory.engines.base import STEERED, Cells, ConfigCheck, Sampling, SequenceId, Token
 from kv_memory.engines.cells import CellLayout, Slots, compact
-from kv_memory.engines.checks import (
-    asked_about,
-    check_appended,
-    check_fits,
-    check_move,
-    check_tokens,
-    integers,
-    read_before,
-)
+from kv_memory.engines.checks import asked_about, check_appended, check_fits, check_move, check_tokens, integers
 from kv_memory.engines.generation import generate
 from kv_memory.engines.llama_cpp.adapter import Adapter
 from kv_memory.engines.llama_cpp.cell_rows import ContextRows
@@ -346,17 +338,6 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
             for layer in chosen
         ]
         return integers(store.position[later]), torch.stack(scores)
-
-    @exclusive
-    def attention(self, seq: SequenceId, start: int) -> tuple[list[int], Tensor]:
-        """Measure what the cells from `start` on attend to. Raises UnsupportedOperationError without queries."""
-        if not self.probe_layers:
-            raise unsupported(self, "influence")
-        store = self._sequences.get(seq).store
-        earlier, asking = read_before(store, start)
-        scaling = [self._attention[layer].scaling for layer in self.probe_layers]
-        paid = [attention_paid(store, i, asking, scaling=scale) for i, scale in enumerate(scaling)]
-        return integers(store.position[earlier]), torch.stack(paid).mean(0)[earlier]
 
     @exclusive
     def deviation(self, seq: SequenceId, positions: Items[int], layer: int = 1) -> Tensor:

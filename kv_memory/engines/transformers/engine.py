@@ -12,18 +12,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from kv_memory.engines.attention_mass import attention_paid, attention_score
+from kv_memory.engines.attention_mass import attention_score
 from kv_memory.engines.base import FREE_ON_GPU, STEERED, Cells, ConfigCheck, Sampling, SequenceId, Token
 from kv_memory.engines.cells import CellStore
-from kv_memory.engines.checks import (
-    asked_about,
-    check_appended,
-    check_fits,
-    check_move,
-    check_tokens,
-    integers,
-    read_before,
-)
+from kv_memory.engines.checks import asked_about, check_appended, check_fits, check_move, check_tokens, integers
 from kv_memory.engines.fingerprint import weights_digest
 from kv_memory.engines.generation import generate
 from kv_memory.engines.parts import (
@@ -277,16 +269,6 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
             attention_score(store, i, later, erased, scaling=self._scaling[i], normaliser=normaliser) for i in chosen
         ]
         return integers(store.position[later]), torch.stack([score.to(self._layout.devices[0]) for score in scores])
-
-    def attention(self, seq: SequenceId, start: int) -> tuple[list[int], Tensor]:
-        """Measure what the cells from `start` on attend to. Raises UnsupportedOperationError without queries."""
-        if not self._layout.probe_layers:
-            raise unsupported(self, "influence")
-        store = self._get(seq).store
-        earlier, asking = read_before(store, start)
-        paid = [attention_paid(store, i, asking, scaling=self._scaling[i]) for i in self._layout.probe_layers]
-        mean = torch.stack([part.to(self._layout.devices[0]) for part in paid]).mean(0)
-        return integers(store.position[earlier]), mean[earlier.to(mean.device)]
 
     def deviation(self, seq: SequenceId, positions: Sequence[int], layer: int = 1) -> Tensor:
         """Measure how far K and V together, at `layer`, are from what `reencode` would write: float32 [positions]."""

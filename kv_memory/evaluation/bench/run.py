@@ -60,10 +60,9 @@ class Bench:
             found = this.outcome(this.score(this.read, case.corrected))
             said = self._said(this, found, partial(this.greedy, this.read, case.corrected))
             return self._row(case, treatment, found, said)
-        with this.erased(None if treatment == NO_ERASE else self.erasers[treatment]) as copy:
-            found = this.outcome(this.score(copy.seq, copy.tail), copy.seconds, copy.recomputed)
-            said = self._said(this, found, partial(this.greedy, copy.seq, copy.tail))
-            return self._row(case, treatment, found, said)
+        with this.erased(None if treatment == NO_ERASE else self.erasers[treatment]) as (seq, seconds, recomputed):
+            found = this.outcome(this.score(seq), seconds, recomputed)
+            return self._row(case, treatment, found, self._said(this, found, partial(this.greedy, seq)))
 
     def _reread(self, this: Trial, name: str, engine: Engine, chunk: int) -> Row:
         """Read the case without its spans once more, in an engine and in passes of `chunk` tokens."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from kv_memory.engines.base import SequenceId
-from kv_memory.engines.parts import ASKING, default_probe_layer
+from kv_memory.engines.parts import default_probe_layer
 from kv_memory.testing.conformance.case import AllParts, Case, Cases, needs
 from kv_memory.testing.reference import all_cells, assert_close, assert_same_cells, without
 
@@ -81,26 +81,6 @@ class Choice(Cases):
         before = all_cells(engine, seq)
         engine.influence(seq, [(20, 33)])
         assert_same_cells(all_cells(engine, seq), before)
-
-    @needs("edit", "influence")
-    @pytest.mark.parametrize("start", [59, 40])
-    def test_attention_is_the_models_own_from_the_last_cells(self, case: Case, ids: list[int], start: int) -> None:
-        engine, seq = case.engine, case.sequence(ids)
-        positions, paid = engine.attention(seq, start)
-        own = eager_attention(case, ids)
-        assert positions == list(range(start))
-        assert_close(paid, own[:, start:, :start].mean((0, 1)))
-        engine.drop(seq, 20, 33)
-        left = own[:, start:, without(range(60), (20, 33))].sum(-1, keepdim=True)
-        positions, paid = engine.attention(seq, start)
-        assert_close(paid, (own[:, start:] / left).mean((0, 1))[positions])
-
-    @needs("influence")
-    def test_attention_asks_no_more_than_the_last_cells(self, one_case: Case) -> None:
-        engine, seq = one_case.engine, one_case.sequence(list(range(3, 103)))
-        _, whole = engine.attention(seq, 10)
-        _, last = engine.attention(seq, 100 - ASKING)
-        assert_close(whole[:20], last[:20])
 
     @needs("influence")
     def test_influence_of_a_span_at_the_end_has_no_cells(self, one_case: Case, ids: list[int]) -> None:
