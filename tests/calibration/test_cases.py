@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from random import Random
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from kv_memory import Memory
 from kv_memory.conversation.chat_format import ChatFormat
+from kv_memory.engines.base import Engine
 from kv_memory.errors import ConversationError
+from kv_memory.evaluation.calibrate import cases as cases_module
 from kv_memory.evaluation.cases import Case, again
 from kv_memory.evaluation.suites.texts import text_cases
 from kv_memory.evaluation.suites.worlds import message_cases, world_cases, world_text
@@ -115,3 +121,26 @@ def test_probes_of_every_kind_become_cases() -> None:
 def test_an_answer_in_a_sentence_is_right_where_others_are_known(said: str, right: bool, misled: bool) -> None:
     case = Case("qa", (1,), ((0, 1),), (2,), answer="3,559 people", aliases=("3559",), wrong=("1,647",))
     assert (case.right(said), case.misled(said)) == (right, misled)
+
+
+@pytest.mark.parametrize(
+    ("nats", "chosen"),
+    [
+        ([0.5, 0.0, 0.02, 0.3, 0.4], [0, 2]),  # the first two that are changed
+        ([0.0, 0.001, 0.02, 0.003, 0.0, 0.0, 0.9], [2, 3]),  # six are tried, and the most changed fills up
+        ([0.0], [0]),
+    ],
+)
+def test_a_calibration_takes_cases_that_the_span_changes(
+    nats: list[float], chosen: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [Case(str(number), (1, 2, 3), ((0, 1),)) for number in range(len(nats))]
+
+    @contextmanager
+    def known(engine: Engine, case: Case, tokens: int) -> Iterator[Any]:
+        """Stand for a trial whose divergence is known."""
+        yield SimpleNamespace(run=lambda eraser: SimpleNamespace(kl=nats[int(case.kind)]))
+
+    monkeypatch.setattr(cases_module, "trial", known)
+    found = cases_module.changed(tiny_engine(), iter(made), 2)
+    assert [int(case.kind) for case in found] == chosen

@@ -29,7 +29,7 @@ from kv_memory.engines.base import Engine
 from kv_memory.engines.parts import AttentionScores, ProbeLayers, Scoring, lacks, require
 from kv_memory.engines.registry import context_length, open_engine
 from kv_memory.errors import ContextLengthError
-from kv_memory.evaluation.calibrate.cases import conversation_cases, document_cases, head_of, tables
+from kv_memory.evaluation.calibrate.cases import changed, conversation_cases, document_cases, head_of, tables
 from kv_memory.evaluation.calibrate.layers import COARSE, FINE, choose_layers
 from kv_memory.evaluation.calibrate.measure import agreement, fidelity_and_latency
 from kv_memory.evaluation.calibrate.plan import Plan
@@ -168,7 +168,7 @@ def _layer_cases(engine: Engine, plan: Plan, text: str | None, data: Path | None
         cases = document_cases(tokenizer, data, [length], seed, engine.max_positions)
     else:
         cases = conversation_cases(tokenizer, length, seed, engine.max_positions)
-    return list(islice(cases, LAYER_CASES))
+    return list(islice(cases, LAYER_CASES)) if text is not None else changed(engine, cases, LAYER_CASES)
 
 
 def _versions() -> dict[str, str]:

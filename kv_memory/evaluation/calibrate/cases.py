@@ -18,12 +18,14 @@ from kv_memory.conversation.chat_format import ChatFormat
 from kv_memory.conversation.messages import parse_messages
 from kv_memory.engines.base import Engine, Tokenizer
 from kv_memory.errors import ContextLengthError, ModelError
+from kv_memory.evaluation.bench.summary import CHANGED
 from kv_memory.evaluation.calibrate.plan import Plan
 from kv_memory.evaluation.cases import Case
 from kv_memory.evaluation.suites.documents import documents
 from kv_memory.evaluation.suites.source import Source
 from kv_memory.evaluation.suites.texts import text_cases
 from kv_memory.evaluation.suites.worlds import world_cases
+from kv_memory.evaluation.trial import trial
 from kv_memory.synthetic.worlds import make_world
 
 ANSWER = 16
@@ -31,6 +33,8 @@ ANSWER = 16
 UNTOUCHED = ("keep", "call")
 """Kinds of questions that are left out: their answers seldom depend on what is erased."""
 SMALLEST_WORLD = 128
+SPARE = 3
+"""Cases that are tried for each that is wanted."""
 TRIES = 50
 """Conversations that are generated in a row without one that fits, before that is an error."""
 
@@ -60,6 +64,27 @@ def conversation_cases(tokenizer: Tokenizer, following: int, seed: int, longest:
             )
 
 
+def changed(engine: Engine, cases: Iterator[Case], count: int) -> list[Case]:
+    """Return the first `count` cases that the spans change (`CHANGED`), of at most `SPARE` times as many.
+
+    Where there are fewer, those that they change most take the others' places. A ratio of what is left would be one of
+    noise where there is nothing to leave.
+    """
+    found: list[Case] = []
+    rest: list[tuple[float, Case]] = []
+    for case in islice(cases, SPARE * count):
+        with trial(engine, case, ANSWER) as this:
+            kl = this.run(None).kl
+        if kl >= CHANGED:
+            found.append(case)
+        else:
+            rest.append((kl, case))
+        if len(found) == count:
+            break
+    rest.sort(key=lambda each: -each[0])
+    return found + [case for _, case in rest[: count - len(found)]]
+
+
 def document_cases(tokenizer: Tokenizer, data: Path, lengths: Sequence[int], seed: int, longest: int) -> Iterator[Case]:
     """Yield the cases of the suite `documents`, those of each length after the span in turns.
 
@@ -85,13 +110,14 @@ def tables(engine: Engine, plan: Plan, text: str | None, data: Path | None) -> I
                 yield list(islice(text_cases(ids, head, span, following, rng), plan.cases))
     elif data is not None:
         found: dict[int, list[Case]] = defaultdict(list)
-        count = 2 * plan.cases * len(plan.followings)
+        count = 2 * SPARE * plan.cases * len(plan.followings)
         for case in islice(document_cases(tokenizer, data, plan.followings, plan.seed, longest), count):
             found[nearest(case.following, plan.followings) or 0].append(case)
-        yield from (found[following][: plan.cases] for following in plan.followings if found[following])
+        lengths = [following for following in plan.followings if found[following]]
+        yield from (changed(engine, iter(found[following]), plan.cases) for following in lengths)
     else:
         for following in plan.followings:
-            yield list(islice(conversation_cases(tokenizer, following, plan.seed, longest), plan.cases))
+            yield changed(engine, conversation_cases(tokenizer, following, plan.seed, longest), plan.cases)
 
 
 def head_of(tokenizer: Tokenizer) -> list[int]:
