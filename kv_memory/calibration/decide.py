@@ -26,7 +26,7 @@ from kv_memory.erasers.base import Eraser
 from kv_memory.erasers.influence import Influence
 from kv_memory.erasers.recompute import Recompute
 
-RESIDUAL = 0.1
+RESIDUAL = 0.05
 ENOUGH = 10
 GAIN = 0.9
 SHARES = ("5%", "10%", "15%", "25%", "50%")

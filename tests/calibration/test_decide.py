@@ -18,7 +18,7 @@ from kv_memory.evaluation.trial import trial
 from kv_memory.testing.chat import tiny_model, tiny_tokenizer
 
 MILLISECONDS = {"recompute": 100.0, "drop": 1.0, "shift": 5.0, "influence 32": 30.0, "shift+influence 32": 40.0}
-LEFT = {"recompute": 0.0, "drop": 0.4, "shift": 0.3, "influence 32": 0.08, "shift+influence 32": 0.02}
+LEFT = {"recompute": 0.0, "drop": 0.4, "shift": 0.3, "influence 32": 0.04, "shift+influence 32": 0.02}
 
 
 def rows(
@@ -49,14 +49,14 @@ def only(found: tuple[object, ...]) -> str:
 def test_the_default_is_the_fastest_that_is_good_enough() -> None:
     fidelity, latency = rows(LEFT, MILLISECONDS)
     assert only(defaults(fidelity, [], latency)) == "influence 32"
-    assert only(defaults(*rows(LEFT | {"influence 32": 0.11}, {})[:1], [], latency)) == "shift+influence 32"
+    assert only(defaults(*rows(LEFT | {"influence 32": 0.06}, {})[:1], [], latency)) == "shift+influence 32"
 
 
 def test_what_is_left_is_judged_over_all_span_lengths() -> None:
     fidelity, latency = rows(LEFT, MILLISECONDS)
-    longer = [row.model_copy(update={"span": 256}) for row in rows(LEFT | {"influence 32": 0.13}, {})[0][-5:]]
+    longer = [row.model_copy(update={"span": 256}) for row in rows(LEFT | {"influence 32": 0.065}, {})[0][-5:]]
     assert only(defaults([*fidelity, *longer], [], latency)) == "influence 32"
-    worst = [row.model_copy(update={"span": 256}) for row in rows(LEFT | {"influence 32": 0.15}, {})[0][-5:]]
+    worst = [row.model_copy(update={"span": 256}) for row in rows(LEFT | {"influence 32": 0.075}, {})[0][-5:]]
     assert only(defaults([*fidelity, *worst], [], latency)) == "shift+influence 32"
 
 
