@@ -23,7 +23,8 @@ from kv_memory.engines.transformers.cache_argument import cache_name
 def checkpointed(model: Any, switched: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
     """Checkpoint each layer within the block.
 
-    `switched` sets the adapter as the pass has it, also when a layer is recomputed, long after the pass.
+    `switched` sets adapter and attention kernels as the pass has them, also when a layer is recomputed, long after the
+    pass.
     """
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     forwards = [layer.forward for layer in layers]

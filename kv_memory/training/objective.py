@@ -16,8 +16,8 @@ and a weight on what disturbs answers that have nothing to do with the span.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -214,9 +214,9 @@ class Objective:
         held = (*over.segments, *segments) if over else tuple(segments)
         mask = visible(new, concatenated(held), self.model.dtype)
         cache = RowsCache(over.rows if over else None)
-        switched = partial(self.adapter, adapter)
+        switched = partial(self._switched, adapter)
         layers = checkpointed(self.model, switched) if self.checkpoint and torch.is_grad_enabled() else nullcontext()
-        with switched(), layers, recorded(self.config, watch) if watch else nullcontext(), sdpa_kernel(KERNELS):
+        with switched(), layers, recorded(self.config, watch) if watch else nullcontext():
             output = self.model(
                 input_ids=new.ids,
                 position_ids=new.positions,
@@ -226,6 +226,16 @@ class Objective:
                 **{self.cache_argument: cache},
             )
         return output.logits, cache.new
+
+    @contextmanager
+    def _switched(self, adapter: bool) -> Iterator[None]:
+        """Set the adapter and the attention kernels of a pass.
+
+        NOTE: a layer that is recomputed for the gradient needs the same kernels: what a kernel saves differs, and
+        another one's tensors are refused.
+        """
+        with self.adapter(adapter), sdpa_kernel(KERNELS):
+            yield
 
 
 def _asked(batch: Batch, context: Context) -> Segment:

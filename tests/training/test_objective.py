@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
@@ -149,3 +150,16 @@ def test_checkpointing_changes_no_gradient(adapter: Adapter) -> None:
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other)
         assert one.abs().sum() > 0
+
+
+def test_a_recomputed_layer_attends_by_the_kernels_of_its_pass(adapter: Adapter) -> None:
+    layers, allowed = [module for module in adapter.model.modules() if hasattr(module, "self_attn")], []
+    cudnn: Callable[[], bool] = torch.backends.cuda.cudnn_sdp_enabled
+    for layer in layers:
+        layer.self_attn.register_forward_pre_hook(lambda *_: allowed.append(cudnn()))
+    assert cudnn()
+    loss = Objective(adapter.model, adapter.switched, checkpoint=True).loss(collate(examples()))
+    passes = len(allowed)
+    torch.autograd.backward(loss)
+    assert len(allowed) >= passes + len(layers) > 0
+    assert not any(allowed)
