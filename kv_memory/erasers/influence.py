@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from kv_memory.engines.base import Engine, SequenceId
 from kv_memory.engines.parts import AttentionScores, Normaliser
@@ -13,6 +11,9 @@ from kv_memory.erasers.base import DEFAULT_BUDGET, PartialRecompute, first_after
 from kv_memory.erasers.budget import Budget, Rates
 from kv_memory.errors import KVMemoryError
 from kv_memory.positions import Interval, merge
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Combine = Literal["mean", "max"]
 HOPS = 2
