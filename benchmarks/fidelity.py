@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from kv_memory.engines.threads import wait_passively
+from kv_memory.evaluation.baselines import NO_ERASE
+from kv_memory.evaluation.bench.summary import BASELINES
 
 SUITES = ("documents", "needle", "memory", "transcripts", "distance", "copy")
 NAMES = (
@@ -40,6 +42,17 @@ NAMES = (
     "shift+influence 50%",
 )
 DEFAULT = "shift+influence 25%"
+TRIED = ("10%", "25%")
+TRIES: dict[str, dict[str, int]] = {"no first tokens": {"near": 0}, "1 hop": {"hops": 1}}
+"""Settings that were tried, at these shares."""
+SHOWN = (*BASELINES, *NAMES, *(f"shift+influence {share}, {what}" for share in TRIED for what in TRIES))
+"""Treatments that a result has."""
+SHOWN_OF_GROUPS = (NO_ERASE, "shift", "shift+influence 64", "shift+influence 10%", DEFAULT)
+GROUPS = ("kind", "tokens", "distance", "place")
+COUNTS = ("agrees", "restored", "misled", "kept", "abstains")
+"""Figures of which a result has the counts: how many, and of how many."""
+FIGURES = ("residual", "kl", *COUNTS, "recomputed")
+FIGURES_OF_GROUPS = ("residual", "agrees", "recomputed")
 _state: dict[str, Any] = {}
 
 
@@ -49,9 +62,9 @@ def erasers() -> dict[str, Any]:
     from kv_memory.erasers.shift_influence import ShiftInfluence
 
     found: dict[str, Any] = {name: get_eraser(name) for name in NAMES}
-    for share in ("10%", "25%"):
-        found[f"{ShiftInfluence.name} {share}, no first tokens"] = ShiftInfluence(share, near=0)
-        found[f"{ShiftInfluence.name} {share}, 1 hop"] = ShiftInfluence(share, hops=1)
+    for share in TRIED:
+        for what, settings in TRIES.items():
+            found[f"shift+influence {share}, {what}"] = ShiftInfluence(share, **settings)
     return found
 
 
@@ -135,23 +148,45 @@ def run(args: argparse.Namespace) -> None:
     print("done", flush=True)
 
 
-def saved(records: Sequence[Path], name: str) -> None:
-    """Write the summaries of records to a result."""
-    from benchmarks.record import environment, save
+def saved(records: Sequence[Path], name: str, hardware: str | None) -> None:
+    """Write what the tables show of records to a result: the figures of each suite, and some of its groups."""
+    from benchmarks.record import save
+    from kv_memory.evaluation.bench.record import Run
     from kv_memory.evaluation.bench.rows import Row
     from kv_memory.evaluation.bench.summary import summarise
 
     result: dict[str, Any] = {}
     for path in records:
         first, *lines = path.read_text().splitlines()
-        rows = [Row.model_validate_json(line) for line in lines]
-        from kv_memory.evaluation.bench.record import Run
-
         run_of = Run.model_validate_json(first)
-        result.setdefault("environment", environment(run_of.environment.seed))
-        summary = summarise(rows, DEFAULT, run_of.environment.seed)
-        result[run_of.model] = {"run": run_of.model_dump(mode="json"), **summary.model_dump(mode="json")}
+        made = run_of.environment.model_dump(mode="json")
+        made["versions"] = {package: made["versions"][package] for package in ("torch", "transformers", "tokenizers")}
+        made |= {"commit": run_of.commit, "hardware": hardware or made["hardware"]}
+        if result.setdefault("environment", made) != made:
+            raise SystemExit(f"{path} was measured elsewhere than {records[0]}: save them apart.")
+        known = [row for row in map(Row.model_validate_json, lines) if row.treatment in SHOWN]
+        summary = summarise(known, DEFAULT, run_of.environment.seed).model_dump(mode="json")
+        result.setdefault("models", {})[run_of.model] = {
+            **{field: getattr(run_of, field) for field in ("weights", "dtype", "longest")},
+            "suites": {group["suite"]: of_group(group) for group in summary["groups"] if not group["by"]},
+            "groups": [of_group(group) for group in summary["groups"] if group["by"] in GROUPS],
+        }
     save(name, result)
+
+
+def of_group(group: dict[str, Any]) -> dict[str, Any]:
+    """Return what is shown of a group of cases. Times are not: several processes shared a card."""
+    whole = not group["by"]
+    names = [name for name in group["treatments"] if whole or name in SHOWN_OF_GROUPS]
+    figures = FIGURES if whole else FIGURES_OF_GROUPS
+    heads = ("cases", "conversations", "changed") if whole else ("suite", "by", "value", "cases", "changed")
+    rows = {
+        name: {figure: value for figure in figures if (value := group["treatments"][name][figure]) is not None}
+        for name in names
+    }
+    for row in rows.values():
+        row |= {figure: [row[figure]["hits"], row[figure]["of"]] for figure in COUNTS if figure in row}
+    return {head: group[head] for head in heads} | {"treatments": rows}
 
 
 def main() -> None:
@@ -175,11 +210,12 @@ def main() -> None:
     part = parts.add_parser("save")
     part.add_argument("--records", nargs="+", type=Path, required=True)
     part.add_argument("--name", default="fidelity")
+    part.add_argument("--hardware", help="of all processes, where a record says that of one")
     args = parser.parse_args()
     if args.part == "run":
         run(args)
     else:
-        saved(args.records, args.name)
+        saved(args.records, args.name, args.hardware)
 
 
 if __name__ == "__main__":
