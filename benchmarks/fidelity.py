@@ -43,7 +43,7 @@ NAMES = (
 )
 DEFAULT = "shift+influence 25%"
 TRIED = ("10%", "25%")
-TRIES: dict[str, dict[str, int]] = {"no first tokens": {"near": 0}, "1 hop": {"hops": 1}}
+TRIES: dict[str, dict[str, Any]] = {"no first tokens": {"near": 0}, "1 hop": {"hops": 1}}
 """Settings that were tried, at these shares."""
 SHOWN = (*BASELINES, *NAMES, *(f"shift+influence {share}, {what}" for share in TRIED for what in TRIES))
 """Treatments that a result has."""

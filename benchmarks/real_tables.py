@@ -23,6 +23,8 @@ def real_example(result: dict[str, Any]) -> str:
         [
             *table(("before", "after", "erase", "recompute", "memory"), rows),
             "",
+            f"Recomputed were {found['tokens_recomputed']} of {found['tokens_following']:,} later tokens, and "
+            f"{agent['tokens_recomputed']} of {agent['tokens_following']:,}; the default is now a quarter of them. "
             f"Of {asked} plain requests the right tool is called with the right argument {right}.",
             "",
         ]
@@ -33,7 +35,7 @@ def real_models(result: dict[str, Any]) -> str:
     """Return the page's tables: answers before and after by model, times, and what the agent calls."""
     versions, agent = result["versions"], result["agent"]
     lines = [
-        "## Real models",
+        "## Examples on real models",
         "",
         "Answers and times of examples/wrong_document.py and examples/langchain_gguf_agent.py: a question about six "
         "documents of which the first is wrong, and an agent that was given a wrong tool result "

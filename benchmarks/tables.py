@@ -1,4 +1,4 @@
-"""Write the tables of docs/results.md, and the two short ones of the README, from the result files.
+"""Write the tables of docs/results.md, and the short ones of the README, from the result files.
 
 python -m benchmarks.tables
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.fidelity_tables import central, fidelity
 from benchmarks.real_tables import real_example, real_models
 from benchmarks.record import RESULTS, source, table
 from benchmarks.trust_tables import leakage, load, moves, provenance, templates
@@ -25,15 +26,8 @@ LEAKAGE = ("leakage_steer", "leakage_steer_repair", "leakage", "leakage_others")
 """Results of leakage; the first that has an eraser gives its row."""
 LLAMA_CPP_MODELS = {"pocket": "pocket, F16", "qwen2-0.5b": "0.5 B shape, Q8_0"}
 START, END = "<!-- figures: benchmarks/tables.py -->\n", "<!-- end of figures -->"
-CHOICE = {
-    "recompute": ("recomputes everything after the span", "all that follows"),
-    "drop": ("removes the span's cells and leaves a gap", "nothing"),
-    "influence 32": ("`drop`, then recomputes the later tokens that attended to the span most", "32 tokens"),
-    "shift+influence 32": ("as `influence`, but closes the gap first: **the default**", "32 tokens"),
-    "steer": ("overwrites the span's cells with states from a trained eraser", "the span"),
-}
-"""The README's erasers, by their names in the results: what they do, and what they recompute."""
-CHOICE_LENGTH = "4096"
+POCKET_LENGTH, POCKET_ERASER = "4096", "shift+influence"
+"""The context and the eraser of the README's line about the pocket model."""
 
 
 def main() -> None:
@@ -43,7 +37,8 @@ def main() -> None:
 
 def pages() -> dict[Path, list[str]]:
     """Return what is between the marks of each page, in their order."""
-    readme = [real_example(_load("real_models")), choice(_load("eraser"), _load("latency_pocket_cpu"))]
+    line = pocket(_load("eraser"), _load("latency_pocket_cpu"))
+    readme = [real_example(_load("real_models")), f"{central(_load('fidelity'))} {line}"]
     return {README: readme, PAGE: [figures()], TEMPLATES: [templates(_load("templates"))]}
 
 
@@ -58,7 +53,12 @@ def filled(page: str, texts: Sequence[str]) -> str:
 
 def figures() -> str:
     """Return all tables."""
-    parts = [real_models(_load("real_models")), answers(_load("influence")), steering(_load("eraser"))]
+    parts = [
+        fidelity(_load("fidelity")),
+        real_models(_load("real_models")),
+        answers(_load("influence")),
+        steering(_load("eraser")),
+    ]
     parts += [transcripts(_load("transcripts")), localisation(_load("localisation"))]
     latency = [_load(path.stem) for path in sorted(RESULTS.glob("latency*.json"))]
     parts += [latency_table(result) for result in latency]
@@ -68,25 +68,16 @@ def figures() -> str:
     return "\n".join(parts)
 
 
-def choice(trained: dict[str, Any], latency: dict[str, Any]) -> str:
-    """Return the table of five erasers: what is left where later text refers back to the span, and the time."""
-    found = trained["lengths"][CHOICE_LENGTH]["binding"]
-    times = latency["contexts"][CHOICE_LENGTH]
-    rows = {}
-    for name, (does, recomputes) in CHOICE.items():
-        eraser = name.removesuffix(" 32")
-        faster = times["recompute_over_eraser"].get(eraser)
-        time = f"{times['erase_milliseconds_median'][eraser]:,.0f}"
-        exact = name not in found
-        rows[f"`{eraser}`"] = [
-            does,
-            recomputes,
-            "1 (exact)" if exact else f"{found[name]['agreement']['value']:.3f}",
-            "0 (exact)" if exact else f"{_value(found[name], 'residual'):.3f}",
-            time if exact else f"{time} ({faster:,.1f}x)",
-        ]
-    columns = ("what it does", "recomputes", "same answers", "influence left", "milliseconds")
-    return "\n".join([*table(columns, rows, "eraser"), ""])
+def pocket(trained: dict[str, Any], latency: dict[str, Any]) -> str:
+    """Return the line about the pocket model: what is left where later text refers back to the span, and the time."""
+    found = trained["lengths"][POCKET_LENGTH]["binding"][f"{POCKET_ERASER} 32"]
+    times = latency["contexts"][POCKET_LENGTH]["erase_milliseconds_median"]
+    return (
+        f"The pocket model ({int(POCKET_LENGTH):,} tokens, two CPU cores): `{POCKET_ERASER} 32` leaves "
+        f"{_value(found, 'residual'):.3f} where later text refers back to the span, gives never-saw's answer in "
+        f"{found['agreement']['value']:.0%} and takes {times[POCKET_ERASER]:,.0f} ms, `recompute` "
+        f"{times['recompute']:,.0f} ms.\n"
+    )
 
 
 def _load(name: str) -> dict[str, Any]:
