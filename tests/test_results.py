@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import record, tables
+from benchmarks import fidelity, record, tables
 from benchmarks.influence import shown
 
 MEASURED = {"value": 1 / 3, "rows": [{"eraser": "drop", "left": i / 7} for i in range(40)]}
@@ -49,6 +49,38 @@ def test_what_is_shown_of_influence_is_shown_whole() -> None:
     assert shown(result) == result
     more = {**result["lengths"]["2048"], "keep": {"drop": {}, "layer 3": {}}}
     assert shown({**result, "lengths": {**result["lengths"], "2048": more}}) == result
+
+
+def test_what_is_saved_of_a_bench_has_counts_and_no_times(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    def row(treatment: str, kl: float, place: str) -> str:
+        case = {"suite": "documents", "case": place, "conversation": place, "kind": "nq", "groups": {"place": place}}
+        sizes = {"tokens": 20, "erased": 4, "following": 8, "recomputed": 2}
+        found = {"agrees": not kl, "answer": "a", "right": not kl, "misled": kl > 0.5}
+        return json.dumps({**case, **sizes, "treatment": treatment, "kl": kl, "seconds": 1.0, **found})
+
+    left = {"never-saw": 0.0, "never-saw, other chunks": 0.0, "re-prefill": 0.0, "no erase": 1.0, "drop": 0.4}
+    left |= {fidelity.DEFAULT: 0.1, "shift+influence 5% then 5%": 0.0}
+    run = {"model": "model", "weights": "w", "eraser": None, "dtype": "float32", "other_dtype": None, "device": None}
+    versions = {"torch": "1", "transformers": "2", "tokenizers": "3", "kv-memory": "4"}
+    machine = {"hardware": "a card", "python": "3", "versions": versions, "seed": 0}
+    rows = [row(name, kl, place) for place in ("first", "later") for name, kl in left.items()]
+    first = json.dumps({**run, "longest": 99, "environment": machine, "commit": "abc"})
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join([first, *rows]))
+
+    fidelity.saved([path], "name", "two cards")
+    result = json.loads(folders[0].read_text())
+    assert result["environment"]["hardware"] == "two cards"
+    assert result["environment"]["commit"] == "abc"
+    found = result["models"]["model"]
+    treatments = found["suites"]["documents"]["treatments"]
+    assert set(treatments) == left.keys() - {"shift+influence 5% then 5%"}
+    assert treatments["drop"]["residual"]["value"] == pytest.approx(0.4)
+    assert treatments["drop"]["agrees"] == treatments["drop"]["restored"] == [0, 2]
+    assert treatments["no erase"]["misled"] == [2, 2]
+    assert "seconds" not in treatments["drop"]
+    assert [group["value"] for group in found["groups"] if group["by"] == "place"] == ["first", "later"]
+    assert "drop" not in found["groups"][0]["treatments"]
 
 
 @pytest.mark.parametrize("path", sorted(record.RESULTS.glob("*.json")), ids=lambda path: path.name)
