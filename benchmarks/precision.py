@@ -47,7 +47,7 @@ def measured(engine: Any, data: Path, chosen: dict[str, set[str]], path: Path) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--gguf", required=True)
+    parser.add_argument("--gguf", help="the same model quantised; none is measured without")
     parser.add_argument("--float32", type=Path, required=True, help="rows of benchmarks/fidelity.py")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--cases", type=int, default=4, help="of each suite")
@@ -60,7 +60,7 @@ def main() -> None:
     from benchmarks.record import environment, save
     from kv_memory.engines.llama_cpp import LlamaCppEngine
     from kv_memory.engines.transformers import TransformersEngine
-    from kv_memory.evaluation.baselines import NO_ERASE
+    from kv_memory.evaluation.baselines import NEVER_SAW, NO_ERASE, OTHER_CHUNKS, REREAD
     from kv_memory.evaluation.bench.rows import Row
     from kv_memory.evaluation.bench.summary import CHANGED, summarise
 
@@ -71,14 +71,13 @@ def main() -> None:
         short = row.treatment == NO_ERASE and row.tokens <= args.tokens and row.kl >= CHANGED
         if names is not None and short and len(names) < args.cases:
             names.add(row.case)
-    kept = [r for r in exact if r.case in chosen.get(r.suite, ()) and (r.treatment in NAMES or " " in r.treatment)]
-    known = {name for name in NAMES} | {"never-saw", "never-saw, other chunks", "no erase", "re-prefill"}
-    rows = {"float32, transformers": [row for row in kept if row.treatment in known]}
+    known = {*NAMES, NEVER_SAW, OTHER_CHUNKS, NO_ERASE, REREAD}
+    kept = [row for row in exact if row.case in chosen.get(row.suite, ()) and row.treatment in known]
+    rows = {"float32, transformers": kept}
     args.folder.mkdir(parents=True, exist_ok=True)
-    engines: dict[str, Any] = {
-        "bfloat16, transformers": lambda: TransformersEngine.load(args.model, dtype="bfloat16"),
-        "Q4_K_M, llama.cpp": lambda: LlamaCppEngine.load(args.gguf, context_length=4096),
-    }
+    engines: dict[str, Any] = {"bfloat16, transformers": lambda: TransformersEngine.load(args.model, dtype="bfloat16")}
+    if args.gguf:
+        engines["Q4_K_M, llama.cpp"] = lambda: LlamaCppEngine.load(args.gguf, context_length=4096)
     for name, load in engines.items():
         rows[name] = measured(load(), args.data, chosen, args.folder / f"{name.partition(',')[0]}.jsonl")
     result: dict[str, Any] = {"environment": environment(0), "cases": {s: sorted(n) for s, n in chosen.items()}}
