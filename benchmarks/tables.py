@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.fidelity_tables import central, fidelity
+from benchmarks.fidelity_tables import central, fidelity, precision
 from benchmarks.real_tables import real_example, real_models
 from benchmarks.record import RESULTS, source, table
 from benchmarks.trust_tables import leakage, load, moves, provenance, templates
@@ -53,12 +53,9 @@ def filled(page: str, texts: Sequence[str]) -> str:
 
 def figures() -> str:
     """Return all tables."""
-    parts = [
-        fidelity(_load("fidelity")),
-        real_models(_load("real_models")),
-        answers(_load("influence")),
-        steering(_load("eraser")),
-    ]
+    bits = _load("precision") if (RESULTS / "precision.json").is_file() else None
+    parts = [fidelity(_load("fidelity")), precision(bits), real_models(_load("real_models"))]
+    parts += [answers(_load("influence")), steering(_load("eraser"))]
     parts += [transcripts(_load("transcripts")), localisation(_load("localisation"))]
     latency = [_load(path.stem) for path in sorted(RESULTS.glob("latency*.json"))]
     parts += [latency_table(result) for result in latency]
