@@ -204,4 +204,4 @@ def default_probe_layer(depth: int) -> int:
     among the best two by what is left on documents, memory and transcripts; some neighbours leave five times as much,
     so that a calibration is worth its time (benchmarks/ablations.md).
     """
-    return round(4 * depth / 7)
+    return min(round(4 * depth / 7), depth - 1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kv_memory.engines.base import Engine, Sampling
-from kv_memory.engines.parts import ProbeLayers, lacks
+from kv_memory.engines.parts import ProbeLayers, chosen_layers, lacks
 from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.erasers.influence import Influence
 from kv_memory.errors import UnsupportedOperationError
@@ -75,6 +75,11 @@ def test_influence_counts_the_cells_that_are_there_now() -> None:
     _, kept = engine.influence(seq, [(70, 80)])
     _, fresh = engine.influence(engine.fork(seq), [(70, 80)])
     assert_close(kept, fresh)
+
+
+@pytest.mark.parametrize(("depth", "kept"), [(1, 0), (2, 1), (3, 2), (24, 14), (30, 17)])
+def test_by_default_a_layer_four_sevenths_down_is_probed(depth: int, kept: int) -> None:
+    assert chosen_layers(None, depth) == (kept,)
 
 
 @pytest.mark.parametrize(("layers", "kept"), [(None, (1,)), ("all", (0, 1)), ((1, 0, 1), (0, 1)), ((), ())])
