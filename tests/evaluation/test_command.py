@@ -16,6 +16,7 @@ from kv_memory.erasers import ERASERS
 from kv_memory.evaluation import trial
 from kv_memory.evaluation.baselines import CORRECTION, NEVER_SAW, NO_ERASE, OTHER_CHUNKS, OTHER_DTYPE, REREAD
 from kv_memory.evaluation.cases import Case, Transcript
+from kv_memory.evaluation.suites import registry
 from kv_memory.evaluation.suites.registry import SUITES
 from kv_memory.evaluation.suites.source import Source
 from kv_memory.testing.chat import tiny_model, tiny_tokenizer
@@ -157,10 +158,7 @@ def test_a_suite_without_its_data_is_one_line_before_anything_is_measured(
 
 
 def test_all_suites_are_measured(run: Run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(SUITES):
-        monkeypatch.delitem(SUITES, name)
-    for name in ("documents", "copy"):
-        monkeypatch.setitem(SUITES, name, partial(named, name))
+    monkeypatch.setattr(registry, "SUITES", {name: partial(named, name) for name in ("documents", "copy")})
     given = ("eval", "all", "--model", model, "--longest", 600, "--cases", 2, "--eraser", "drop", "--json")
     code, shown, _ = run(*given)
     assert code == 0
