@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,7 +43,8 @@ def memories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Memory,
     save_eraser(reference.engine, reference.engine._forward.model, folder)
     open_eraser(folder).load(reference.engine)
     export_adapter(folder, model_path(), folder / "eraser.gguf")
-    yield reference, Memory(pocket_gguf(), eraser=folder / "eraser.gguf", dtype="float32", heal="never")
+    settings: dict[str, Any] = {"dtype": "float32", "heal": "never", "calibration": reference.calibration}
+    yield reference, Memory(pocket_gguf(), eraser=folder / "eraser.gguf", **settings)
 
 
 def outcome(memory: Memory, eraser: str) -> Outcome:
