@@ -13,7 +13,7 @@ import pytest
 
 from kv_memory import AuditLog, Memory
 from kv_memory.audit import AuditError
-from kv_memory.calibration.decide import candidates
+from kv_memory.calibration.decide import calibrated
 from kv_memory.errors import RefusedError
 from kv_memory.sessions.retraction_run import RetractionRun
 from tests.audit.parts import ended, in_child
@@ -110,7 +110,7 @@ def test_a_report_that_waits_says_so_until_it_is_made(file: Path) -> None:
 
 
 KNOWN = figures.measured(figures.left("influence 32", 0.08))
-CALIBRATED = candidates(KNOWN.influence)["influence 32"]
+CALIBRATED = calibrated("influence 32", KNOWN.influence)
 
 
 @pytest.mark.parametrize(

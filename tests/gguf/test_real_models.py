@@ -50,7 +50,7 @@ def test_the_default_eraser_takes_the_false_answer_away(read: Session) -> None:
     with read.fork() as session:
         report = session.retract(SHORT[0])
         after = said(session, messages_of(*SHORT))
-    assert (report.eraser, report.tokens_recomputed) == ("shift+influence", 32)
+    assert (report.eraser, report.tokens_recomputed) == ("shift+influence", 64)
     assert "Pole" not in after
 
 
