@@ -14,8 +14,8 @@ from kv_memory.engines.parts import Normaliser
 EXACT = 1024
 """Largest number of asking cells for which the softmax is taken over all cells.
 
-Of more, only those with the highest sampled scores get the softmax, and the others count as 0: an eraser wants the
-highest few, and the cost no longer grows with later cells times all cells.
+Of more, only those with the highest sampled scores get the softmax, and the others keep the sampled one: an eraser
+wants the highest first, and the cost no longer grows with later cells times all cells.
 """
 MASK_AT_ONCE = 2**25
 """Entries of the mask held in memory at a time (32 MiB, sampled 64 or 128)."""
@@ -45,7 +45,7 @@ def attention_score(
         return estimate
     highest = estimate.topk(EXACT).indices
     exact = (found[:, highest] - _known(store, layer, asking[highest.cpu()], scaling)).exp_().mean(0)
-    return torch.zeros_like(estimate).index_copy_(0, highest, exact)
+    return estimate.index_copy_(0, highest, exact)
 
 
 def _known(store: CellStore, layer: int, asking: Tensor, scaling: float) -> Tensor:

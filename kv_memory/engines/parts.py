@@ -22,9 +22,9 @@ Normaliser = Literal["softmax", "sampled", "none"]
 """Divisor of an influence score.
 
 `softmax`: over all cells, which gives attention mass, at a cost of later cells times all cells; where there are many
-later cells, of the highest of them times all cells (attention_mass.EXACT). `sampled`: an estimate of it from an even
-sample of some 256 cells, at a cost of later cells times sample and spans. `none`: no divisor; the score is the
-logarithm of what the softmax would divide.
+later cells, of the highest of them times all cells, and `sampled` for the others (attention_mass.EXACT). `sampled`: an
+estimate of it from an even sample of some 256 cells, at a cost of later cells times sample and spans. `none`: no
+divisor; the score is the logarithm of what the softmax would divide.
 """
 
 
