@@ -119,11 +119,13 @@ def test_a_model_without_a_tokenizer(saved: Path) -> None:
 
 
 def test_a_device_that_is_none(saved: Path) -> None:
-    assert "nowhere" in refusal(saved, device="nowhere")
+    assert refusal(saved, device="nowhere").startswith("There is no device 'nowhere' here; give one of cpu")
 
 
 def test_a_dtype_that_is_none(saved: Path) -> None:
-    assert "float99" in refusal(saved, dtype="float99")
+    for dtype in ("float99", "int8", "Tensor"):
+        message = f"There is no dtype {dtype!r} of weights; give float32, bfloat16 or float16."
+        assert refusal(saved, dtype=dtype) == message
 
 
 def test_the_home_directory(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,13 +47,13 @@ def load_model(
     which is given the text model's configuration, before the weights are read.
     """
     name = _checked(name)
+    place, wanted = _place(device), _dtype(dtype)
     with reading(name):
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         config = AutoConfig.from_pretrained(name)
         check_layer_types(config)
         check(config.get_text_config(decoder=True).to_dict())
         tokenizer = load_tokenizer(name)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype or _choose_dtype(config, place)).to(place)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=wanted or _choose_dtype(config, place)).to(place)
     return model, tokenizer
 
 
@@ -63,11 +63,37 @@ def outline(name: str, device: str | torch.device | None = None) -> PreTrainedMo
     Raises ModelError where there is no such model.
     """
     name = _checked(name)
+    place = _place(device)
     with reading(name):
         config = AutoConfig.from_pretrained(name)
-        dtype = _choose_dtype(config, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+        dtype = _choose_dtype(config, place)
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, dtype=dtype)
+
+
+def _place(device: str | torch.device | None) -> torch.device:
+    """Return the device of this name, by default a GPU. Raises ModelError where there is none."""
+    there = torch.cuda.is_available()
+    try:
+        place = torch.device(device or ("cuda" if there else "cpu"))
+        torch.empty(0, device=place)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        known = [f"cuda:{number}" for number in range(torch.cuda.device_count())] if there else []
+        raise ModelError(
+            f"There is no device {str(device)!r} here; give one of {', '.join(['cpu', *known])}."
+        ) from error
+    return place
+
+
+def _dtype(name: str | torch.dtype | None) -> str | torch.dtype | None:
+    """Return the type of weights of this name; None and "auto", the checkpoint's, as they are. Raises ModelError where
+    it is none."""
+    if name is None or name == "auto" or isinstance(name, torch.dtype):
+        return name
+    found = getattr(torch, name.removeprefix("torch."), None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ModelError(f"There is no dtype {name!r} of weights; give float32, bfloat16 or float16.")
+    return found
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
