@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 from random import Random
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +17,7 @@ from kv_memory.errors import ConversationError
 from kv_memory.evaluation.calibrate import cases as cases_module
 from kv_memory.evaluation.cases import Case, again
 from kv_memory.evaluation.suites.texts import text_cases
-from kv_memory.evaluation.suites.worlds import message_cases, world_cases, world_text
+from kv_memory.evaluation.suites.worlds import world_cases
 from kv_memory.synthetic.worlds import Probe, make_world
 from tests.tiny import tiny_engine
 
@@ -49,10 +48,6 @@ def test_a_text_that_is_too_short_is_refused_at_once() -> None:
 
 def test_a_span_at_the_start_is_read_again_without_what_stands_before_it() -> None:
     assert again(tuple(range(30)), (2, 5)) == (0, 1, 2, 3, 4, *range(5, 13))
-
-
-def test_world_text_is_long_enough() -> None:
-    assert len(world_text(ChatFormat(tiny_engine().tokenizer), 5000, seed=1)) >= 5000
 
 
 def test_a_question_is_what_a_session_would_read() -> None:
@@ -88,14 +83,6 @@ def test_an_answer_is_right_when_it_is_the_value_alone() -> None:
     case = Case("keep", (1,), ((0, 1),), (2,), answer="42")
     assert [case.right(said) for said in ("42", " 42\n", "It is 42.")] == [True, True, False]
     assert not Case("text", (1,), ((0, 1),), (2,)).right("")
-
-
-def test_message_cases_erase_whole_messages_each_once() -> None:
-    form = ChatFormat(tiny_engine().tokenizer)
-    first, second = ([*islice(message_cases(form, 400, 3), 6)] for _ in range(2))
-    assert first == second
-    assert len({(case.ids, case.spans) for case in first}) == 6
-    assert all(case.erased and case.following for case in first)
 
 
 def test_probes_of_every_kind_become_cases() -> None:
