@@ -179,7 +179,12 @@ class Transcript:
 
     def _asked(self, question: str) -> tuple[int, ...]:
         messages = [*self.messages, Message("user", question)]
-        return (*self._more(messages, len(self.messages)), *self._head(messages))
+        return (*self._more(messages, len(self.messages)), *self._answering)
+
+    @cached_property
+    def _answering(self) -> tuple[int, ...]:
+        """Return what makes the assistant speak after a question, the same for all."""
+        return self._head([*self.messages, Message("user", "x")])
 
     def _head(self, messages: Sequence[Message]) -> tuple[int, ...]:
         return tuple(self.form.generation_prompt(messages, self.tools).ids)
