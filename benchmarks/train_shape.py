@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from benchmarks import latency
 from benchmarks.record import environment, save
 from kv_memory.conversation.chat_format import ChatFormat
 from kv_memory.engines.threads import wait_passively
@@ -35,15 +36,7 @@ from kv_memory.training.tasks import WorldExamples
 from kv_memory.training.trainer import LOG, Trainer
 
 SHAPES: dict[str, dict[str, Any]] = {
-    "8b": {
-        "vocab_size": 151_936,
-        "hidden_size": 4096,
-        "intermediate_size": 12_288,
-        "num_hidden_layers": 36,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-    },
+    "8b": latency.SHAPES["qwen3-8b"],
     "tiny": {
         "vocab_size": 272,
         "hidden_size": 32,
