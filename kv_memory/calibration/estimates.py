@@ -24,6 +24,11 @@ class Estimate(BaseModel):
     low: Rounded
     high: Rounded
 
+    @property
+    def bare(self) -> bool:
+        """Return whether the interval says nothing: a bootstrap over one conversation has none."""
+        return self.low == self.high != 0
+
 
 def wilson(hits: int, tries: int) -> Estimate:
     """Return the share `hits / tries` with Wilson's score interval; `tries` is at least 1."""

@@ -191,7 +191,7 @@ def _value(group: Group) -> str:
 
 
 def _estimate(found: Estimate | None) -> str:
-    if found is not None and found.low == found.high != 0:  # of one conversation there is no interval
+    if found is not None and found.bare:
         return f"{found.value:.3f}"
     return "" if found is None else f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
 
