@@ -50,21 +50,6 @@ def test_influence_in_passes_equals_one(monkeypatch: pytest.MonkeyPatch) -> None
     assert_close(parts, whole)
 
 
-def test_cells_beyond_those_that_get_the_softmax_are_still_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A share of a long context is more than those: among cells that all count as nothing the choice would be blind."""
-    engine = tiny_engine()
-    seq = engine.create()
-    engine.prefill(seq, LONG[:400])
-    _, whole = engine.influence(seq, [(50, 60)])
-    _, sampled = engine.influence(seq, [(50, 60)], normaliser="sampled")
-    monkeypatch.setattr("kv_memory.engines.attention_mass.EXACT", 20)
-    _, some = engine.influence(seq, [(50, 60)])
-    exact = sampled[0].topk(20).indices
-    rest = [i for i in range(some.shape[1]) if i not in set(exact.tolist())]
-    assert_close(some[0, exact], whole[0, exact])
-    assert_close(some[0, rest], sampled[0, rest])
-
-
 def test_influence_has_a_row_for_each_probe_layer() -> None:
     scores = []
     for layers in ((0,), (1,), (0, 1)):
