@@ -107,7 +107,7 @@ def main() -> None:
                 engine.free(fork)
         medians = {name: median(values) for name, values in times.items()}
         cells = engine.read_cells(seq, [0])
-        kv = cells.keys.nbytes + cells.values.nbytes
+        kv = cells.kv_bytes
         result["contexts"][str(context)] = {
             "prefill_milliseconds": 1e3 * prefill,
             "erase_milliseconds_median": {name: 1e3 * value for name, value in medians.items()},
@@ -115,7 +115,7 @@ def main() -> None:
             "score_milliseconds_median": score_times(engine, seq, start, args.rounds),
             "recompute_over_eraser": {name: medians["recompute"] / value for name, value in medians.items()},
             "kv_megabytes": kv * context / 1e6,
-            "query_share_of_kv": 0.0 if cells.queries is None else cells.queries.nbytes / kv,
+            "query_share_of_kv": sum(rows.nbytes for rows in cells.queries) / kv,
         }
         engine.free(seq)
         print(context, {name: f"{1e3 * value:.2f} ms" for name, value in medians.items()}, flush=True)

@@ -155,7 +155,7 @@ def measure(
         },
         "not_measured": missing,
         "turn_milliseconds": turns,
-        "kv_megabytes": (cells.keys.nbytes + cells.values.nbytes) * context / 1e6,
+        "kv_megabytes": cells.kv_bytes * context / 1e6,
         "kept_outside_megabytes": sum(rows.nbytes for rows in (*kept.keys, *kept.queries)) / 1e6,
         "resident_megabytes_after_prefill": resident,
         "resident_megabytes_at_most": _resident(),

@@ -76,8 +76,8 @@ def errors(engine: Movable, seed: int, *, each_rounded: bool) -> dict[int, float
                 engine.write_cells(seq, all_cells(engine, seq))
         done = count
         now = all_cells(engine, seq)
-        expected = exact(first.keys, torch.tensor(now.positions) - torch.tensor(first.positions))
-        found[count] = float((now.keys.double() - expected).norm() / expected.norm())
+        expected = exact(torch.stack(first.keys), torch.tensor(now.positions) - torch.tensor(first.positions))
+        found[count] = float((torch.stack(now.keys).double() - expected).norm() / expected.norm())
     engine.free(seq)
     return found
 

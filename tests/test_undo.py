@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from kv_memory import CharRange, Memory, Session
+from kv_memory.testing.reference import flat
 from tests.lora import steering_engine
 from tests.test_session import CONVERSATION, in_step
 
@@ -24,7 +26,7 @@ def session(request: pytest.FixtureRequest) -> Session:
     return session
 
 
-def state(session: Session) -> tuple[list[Any], torch.Tensor, torch.Tensor]:
+def state(session: Session) -> tuple[list[Any], Sequence[torch.Tensor], Sequence[torch.Tensor]]:
     branch = session.branches.latest
     assert branch is not None
     cells = ENGINE.read_cells(branch.seq, ENGINE.positions(branch.seq))
@@ -32,7 +34,9 @@ def state(session: Session) -> tuple[list[Any], torch.Tensor, torch.Tensor]:
 
 
 def same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
-    return one[0] == other[0] and torch.equal(one[1], other[1]) and torch.equal(one[2], other[2])
+    return (
+        one[0] == other[0] and torch.equal(flat(one[1]), flat(other[1])) and torch.equal(flat(one[2]), flat(other[2]))
+    )
 
 
 @pytest.mark.parametrize("eraser", ["drop", "steer"])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from kv_memory.engines.cells import CellStore, Slots, on_device
+from kv_memory.engines.cells import CellStore, LayerShape, Slots, on_device
 from kv_memory.engines.parts import Normaliser
 
 EXACT = 1024
@@ -32,12 +32,14 @@ def attention_score(
     """Compute how much each asking cell attends to the target cells together, the mean over heads: float32 [asking].
 
     `asking` and `target` are slots; `layer` is a probe layer and `scaling` that of its scores. Each query sees the
-    cells at positions up to its own. The normalisers are explained at `parts.Normaliser`.
+    cells within the layer's reach. The normalisers are explained at `parts.Normaliser`; that of a layer with a window
+    is never sampled, since a sample may hold none of the cells that a token sees.
     """
     found = _logits(store, layer, asking, target, scaling)
     if normaliser == "none":
         return found.mean(0)
-    if normaliser == "softmax" and len(asking) <= EXACT:
+    reach = store.layout.layers[layer].reach
+    if not reach.whole or (normaliser == "softmax" and len(asking) <= EXACT):
         return (found - _known(store, layer, asking, scaling)).exp_().mean(0)
     sample, weights = _sample(store, target)
     estimate = (found - _log_normaliser(store, layer, asking, scaling, over=sample, weights=weights)).exp_().mean(0)
@@ -57,7 +59,7 @@ def _known(store: CellStore, layer: int, asking: Tensor, scaling: float) -> Tens
     device = store.keys[layer].device
     kept = store.log_normalisers.get(layer)
     if kept is None:
-        kept = torch.full((store.layout.heads, store.used), math.nan, device=device)
+        kept = torch.full((store.layout.layers[layer].heads, store.used), math.nan, device=device)
     where = asking.to(device)
     missing = asking[kept[0, where].isnan().cpu()]
     if len(missing):
@@ -71,28 +73,38 @@ def _log_normaliser(
     store: CellStore, layer: int, asking: Tensor, scaling: float, *, over: Slots, weights: Tensor | None = None
 ) -> Tensor:
     """Compute the log-sum-exp of the scaled scores of the cells `over` (slots), each of which counts for exp(weight)
-    cells: float32 [heads, asking].
+    cells, and of the layer's sinks: float32 [heads, asking].
 
     Torch's fused attention gives it without scores in memory. With values that are 1 for the first cells and 0 for the
     others, its output is the share of the first cells; their own log-sum-exp is cheap, and the quotient is the whole.
+    Where a token does not see the first cells, the scores are computed.
     """
-    layout, device = store.layout, store.keys[layer].device
-    groups, first = layout.heads // layout.kv_heads, store.order()[1][:FIRST]
-    queries = _for_kernels(store.queries[layout.probe_layers.index(layer)])
-    keys = _for_kernels(store.keys[layer][:, :, on_device(over, device)]).repeat_interleave(groups, dim=1)
+    shape, device = store.layout.layers[layer], store.keys[layer].device
+    if not shape.reach.whole:
+        return _with_sinks(shape, _logits(store, layer, asking, torch.arange(store.used)[over], scaling))
+    first = store.order()[1][:FIRST]
+    queries = _for_kernels(store.queries[store.layout.probe_layers.index(layer)])
+    keys = _for_kernels(store.met_keys(layer, over))
+    keys = keys.repeat_interleave(shape.heads // keys.shape[1], dim=1)
     position, among = store.position.to(device), torch.arange(store.used)[over]
     # NOTE: values are as wide as a head, since kernels want the keys' shape; only the first column is used.
-    values = keys.new_zeros(1, 1, len(among), layout.head_dim)
+    values = keys.new_zeros(1, 1, len(among), shape.query_dim)
     values[0, 0, :, 0] = torch.isin(among, first).to(values)
-    values = values.expand(1, layout.heads, len(among), layout.head_dim)
-    shares = [queries.new_zeros(layout.heads, 0, dtype=torch.float32)]
+    values = values.expand(1, shape.heads, len(among), shape.query_dim)
+    shares = [queries.new_zeros(shape.heads, 0, dtype=torch.float32)]
     for part in torch.split(asking.to(device), max(1, MASK_AT_ONCE // max(len(among), 1))):
-        mask = position[on_device(over, device)][None, :] <= position[part, None]
+        mask = ~shape.reach.hides(position[part], position[on_device(over, device)])
         if weights is not None:
             mask = torch.where(mask, weights.to(queries), float("-inf"))
         share = scaled_dot_product_attention(queries[:, :, part], keys, values, mask[None, None], scale=scaling)
         shares.append(share[0, :, :, 0].float())
-    return _logits(store, layer, asking, first, scaling) - torch.cat(shares, 1).log()
+    return _with_sinks(shape, _logits(store, layer, asking, first, scaling) - torch.cat(shares, 1).log())
+
+
+def _with_sinks(shape: LayerShape, normaliser: Tensor) -> Tensor:
+    if shape.sinks is None:
+        return normaliser
+    return torch.logaddexp(normaliser, shape.sinks.float().to(normaliser.device)[:, None])
 
 
 def _for_kernels(rows: Tensor) -> Tensor:
@@ -116,14 +128,16 @@ def _sample(store: CellStore, target: Tensor) -> tuple[Tensor, Tensor]:
 @torch.inference_mode()
 def _logits(store: CellStore, layer: int, asking: Tensor, target: Tensor, scaling: float) -> Tensor:
     """Compute the log-sum-exp of the target's scaled scores, float32 [heads, asking]; -inf where a cell sees none."""
-    layout, keys = store.layout, store.keys[layer]
-    groups, position, where = layout.heads // layout.kv_heads, store.position.to(keys.device), target.to(keys.device)
-    columns = _for_kernels(keys[0][:, where]).transpose(1, 2)[:, None]  # [kv_heads, 1, head_dim, target]
+    layout, shape = store.layout, store.layout.layers[layer]
+    where = target.to(shape.device)
+    keys = store.met_keys(layer, where)
+    columns = _for_kernels(keys[0]).transpose(1, 2)[:, None]  # [kv_heads, 1, query_dim, target]
+    position = store.position.to(shape.device)
     queries = _for_kernels(store.queries[layout.probe_layers.index(layer)][0])
-    queries = queries.view(layout.kv_heads, groups, *queries.shape[1:])
-    scores = [keys.new_zeros(layout.heads, 0, dtype=torch.float32)]
-    for part in torch.split(asking.to(keys.device), max(1, LOGITS_AT_ONCE // max(layout.heads * len(where), 1))):
-        hidden = position[where][None, :] > position[part, None]
+    queries = queries.view(len(columns), -1, *queries.shape[1:])
+    scores = [keys.new_zeros(shape.heads, 0, dtype=torch.float32)]
+    for part in torch.split(asking.to(shape.device), max(1, LOGITS_AT_ONCE // max(shape.heads * len(where), 1))):
+        hidden = shape.reach.hides(position[part], position[where])
         logits = (queries[:, :, part] @ columns).float().mul_(scaling).masked_fill_(hidden, float("-inf"))
         scores.append(logits.logsumexp(-1).flatten(0, 1))
     return torch.cat(scores, 1)

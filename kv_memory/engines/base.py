@@ -85,12 +85,35 @@ class Cells:
 
     positions: tuple[int, ...]
     token_ids: tuple[int, ...]
-    keys: Tensor
-    """[layers, kv_heads, cells, head_dim]"""
-    values: Tensor
-    """[layers, kv_heads, cells, head_dim]"""
-    queries: Tensor | None = None
-    """[probe layers, heads, cells, head_dim], where the engine keeps queries"""
+    keys: tuple[Tensor, ...]
+    """[kv_heads, cells, width] of each layer; no heads where a layer uses the K and V of another one"""
+    values: tuple[Tensor, ...]
+    """[kv_heads, cells, width] of each layer"""
+    queries: tuple[Tensor, ...] = ()
+    """[heads, cells, width] of each layer whose queries the engine keeps"""
+
+    @property
+    def kv_bytes(self) -> int:
+        """Return the memory of K and V."""
+        return sum(rows.nbytes for rows in (*self.keys, *self.values))
+
+    def check(
+        self,
+        keys: Sequence[tuple[int, ...]],
+        values: Sequence[tuple[int, ...]],
+        queries: Sequence[tuple[int, ...]],
+    ) -> None:
+        """Raise ValueError unless the rows have these shapes, those of an engine's model."""
+        wanted = [list(keys), list(values), list(queries)]
+        found = [[tuple(rows.shape) for rows in part] for part in (self.keys, self.values, self.queries)]
+        if found != wanted:
+            raise ValueError(f"cells of shapes {_said(found)} are not this model's {_said(wanted)}")
+
+
+def _said(shapes: Sequence[Sequence[tuple[int, ...]]]) -> str:
+    """Return the shapes of K, V and queries in words, each kind once."""
+    parts = (f"{len(part)} x {sorted(set(part))}" for part in shapes if part)
+    return ", ".join(parts) or "none"
 
 
 @dataclass(frozen=True)

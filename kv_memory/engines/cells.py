@@ -6,13 +6,14 @@ of a removed cell is used for a later one, so that slots need not be in the orde
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from kv_memory.engines.origins import Origins
+from kv_memory.engines.reach import WHOLE, Reach
 
 EMPTY = torch.iinfo(torch.int64).max
 """Position of a slot that holds no cell: beyond every query, so that a mask by position hides it."""
@@ -24,29 +25,56 @@ FIRST_CAPACITY = 256
 
 
 @dataclass(frozen=True)
-class CellLayout:
-    """Shape and type of a model's cells."""
+class LayerShape:
+    """Shape of what one layer keeps of a token, and how its tokens see each other."""
 
     kv_heads: int
-    head_dim: int
+    """Number of heads that have K and V; 0 where the layer uses those of another one."""
+    key_dim: int
+    value_dim: int
+    """Width of V; 0 where it is kept elsewhere, and the store's keys serve for scores alone."""
     heads: int
     """Number of query heads."""
+    query_dim: int
+    device: torch.device
+    reach: Reach = WHOLE
+    sinks: Tensor | None = field(default=None, compare=False)
+    """Logits that take part in the softmax of each query head and stand for no cell (gpt-oss): [heads]."""
+    expand: Callable[[Tensor, Tensor], Tensor] | None = field(default=None, compare=False)
+    """Function from the two rows that are kept to the keys that queries meet (latent attention): [1, heads, cells,
+    query_dim]; None where the first of the two is the key."""
+
+
+@dataclass(frozen=True)
+class CellLayout:
+    """Shapes and type of a model's cells."""
+
+    layers: tuple[LayerShape, ...]
     dtype: torch.dtype
-    devices: tuple[torch.device, ...]
-    """Device of each layer."""
     probe_layers: tuple[int, ...]
     """Layers whose post-RoPE queries are kept as well."""
-    valued: bool = True
-    """Whether V is kept; false where rows are kept elsewhere, and the store's keys serve for scores alone."""
 
     @property
-    def layers(self) -> int:
-        """Return the number of layers."""
-        return len(self.devices)
+    def devices(self) -> tuple[torch.device, ...]:
+        """Return the device of each layer."""
+        return tuple(layer.device for layer in self.layers)
+
+    @property
+    def probe_memory(self) -> float:
+        """Return the memory of one probe layer's queries, the mean over those kept, as a share of K and V of all
+        layers."""
+        if not self.probe_layers:
+            return 0.0
+        queries = sum(self.layers[i].heads * self.layers[i].query_dim for i in self.probe_layers)
+        return (
+            queries
+            / len(self.probe_layers)
+            / sum(layer.kv_heads * (layer.key_dim + layer.value_dim) for layer in self.layers)
+        )
 
 
 class CellStore:
-    """The cells of one sequence: K and V [1, kv_heads, capacity, head_dim] a layer, and the probe layers' queries.
+    """The cells of one sequence: K and V [1, kv_heads, capacity, width] a layer, and the probe layers' queries.
 
     Tensors grow by doubling, at most to `limit` cells; decoding never copies them. Rows that hold no cell are zero:
     masked attention multiplies them by 0, which must not meet an inf, and no erased content stays in memory.
@@ -56,9 +84,10 @@ class CellStore:
     def __init__(self, layout: CellLayout, limit: int) -> None:
         self.layout = layout
         self.limit = limit
-        self.keys = [_rows(layout, layout.kv_heads, device) for device in layout.devices]
-        self.values = [_rows(layout, layout.kv_heads, device) for device in layout.devices if layout.valued]
-        self.queries = [_rows(layout, layout.heads, layout.devices[i]) for i in layout.probe_layers]
+        self.keys = [_rows(layout, layer.kv_heads, layer.key_dim, layer.device) for layer in layout.layers]
+        self.values = [_rows(layout, layer.kv_heads, layer.value_dim, layer.device) for layer in layout.layers]
+        probed = [layout.layers[i] for i in layout.probe_layers]
+        self.queries = [_rows(layout, layer.heads, layer.query_dim, layer.device) for layer in probed]
         self.position = torch.full((0,), EMPTY)
         self.token = torch.zeros(0, dtype=torch.int64)
         self.used = 0
@@ -144,12 +173,20 @@ class CellStore:
             rows[:, :, on_device(where, rows.device)] = 0
 
     def put(self, layer: int, slots: Slots, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write rows [1, kv_heads, cells, head_dim]; return K and V of all slots in use, as views."""
+        """Write rows [1, kv_heads, cells, width]; return K and V of all slots in use, as views."""
         where = on_device(slots, keys.device)
         self.log_normalisers.pop(layer, None)
         self.keys[layer][:, :, where] = keys
         self.values[layer][:, :, where] = values
         return self.keys[layer][:, :, : self.used], self.values[layer][:, :, : self.used]
+
+    def met_keys(self, layer: int, slots: Slots) -> Tensor:
+        """Return the keys of these slots as the layer's queries meet them: [1, heads, cells, query_dim], one head for
+        each group of queries."""
+        expand = self.layout.layers[layer].expand
+        where = on_device(slots, self.keys[layer].device)
+        keys = self.keys[layer][:, :, where]
+        return keys if expand is None else expand(keys, self.values[layer][:, :, where])
 
     def put_keys(self, layer: int, slots: Slots, keys: Tensor) -> None:
         """Write the keys [1, kv_heads, cells, head_dim] of a layer alone."""
@@ -206,7 +243,7 @@ class CellStore:
 
 @dataclass(frozen=True)
 class Rows:
-    """Copies of the rows of some slots: [1, heads, cells, head_dim] for each layer (queries: for each probe layer)."""
+    """Copies of the rows of some slots: [1, heads, cells, width] for each layer (queries: for each probe layer)."""
 
     keys: list[Tensor]
     values: list[Tensor]
@@ -226,8 +263,8 @@ def on_device(slots: Slots, device: torch.device) -> Slots:
     return slots if isinstance(slots, slice) else slots.to(device)
 
 
-def _rows(layout: CellLayout, heads: int, device: torch.device) -> Tensor:
-    return torch.zeros(1, heads, 0, layout.head_dim, dtype=layout.dtype, device=device)
+def _rows(layout: CellLayout, heads: int, width: int, device: torch.device) -> Tensor:
+    return torch.zeros(1, heads, 0, width, dtype=layout.dtype, device=device)
 
 
 def _grown(rows: Tensor, capacity: int) -> Tensor:

@@ -183,17 +183,28 @@ def require(engine: Engine, kind: type[Part], use: str) -> Part:
     raise UnsupportedOperationError(f"{use} needs {name}, which the engine of {engine.name} lacks: {absent}.")
 
 
-def chosen_layers(layers: ProbeLayers, depth: int) -> tuple[int, ...]:
-    """Return the probe layers of an engine of `depth` layers, ascending; by default that of `default_probe_layer`.
+def chosen_layers(
+    layers: ProbeLayers, depth: int, able: Sequence[int] | None = None, best: Sequence[int] = ()
+) -> tuple[int, ...]:
+    """Return the probe layers of an engine of `depth` layers, ascending; by default the one nearest to
+    `default_probe_layer`.
 
-    Raises ValueError for a layer that does not exist.
+    `able`: layers whose queries say something, by default all; none where there are none. `best`: those of them from
+    which the default is taken, by default all. Raises ValueError for another layer.
     """
+    every = range(depth) if able is None else able
     if layers == "all":
-        return tuple(range(depth))
-    chosen = (default_probe_layer(depth),) if layers is None else tuple(sorted(set(layers)))
+        return tuple(every)
+    if layers is None:
+        wanted = default_probe_layer(depth)
+        nearest = sorted(best or every, key=lambda layer: (abs(layer - wanted), layer))
+        return tuple(nearest[:1])
+    chosen = tuple(sorted(set(layers)))
     for layer in chosen:
         if not 0 <= layer < depth:
             raise ValueError(f"probe layer {layer} is not one of the model's {depth}")
+        if layer not in every:
+            raise ValueError(f"layer {layer} keeps no keys of its own; probe layers are among {list(every)}")
     return chosen
 
 

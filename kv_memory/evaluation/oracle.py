@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from kv_memory.engines.base import Engine, SequenceId
@@ -33,9 +34,10 @@ def deviations(engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> tu
         after = rows.read_cells(fork, suffix)
     finally:
         engine.free(fork)
-    changed = _squares(after.keys - before.keys) + _squares(after.values - before.values)
-    size = (_squares(before.keys) + _squares(before.values)).sqrt().mean(1, keepdim=True)
-    return suffix, changed.sqrt() / size
+    pairs = zip((*before.keys, *before.values), (*after.keys, *after.values), strict=True)
+    changed = _by_layer([then - now for now, then in pairs])
+    size = _by_layer([*before.keys, *before.values]).sqrt().mean(1, keepdim=True)
+    return suffix, changed.sqrt() / size.clamp_min(1e-12)
 
 
 def top_share(change: Tensor, order: Tensor, count: int) -> float:
@@ -43,6 +45,8 @@ def top_share(change: Tensor, order: Tensor, count: int) -> float:
     return float(change[order[:count]].sum() / change.sum().clamp_min(1e-12))
 
 
-def _squares(rows: Tensor) -> Tensor:
-    """Sum the squares of [layers, heads, cells, head_dim] to [layers, cells]."""
-    return rows.float().square().sum((1, 3))
+def _by_layer(rows: Sequence[Tensor]) -> Tensor:
+    """Sum the squares of K of each layer, then V of each layer, all [heads, cells, width], to [layers, cells]."""
+    squares = [layer.float().square().sum((0, 2)).to(rows[0].device) for layer in rows]
+    depth = len(squares) // 2
+    return torch.stack(squares[:depth]) + torch.stack(squares[depth:])

@@ -13,7 +13,7 @@ from transformers import AutoConfig
 from kv_memory.calibration.record import shape_of
 from kv_memory.engines.fingerprint import digest_of, revision_of
 from kv_memory.engines.transformers.loading import reading
-from kv_memory.engines.transformers.probe import check_layer_types
+from kv_memory.engines.transformers.probe import reaches
 from kv_memory.errors import ModelError
 from kv_memory.gguf.architecture import config_of, skeleton
 from kv_memory.gguf.checkpoint import Checkpoint
@@ -71,7 +71,7 @@ def read_config(folder: Path) -> Any:
         )
     with reading(str(folder)):
         config = AutoConfig.from_pretrained(folder)
-        check_layer_types(config)
+        reaches(config)
         return config.get_text_config(decoder=True)
 
 

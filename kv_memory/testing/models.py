@@ -10,9 +10,17 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
+    Cohere2Config,
+    DeepseekV3Config,
+    Gemma3TextConfig,
+    Gemma4TextConfig,
     GemmaConfig,
+    Glm4MoeLiteConfig,
+    GptOssConfig,
+    Llama4TextConfig,
     LlamaConfig,
     MistralConfig,
+    Olmo3Config,
     Phi3Config,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
@@ -75,6 +83,77 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
     "phi3-partial": _config(Phi3Config, **_rope("default", partial_rotary_factor=0.5)),
 }
 
+WINDOW = 16
+"""Tokens that a layer with a window sees in WINDOWS: fewer than the tests' sequences have."""
+_WINDOWED: dict[str, Any] = {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"] * 2}
+_WINDOWED |= {"num_hidden_layers": 4}
+_EXPERTS: dict[str, Any] = {"num_local_experts": 4, "num_experts_per_tok": 2}
+_LATENT: dict[str, Any] = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 12,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 16,
+    "v_head_dim": 24,
+    "first_k_dense_replace": 1,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "n_group": 1,
+    "topk_group": 1,
+}
+WINDOWS: dict[str, Callable[[], PreTrainedConfig]] = {
+    "mistral-window": _config(MistralConfig, sliding_window=WINDOW),
+    "phi3-window": _config(Phi3Config, sliding_window=WINDOW),
+    "gemma3": _config(
+        Gemma3TextConfig,
+        head_dim=16,
+        query_pre_attn_scalar=16,
+        rope_parameters={
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        },
+        **_WINDOWED,
+    ),
+    "gemma4": _config(
+        Gemma4TextConfig,
+        head_dim=8,
+        global_head_dim=16,
+        num_global_key_value_heads=1,
+        attention_k_eq_v=False,
+        num_kv_shared_layers=2,
+        hidden_size_per_layer_input=8,
+        vocab_size_per_layer_input=VOCABULARY,
+        use_double_wide_mlp=False,
+        enable_moe_block=False,
+        sliding_window=WINDOW,
+        num_hidden_layers=6,
+        layer_types=["sliding_attention", "full_attention"] * 3,
+    ),
+    "gpt-oss": _config(
+        GptOssConfig,
+        head_dim=16,
+        **_rope("yarn", factor=4.0, original_max_position_embeddings=CONTEXT // 4, beta_fast=32.0, beta_slow=1.0),
+        **_EXPERTS,
+        **_WINDOWED,
+    ),
+    "olmo3": _config(Olmo3Config, **_WINDOWED),
+    "cohere2": _config(Cohere2Config, head_dim=8, **_WINDOWED),
+    "llama4": _config(
+        Llama4TextConfig,
+        head_dim=8,
+        intermediate_size_mlp=48,
+        num_hidden_layers=4,
+        attention_chunk_size=CONTEXT,
+        no_rope_layer_interval=2,
+        interleave_moe_layer_step=2,
+        **_EXPERTS,
+    ),
+    "glm4-moe-lite": _config(Glm4MoeLiteConfig, **_LATENT),
+    "deepseek-v3": _config(DeepseekV3Config, **_LATENT),
+}
+"""Models of which some layers do not see all that is before a token, or keep other rows than one K and one V a head."""
+
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """Make a tokenizer of bytes in which each pair of two of the letters a to l is a token too; 400 ends a turn."""
@@ -95,8 +174,9 @@ def save_model(name: str, folder: Path) -> Path:
         tiny_model().save_pretrained(folder)
         tiny_tokenizer().save_pretrained(folder)
         return folder
-    torch.manual_seed(sorted(CONFIGS).index(name))
-    model = AutoModelForCausalLM.from_config(CONFIGS[name]())
+    known = CONFIGS | WINDOWS
+    torch.manual_seed(list(known).index(name))
+    model = AutoModelForCausalLM.from_config(known[name]())
     model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder

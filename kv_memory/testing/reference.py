@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from random import Random
 
 import torch
@@ -15,13 +15,35 @@ from kv_memory.engines.parts import CellEdit, CellRows, Scoring
 
 def plain_logits(model: PreTrainedModel, ids: Sequence[int], positions: Sequence[int] | None = None) -> Tensor:
     """Compute logits [ids, vocabulary] in a pass without a cache, of each token over all before it, at `positions`."""
-    at = torch.tensor([list(range(len(ids)) if positions is None else positions)])
-    # NOTE: the mask of ones keeps transformers from taking a jump in positions for the start of another sequence.
-    seen = torch.ones(1, len(ids), dtype=torch.int64)
+    at = torch.arange(len(ids)) if positions is None else torch.tensor(list(positions))
     with torch.no_grad():
-        output = model(torch.tensor([list(ids)]), position_ids=at, attention_mask=seen, use_cache=False)
+        output = model(
+            torch.tensor([list(ids)]), position_ids=at[None], attention_mask=_masks(model, at), use_cache=False
+        )
     logits: Tensor = output.logits[0]
     return logits
+
+
+def _masks(model: PreTrainedModel, at: Tensor) -> Tensor | dict[str, Tensor]:
+    """Return what the tokens at these positions see of each other.
+
+    NOTE: a mask of ones keeps transformers from taking a jump in positions for the start of another sequence; its masks
+    of windows count tokens, so that those are made here where a hole makes a difference.
+    """
+    config = model.config.get_text_config(decoder=True)
+    types = set(getattr(config, "layer_types", None) or ())
+    if types <= {"full_attention"} or torch.equal(at, torch.arange(len(at))):
+        return torch.ones(1, len(at), dtype=torch.int64)
+    later, distance = at[None] > at[:, None], at[:, None] - at[None]
+    hidden = {
+        "full_attention": later,
+        "sliding_attention": later | (distance >= (config.sliding_window or len(at))),
+    }
+    chunk = getattr(config, "attention_chunk_size", None)
+    if chunk:
+        hidden["chunked_attention"] = later | (at[None] // chunk != at[:, None] // chunk)
+    lowest = torch.finfo(torch.float32).min
+    return {kind: torch.zeros(hidden[kind].shape).masked_fill(hidden[kind], lowest)[None, None] for kind in types}
 
 
 def assert_close(actual: Tensor, expected: Tensor) -> None:
@@ -40,11 +62,29 @@ def next_log_probs(engine: Scoring, seq: SequenceId) -> Tensor:
 def assert_same_cells(actual: Cells, expected: Cells) -> None:
     """Assert that cells are bit-identical and at the same positions."""
     assert (actual.positions, actual.token_ids) == (expected.positions, expected.token_ids)
-    assert torch.equal(actual.keys, expected.keys)
-    assert torch.equal(actual.values, expected.values)
-    assert (actual.queries is None) == (expected.queries is None)
-    if actual.queries is not None and expected.queries is not None:
-        assert torch.equal(actual.queries, expected.queries)
+    for part, other in _parts(actual, expected):
+        assert all(torch.equal(rows, others) for rows, others in zip(part, other, strict=True))
+
+
+def flat(rows: Sequence[Tensor]) -> Tensor:
+    """Return the rows of all layers as one vector, for comparisons in proportion to the largest of them."""
+    return torch.cat([layer.flatten() for layer in rows])
+
+
+def assert_close_cells(actual: Cells, expected: Cells) -> None:
+    """Assert that cells are at the same positions, and their K, V and queries equal but for rounding."""
+    assert (actual.positions, actual.token_ids) == (expected.positions, expected.token_ids)
+    for part, other in _parts(actual, expected):
+        assert [layer.shape for layer in part] == [layer.shape for layer in other]
+        if part:
+            assert_close(flat(part), flat(other))
+
+
+def _parts(actual: Cells, expected: Cells) -> Iterator[tuple[Sequence[Tensor], Sequence[Tensor]]]:
+    """Give K, V and queries beside those that are expected."""
+    yield actual.keys, expected.keys
+    yield actual.values, expected.values
+    yield actual.queries, expected.queries
 
 
 def all_cells(engine: CellRows, seq: SequenceId) -> Cells:

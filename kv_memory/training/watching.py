@@ -29,7 +29,10 @@ class Watch:
         """Queries by layer, [rows, heads, tokens, head_dim]."""
         self.scaling: dict[int, float] = {}
 
-    def record(self, module: nn.Module, query: Tensor, options: dict[str, Any]) -> None:
+    def mask(self, module: nn.Module) -> None:
+        """Return None: without a mask of the pass attention is causal."""
+
+    def record(self, module: nn.Module, query: Tensor, key: Tensor, options: dict[str, Any]) -> None:
         """Keep a layer's queries; called by the attention function (engines.transformers.attention.Recorder)."""
         layer = layer_of(module)
         if self.layers is None or layer in self.layers:

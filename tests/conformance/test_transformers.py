@@ -12,7 +12,7 @@ from kv_memory.erasers.steer import Steer
 from kv_memory.testing.conformance import Case
 from kv_memory.testing.conformance.case import needs
 from kv_memory.testing.conformance.steering import used
-from kv_memory.testing.reference import all_cells, assert_close
+from kv_memory.testing.reference import all_cells, assert_close, flat
 from tests.conformance.own import OwnEngine
 
 
@@ -35,7 +35,7 @@ class TestTransformers(OwnEngine):
                 Steer().erase(engine, in_passes, [(20, 33)])
             finally:
                 engine._forward.chunk = chunk
-        assert_close(all_cells(engine, in_passes).values, all_cells(engine, together).values)
+        assert_close(flat(all_cells(engine, in_passes).values), flat(all_cells(engine, together).values))
 
 
 if torch.cuda.is_available():

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from kv_memory.engines.cells import CellLayout, CellStore, Rows, compact
+from kv_memory.engines.cells import CellLayout, CellStore, LayerShape, Rows, compact
 
-LAYOUT = CellLayout(
-    kv_heads=2,
-    head_dim=4,
-    heads=4,
-    dtype=torch.float32,
-    devices=(torch.device("cpu"),) * 3,
-    probe_layers=(1,),
-)
+LAYER = LayerShape(kv_heads=2, key_dim=4, value_dim=4, heads=4, query_dim=4, device=torch.device("cpu"))
+LAYOUT = CellLayout((LAYER,) * 3, torch.float32, probe_layers=(1,))
 
 
 def rows(count: int, value: float = 1.0) -> Rows:

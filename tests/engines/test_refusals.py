@@ -9,13 +9,10 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
-    DeepseekV3Config,
     Gemma2Config,
+    GlmMoeDsaConfig,
     GPT2Config,
-    Llama4TextConfig,
     MambaConfig,
-    MistralConfig,
-    Phi3Config,
     PreTrainedConfig,
     Qwen2Config,
     Qwen3NextConfig,
@@ -39,14 +36,14 @@ SHAPE = {
 MAMBA = MambaConfig(vocab_size=272, hidden_size=32, num_hidden_layers=2)
 """Its layers are of type "mamba" in older transformers, "linear_attention" in newer."""
 REFUSED: dict[str, tuple[PreTrainedConfig, str]] = {
-    "Mistral with a window": (MistralConfig(**SHAPE, sliding_window=16), "Layer 0 .*mistral.* sliding_attention"),
-    "Phi-3 with a window": (Phi3Config(**SHAPE, sliding_window=16, pad_token_id=None), "Layer 0 .* sliding_attention"),
-    "alternating windows": (Gemma2Config(**SHAPE, head_dim=8), "Layer 0 .*gemma2.* sliding_attention"),
-    "windows from a layer on": (
-        Qwen2Config(**SHAPE, use_sliding_window=True, max_window_layers=1),
-        "Layer 1 .*qwen2.* sliding_attention",
+    "scores that are capped": (Gemma2Config(**SHAPE, head_dim=8), r"Layer 0 changes its attention scores \(softcap\)"),
+    "an index of the cells to see": (
+        GlmMoeDsaConfig(
+            **SHAPE, q_lora_rank=8, kv_lora_rank=8, qk_rope_head_dim=4, qk_nope_head_dim=8, v_head_dim=8, num_experts=2,
+            index_topk=4, index_n_heads=2, index_head_dim=8, moe_intermediate_size=16,
+        ),
+        "Layer 0 .*glm_moe_dsa.* of type .*, which chooses the cells that a token sees by an index of its own",
     ),
-    "chunked": (Llama4TextConfig(**SHAPE, num_local_experts=2), "Layer 0 .*llama4.* chunked_attention"),
     "linear attention": (
         Qwen3NextConfig(**SHAPE, layer_types=["full_attention", "linear_attention"], num_experts=2),
         "Layer 1 .*qwen3_next.* linear_attention",
@@ -55,13 +52,6 @@ REFUSED: dict[str, tuple[PreTrainedConfig, str]] = {
     "RWKV": (
         RwkvConfig(vocab_size=272, hidden_size=32, attention_hidden_size=32, num_hidden_layers=2),
         "Layer 0 .*rwkv.* keeps no K and V",
-    ),
-    "latent attention": (
-        DeepseekV3Config(
-            **SHAPE, q_lora_rank=8, kv_lora_rank=8, qk_rope_head_dim=4, qk_nope_head_dim=8, v_head_dim=8,
-            first_k_dense_replace=2,
-        ),
-        r"Layer 0 caches keys \[.*\] and values \[",
     ),
     "ALiBi": (BloomConfig(vocab_size=272, hidden_size=32, n_layer=2, n_head=4), "Layer 0 .*bloom.* in its own way"),
 }  # fmt: skip
@@ -74,11 +64,11 @@ def test_refused_by_name(config: PreTrainedConfig, reason: str) -> None:
         TransformersEngine(model, tiny_tokenizer())
     message = str(refused.value)
     assert re.search(reason, message)
-    assert "use a model with full attention" in message
+    assert "use a model with full attention or sliding windows" in message
 
 
 def test_a_refusal_leaves_the_model_as_it_was() -> None:
-    model = AutoModelForCausalLM.from_config(REFUSED["latent attention"][0])
+    model = AutoModelForCausalLM.from_config(REFUSED["scores that are capped"][0])
     before = model.config._attn_implementation
     with pytest.raises(UnsupportedModelError):
         TransformersEngine(model, tiny_tokenizer())

@@ -110,8 +110,8 @@ def test_what_is_trained_is_what_the_eraser_does(
         positions, keys, values = cells(context, row)
         assert engine.positions(seq) == positions
         found = engine.read_cells(seq, positions)
-        torch.testing.assert_close(found.keys, keys, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(found.values, values, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(torch.stack(found.keys), keys, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(torch.stack(found.values), values, atol=1e-4, rtol=1e-4)
 
 
 @every_way

@@ -37,13 +37,10 @@ class ContextRows:
         values = [_in_order(state, "values", layer) for layer in range(len(state.values))]
         return self._stacked(keys), self._stacked([v.view(len(v), -1, self._heads.head_dim) for v in values])
 
-    def check(self, cells: Cells, queries: tuple[int, ...] | None) -> None:
-        """Raise ValueError for the cells of another model. `queries`: the shape that the kept queries must have."""
-        count = len(cells.positions)
-        shape = (self.layers, self._layout.width // self._heads.head_dim, count, self._heads.head_dim)
-        found = None if cells.queries is None else tuple(cells.queries.shape)
-        if (tuple(cells.keys.shape), tuple(cells.values.shape), found) != (shape, shape, queries):
-            raise ValueError(f"cells of shape {list(cells.keys.shape)} are not this model's {list(shape)}")
+    def check(self, cells: Cells, queries: list[tuple[int, ...]]) -> None:
+        """Raise ValueError for the cells of another model. `queries`: the shapes that the kept queries must have."""
+        shape = self._layout.width // self._heads.head_dim, len(cells.positions), self._heads.head_dim
+        cells.check([shape] * self.layers, [shape] * self.layers, queries)
 
     def write(self, home: int, cells: Cells, there: Sequence[int]) -> None:
         """Put cells at their positions, bit-identical. `there`: those of the positions that hold a cell already."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kv_memory.engines.attention_mass import attention_score
 from kv_memory.engines.base import STEERED, Cells, ConfigCheck, Sampling, SequenceId, Token
-from kv_memory.engines.cells import CellLayout, Slots, compact
+from kv_memory.engines.cells import CellLayout, LayerShape, Slots, compact
 from kv_memory.engines.checks import asked_about, check_appended, check_fits, check_move, check_tokens, integers
 from kv_memory.engines.generation import generate
 from kv_memory.engines.llama_cpp.adapter import Adapter
@@ -109,15 +109,16 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
         self.probe_layers = chosen_layers(probe_layers, found.layout.layers) if found.attention else ()
         self.probe_memory = (model.heads + model.kv_heads) / (2 * found.layout.layers * model.kv_heads)
         self._watch.want({layer: self._attention[layer] for layer in self.probe_layers})
-        layout = CellLayout(
+        shape = LayerShape(
             kv_heads=model.kv_heads,
-            head_dim=self._heads.head_dim,
+            key_dim=self._heads.head_dim,
+            value_dim=0,
             heads=model.heads,
-            dtype=TYPES[found.layout.kind],
-            devices=(torch.device("cpu"),) * len(self.probe_layers),
-            probe_layers=tuple(range(len(self.probe_layers))),
-            valued=False,
+            query_dim=self._heads.head_dim,
+            device=torch.device("cpu"),
         )
+        probes = tuple(range(len(self.probe_layers)))
+        layout = CellLayout((shape,) * len(probes), TYPES[found.layout.kind], probes)
         self._sequences = Sequences(self._context, layout, limit)
 
         self.tokenizer = tokenizer_of(model, chat_template)
@@ -371,9 +372,9 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
         return Cells(
             positions=tuple(integers(state.store.position[slots])),
             token_ids=tuple(integers(state.store.token[slots])),
-            keys=keys,
-            values=values,
-            queries=torch.cat(queries) if queries else None,
+            keys=tuple(keys),
+            values=tuple(values),
+            queries=tuple(rows[0] for rows in queries),
         )
 
     @exclusive
@@ -382,10 +383,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
         state = self._sequences.get(seq)
         store, count = state.store, len(cells.positions)
         self._check_fits(max(cells.positions, default=-1) + 1)
-        queries = (
-            (len(self.probe_layers), self._model.heads, count, self._heads.head_dim) if self.probe_layers else None
-        )
-        self._cells.check(cells, queries)
+        self._cells.check(cells, [(self._model.heads, count, self._heads.head_dim)] * len(self.probe_layers))
         if not count:
             return
         positions, ids = torch.tensor(cells.positions), torch.tensor(cells.token_ids)
@@ -397,8 +395,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
             store.allocate(positions[~there], ids[~there])
         slots = store.find(cells.positions)
         store.token[slots] = ids
-        keys = cells.keys[list(self.probe_layers)]
-        self._put(state, slots, keys, cells.queries)
+        self._put(state, slots, [cells.keys[layer] for layer in self.probe_layers], cells.queries)
         state.logits = None
 
     def _remove(self, state: Sequence, slots: Tensor) -> None:
@@ -424,15 +421,14 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
                 for kind in ("keys", "queries")
             )
             kept = state.store.layout.dtype  # as llama.cpp rounds what it keeps
-            self._put(state, slots, keys.transpose(1, 2).to(kept), queries.transpose(1, 2).to(kept))
+            self._put(state, slots, keys.transpose(1, 2).to(kept).unbind(), queries.transpose(1, 2).to(kept).unbind())
 
-    def _put(self, state: Sequence, slots: Slots, keys: Tensor, queries: Tensor | None) -> None:
-        """Write keys and queries, both [probe layers, heads, cells, head_dim]."""
+    def _put(self, state: Sequence, slots: Slots, keys: Items[Tensor], queries: Items[Tensor]) -> None:
+        """Write keys and queries [heads, cells, head_dim] of each probe layer."""
         where = slots if isinstance(slots, slice) else compact(slots)
-        for index in range(len(self.probe_layers)):
-            state.store.put_keys(index, where, keys[index][None])
-            if queries is not None:
-                state.store.put_queries(index, where, queries[index][None])
+        for index, (layer_keys, layer_queries) in enumerate(zip(keys, queries, strict=True)):
+            state.store.put_keys(index, where, layer_keys[None])
+            state.store.put_queries(index, where, layer_queries[None])
 
     def _adapter(self, name: str | None) -> Adapter | None:
         if name is not None and name not in self._adapters:

@@ -1,4 +1,4 @@
-"""The engine for Hugging Face causal language models with full attention in every layer, on CPU or CUDA."""
+"""The engine for Hugging Face causal language models with attention in every layer, on CPU or CUDA."""
 
 from __future__ import annotations
 
@@ -26,14 +26,13 @@ from kv_memory.engines.parts import (
     Normaliser,
     ProbeLayers,
     Scoring,
-    chosen_layers,
     unsupported,
 )
 from kv_memory.engines.threads import wait_passively
 from kv_memory.engines.transformers.adapters import Adapters
 from kv_memory.engines.transformers.forward import Forward, restored
 from kv_memory.engines.transformers.loading import load_model
-from kv_memory.engines.transformers.probe import check_layer_types, context_limit, layout_of, run_probe
+from kv_memory.engines.transformers.probe import context_limit, layout_of, reaches, run_probe
 from kv_memory.engines.transformers.rotary import rotation_of
 from kv_memory.engines.transformers.snapshot import read_cells, write_cells
 from kv_memory.engines.transformers.tokenizer import HFTokenizer
@@ -77,14 +76,13 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
     ) -> None:
         super().__init__()
         wait_passively()
-        check_layer_types(model.config)
+        reach = reaches(model.config)
         self._adapters = Adapters(model)
         base = self._adapters.base
         self._forward = Forward(base)
         near, far = (run_probe(self._forward, position) for position in _PROBE_POSITIONS)
-        self.probe_layers = chosen_layers(probe_layers, len(near.rows))
-        self._layout = layout_of(near, self.probe_layers)
-        self.probe_memory = self._layout.heads / (2 * self._layout.layers * self._layout.kv_heads)
+        self._layout = layout_of(near, reach, probe_layers)
+        self.probe_layers, self.probe_memory = self._layout.probe_layers, self._layout.probe_memory
         self._scaling = near.scaling
         self.rotation = rotation_of(base, near, far, _PROBE_POSITIONS[1] - _PROBE_POSITIONS[0])
         self._sequences: dict[SequenceId, _Sequence] = {}
@@ -272,8 +270,11 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
 
     def deviation(self, seq: SequenceId, positions: Sequence[int], layer: int = 1) -> Tensor:
         """Measure how far K and V together, at `layer`, are from what `reencode` would write: float32 [positions]."""
-        if not 0 <= layer < self._layout.layers:
-            raise ValueError(f"layer {layer} is not one of the model's {self._layout.layers}")
+        depth = len(self._layout.layers)
+        if not 0 <= layer < depth:
+            raise ValueError(f"layer {layer} is not one of the model's {depth}")
+        if not self._layout.layers[layer].kv_heads:
+            raise ValueError(f"layer {layer} uses the K and V of another one; ask for a layer that has its own")
         store = self._get(seq).store
         wanted, inverse = torch.unique(torch.tensor(list(positions), dtype=torch.int64), return_inverse=True)
         if not len(wanted):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
 from kv_memory.engines.cells import EMPTY, CellStore, Slots, compact, on_device
+from kv_memory.engines.reach import Reach
 from kv_memory.engines.transformers.attention import recorded
 from kv_memory.engines.transformers.cache_argument import cache_argument
 
@@ -18,19 +19,24 @@ from kv_memory.engines.transformers.cache_argument import cache_argument
 class PassCache(Cache):  # type: ignore[misc]  # transformers is untyped
     """A model's cache during one pass: new rows go to given slots, and the model gets the rows of all slots in use."""
 
-    def __init__(self, store: CellStore, slots: Slots, stop_at: int | None = None) -> None:
+    def __init__(
+        self, store: CellStore, slots: Slots, stop_at: int | None = None, ahead_of: Tensor | None = None
+    ) -> None:
         super().__init__(layers=[])
         self.store = store
         self.slots = slots
+        self.ahead_of = ahead_of
+        """Slots; the cells of all other slots are visible to every token of the pass, where this is given."""
         self.stop_at = stop_at
         """Layer at which the pass ends: its rows are kept in `stopped_with` and not written, and no queries are
         kept."""
         self.stopped_with: tuple[Tensor, Tensor] | None = None
+        self._masks: dict[tuple[Reach, torch.device], Tensor | None] = {}
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Write K and V [1, kv_heads, tokens, head_dim] of a layer; the model's attention calls this."""
+        """Write K and V [1, kv_heads, tokens, width] of a layer; the model's attention calls this."""
         if layer_idx == self.stop_at:
             self.stopped_with = key_states, value_states
             raise PassStopped
@@ -48,7 +54,15 @@ class PassCache(Cache):  # type: ignore[misc]  # transformers is untyped
         """Return the number of slots in use."""
         return self.store.used
 
-    def record(self, module: nn.Module, query: Tensor, options: dict[str, Any]) -> None:
+    def mask(self, module: nn.Module) -> Tensor | None:
+        """Return the additive mask of a layer, [1, 1, tokens, slots in use]; see `_mask`."""
+        shape = self.store.layout.layers[layer_of(module)]
+        known = shape.reach, shape.device
+        if known not in self._masks:
+            self._masks[known] = _mask(self.store, self.slots, *known, self.ahead_of)
+        return self._masks[known]
+
+    def record(self, module: nn.Module, query: Tensor, key: Tensor, options: dict[str, Any]) -> None:
         """Keep the query of a probe layer."""
         layer = layer_of(module)
         if layer in self.store.layout.probe_layers and self.stop_at is None:
@@ -79,13 +93,13 @@ class Forward:
         """Tokens in one pass. The mask has a row for each, so that short passes keep it small."""
 
     @torch.inference_mode()
-    def __call__(self, cache: Any, tokens: Tensor, positions: Tensor, mask: Tensor | None, keep: int) -> Tensor:
+    def __call__(self, cache: Any, tokens: Tensor, positions: Tensor, keep: int) -> Tensor:
         """Compute the logits [keep, or all with 0, vocabulary] of these tokens (int64 [tokens])."""
         with recorded(self.config, cache):
             output = self.model(
                 input_ids=tokens[None].to(self.device),
                 position_ids=positions[None].to(self.device),
-                attention_mask=mask,
+                attention_mask=None,
                 use_cache=True,
                 logits_to_keep=keep,
                 **{self.cache_argument: cache},
@@ -93,15 +107,10 @@ class Forward:
         logits: Tensor = output.logits[0]
         return logits
 
-    def over(self, cache: PassCache, keep: int = 1, ahead_of: Tensor | None = None) -> Tensor:
-        """Run the tokens of the cache's slots at their positions, ascending, over the cells visible to each.
-
-        `ahead_of`: slots; the cells of all other slots are visible to every token.
-        """
+    def over(self, cache: PassCache, keep: int = 1) -> Tensor:
+        """Run the tokens of the cache's slots at their positions, ascending, over the cells visible to each."""
         store, slots = cache.store, cache.slots
-        positions = store.position[slots]
-        mask = _mask(store, slots, positions, self.device, ahead_of)
-        return self(cache, store.token[slots], positions, mask, keep)
+        return self(cache, store.token[slots], store.position[slots], keep)
 
     def append(
         self,
@@ -145,7 +154,7 @@ class Forward:
     def run_again(self, store: CellStore, slots: Tensor, *, ahead: bool = False) -> Tensor:
         """Do as `rerun` does, for a caller that puts the rows back."""
         for part in torch.split(slots, self.chunk):
-            logits = self.over(PassCache(store, compact(part)), ahead_of=slots if ahead else None)
+            logits = self.over(PassCache(store, compact(part), ahead_of=slots if ahead else None))
         return logits[-1]
 
     def deviation(self, store: CellStore, slots: Tensor, layer: int) -> Tensor:
@@ -184,23 +193,26 @@ def restored_on_error(store: CellStore, slots: Tensor) -> Iterator[None]:
 
 
 def _mask(
-    store: CellStore, slots: Slots, positions: Tensor, device: torch.device, ahead_of: Tensor | None = None
+    store: CellStore, slots: Slots, reach: Reach, device: torch.device, ahead_of: Tensor | None = None
 ) -> Tensor | None:
-    """Return an additive mask [1, 1, tokens, slots in use]: a token sees the cells at positions up to its own; with
-    `ahead_of`, those in all other slots as well.
+    """Return an additive mask [1, 1, tokens, slots in use]: a token sees the cells within reach; with `ahead_of`, those
+    in all other slots that it is within reach of as well.
 
     NOTE: None where SDPA's own choice is the same and quicker: nothing to hide from a single token, or all cells in
     this pass, in order, so that its causal kernel applies.
     """
-    held = store.position[: store.used]
-    if isinstance(slots, slice) and len(positions) == len(held):
-        return None
-    if len(positions) == 1 and bool(held.max() <= positions[0]):
-        return None
-    hidden = held.to(device)[None, :] > positions.to(device)[:, None]
+    held, positions = store.position[: store.used], store.position[slots]
+    first, last = store.order()[0][[0, -1]]
+    if not bool(reach.hides(last[None], first[None])):
+        if isinstance(slots, slice) and len(positions) == len(held):
+            return None
+        if len(positions) == 1 and bool(held.max() <= positions[0]):
+            return None
+    held, positions = held.to(device), positions.to(device)
+    hidden = reach.hides(positions, held)
     if ahead_of is not None:
-        among = held == EMPTY
-        among[ahead_of] = True
-        hidden &= among.to(device)
+        others = held != EMPTY
+        others[ahead_of.to(device)] = False
+        hidden &= ~others | reach.hides(held, positions).T
     mask = torch.zeros(hidden.shape, dtype=store.layout.dtype, device=device)
     return mask.masked_fill_(hidden, float("-inf"))[None, None]

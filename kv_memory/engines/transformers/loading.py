@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from kv_memory.engines.transformers.probe import check_layer_types
+from kv_memory.engines.transformers.probe import reaches
 from kv_memory.errors import ModelError
 
 SMALL = 1_000_000_000
@@ -50,7 +50,7 @@ def load_model(
     place, wanted = _place(device), _dtype(dtype)
     with reading(name):
         config = AutoConfig.from_pretrained(name)
-        check_layer_types(config)
+        reaches(config)
         check(config.get_text_config(decoder=True).to_dict())
         tokenizer = load_tokenizer(name)
         model = AutoModelForCausalLM.from_pretrained(name, dtype=wanted or _choose_dtype(config, place)).to(place)

@@ -7,35 +7,51 @@ alone: they show whether keys can be moved (see rotary.py).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import Cache
 
-from kv_memory.engines.cells import CellLayout
+from kv_memory.engines.cells import CellLayout, LayerShape
+from kv_memory.engines.parts import ProbeLayers, chosen_layers
+from kv_memory.engines.reach import Reach
 from kv_memory.engines.transformers.forward import Forward, layer_of
 from kv_memory.errors import ModelError, UnsupportedModelError
 
-INSTEAD = "use a model with full attention in every layer, such as Qwen3, Qwen2.5, Llama 3 or Mistral without a window"
-_SOFTMAX_CHANGES = ("softcap", "s_aux", "position_bias")
+INSTEAD = (
+    "use a model with full attention or sliding windows in every layer, such as Qwen3, Gemma 3, gpt-oss or Llama 3"
+)
+_SOFTMAX_CHANGES = ("softcap", "position_bias")
+_WHOLE = ("full_attention", "attention")
+_WINDOW = "sliding_attention"
+_CHUNKED = "chunked_attention"
 
 
 class LayoutProbe(Cache):  # type: ignore[misc]  # transformers is untyped
     """A cache for one pass of one token that notes what each layer does with it."""
 
-    def __init__(self) -> None:
+    def __init__(self, depth: int) -> None:
         super().__init__(layers=[])
+        self.depth = depth
         self.rows: dict[int, tuple[Tensor, Tensor]] = {}
-        """K and V of each layer, [1, kv_heads, 1, head_dim]."""
+        """The two rows that each layer keeps, K and V but for latent attention, [1, kv_heads, 1, width]; a layer with
+        those of another one has none."""
+        self.queries: dict[int, Tensor] = {}
+        """[1, heads, 1, width]"""
+        self.met: dict[int, tuple[int, ...]] = {}
+        """Shape of the keys that the queries of each layer meet."""
         self.modules: dict[int, nn.Module] = {}
-        self.heads: dict[int, int] = {}
         self.scaling: dict[int, float] = {}
+        self.windows: dict[int, int | None] = {}
+        """Window that each layer's attention is told of, if any."""
+        self.sinks: dict[int, Tensor] = {}
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Note K and V of a layer; the model's attention calls this."""
+        """Note the rows of a layer; the model's attention calls this."""
         self.rows[layer_idx] = key_states, value_states
         return key_states, value_states
 
@@ -43,10 +59,13 @@ class LayoutProbe(Cache):  # type: ignore[misc]  # transformers is untyped
         """Return 0: nothing is cached."""
         return 0
 
-    def record(self, module: nn.Module, query: Tensor, options: dict[str, Any]) -> None:
+    def mask(self, module: nn.Module) -> None:
+        """Return None: a lone token sees itself."""
+
+    def record(self, module: nn.Module, query: Tensor, key: Tensor, options: dict[str, Any]) -> None:
         """Note how a layer attends; the attention function calls this.
 
-        Raises UnsupportedModelError where scores are changed by more than scaling, or tokens see later ones.
+        Raises UnsupportedModelError where scores are changed by more than scaling and sinks, or tokens see later ones.
         """
         layer = layer_of(module)
         for name in _SOFTMAX_CHANGES:
@@ -56,42 +75,76 @@ class LayoutProbe(Cache):  # type: ignore[misc]  # transformers is untyped
             raise UnsupportedModelError(f"Layer {layer} is of an encoder: tokens see later ones; {INSTEAD}.")
         scaling = options.get("scaling")
         self.modules[layer] = module
-        self.heads[layer] = query.shape[1]
+        self.queries[layer] = query
+        self.met[layer] = tuple(key.shape)
         self.scaling[layer] = float(query.shape[-1] ** -0.5 if scaling is None else scaling)
+        self.windows[layer] = options.get("sliding_window")
+        if options.get("s_aux") is not None:
+            self.sinks[layer] = options["s_aux"].detach()
+
+    def pairs(self, layer: int, other: LayoutProbe) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give key, value and query of a layer, each beside that of another pass; empty rows where it keeps none."""
+        nothing = torch.zeros(0), torch.zeros(0)
+        yield from zip(self.rows.get(layer, nothing), other.rows.get(layer, nothing), strict=True)
+        yield self.queries[layer], other.queries[layer]
 
 
-def check_layer_types(config: Any) -> None:
-    """Raise UnsupportedModelError where the config names a layer that is not full attention. Needs no weights."""
+def reaches(config: Any) -> tuple[Reach, ...]:
+    """Return how far back each layer sees, as the configuration says. Needs no weights.
+
+    Raises UnsupportedModelError where it names a layer whose cache is more than K and V of each token.
+    """
     text = config.get_text_config(decoder=True)
-    types = getattr(text, "layer_types", None)
-    if types is None:
-        window = getattr(text, "sliding_window", None)
-        kind = "sliding_attention" if window else "chunked_attention" if _chunked(text) else "full_attention"
-        types = [kind] * text.num_hidden_layers
-    for layer, kind in enumerate(types):
-        if kind != "full_attention":
-            raise UnsupportedModelError(
-                f"Layer {layer} of this {text.model_type} model is of type {kind}, whose cache cannot be edited by the "
-                f"cell; {INSTEAD}."
-            )
+    depth, kind = text.num_hidden_layers, text.model_type
+    layers = getattr(text, "per_layer_config", None) or [text] * depth
+    types = getattr(text, "layer_types", None) or [_implied_type(layer) for layer in layers]
+    found = []
+    for layer, (name, said) in enumerate(zip(types, layers, strict=False)):
+        window, chunk = getattr(said, "sliding_window", None), getattr(said, "attention_chunk_size", None)
+        if name == _WINDOW and window:
+            found.append(Reach(window=window))
+        elif name == _CHUNKED and chunk:
+            found.append(Reach(chunk=chunk))
+        elif name in _WHOLE:
+            found.append(Reach())
+        else:
+            why = _REFUSED.get(name, "whose cache cannot be edited by the cell")
+            raise UnsupportedModelError(f"Layer {layer} of this {kind} model is of type {name}, {why}; {INSTEAD}.")
+    return tuple(found)
 
 
-def _chunked(config: Any) -> bool:
-    return getattr(config, "attention_chunk_size", None) is not None
+def _implied_type(config: Any) -> str:
+    if getattr(config, "sliding_window", None):
+        return _WINDOW
+    return _CHUNKED if getattr(config, "attention_chunk_size", None) else _WHOLE[0]
+
+
+_INDEXED = "which chooses the cells that a token sees by an index of its own"
+_COMPRESSED = "which keeps several tokens in one cell"
+_REFUSED = {
+    "indexed_attention": _INDEXED,
+    "deepseek_sparse_attention": _INDEXED,
+    "qwen_sparse_attention": _INDEXED,
+    "compressed_sparse_attention": _COMPRESSED,
+    "heavily_compressed_attention": _COMPRESSED,
+}
+"""Types of layers whose cache is more than K and V of each token, and what they do."""
 
 
 def run_probe(forward: Forward, position: int) -> LayoutProbe:
-    """Run one token at this position. Raises UnsupportedModelError where a layer keeps no K and V row of its own."""
-    probe = LayoutProbe()
-    kind = forward.config.model_type
+    """Run one token at this position. Raises UnsupportedModelError where a layer cannot be masked or kept by the
+    cell."""
+    kind, depth = forward.config.model_type, forward.config.num_hidden_layers
+    probe = LayoutProbe(depth)
     try:
-        forward(probe, torch.tensor([0]), torch.tensor([position]), None, 1)
+        forward(probe, torch.tensor([0]), torch.tensor([position]), 1)
     except (AttributeError, TypeError, ValueError, KeyError, IndexError) as error:
         raise UnsupportedModelError(
             f"This {kind} model does not run on an editable cache ({error}); {INSTEAD}."
         ) from error
-    for layer in range(forward.config.num_hidden_layers):
-        if layer not in probe.rows:
+    for layer in range(depth):
+        shared = getattr(probe.modules.get(layer), "is_kv_shared_layer", False)
+        if layer not in probe.rows and not shared:
             raise UnsupportedModelError(f"Layer {layer} of this {kind} model keeps no K and V of its own; {INSTEAD}.")
         if layer not in probe.modules:
             raise UnsupportedModelError(
@@ -101,26 +154,54 @@ def run_probe(forward: Forward, position: int) -> LayoutProbe:
     return probe
 
 
-def layout_of(probe: LayoutProbe, probe_layers: tuple[int, ...]) -> CellLayout:
-    """Return the layout that the probe saw.
+def layout_of(probe: LayoutProbe, reach: Sequence[Reach], probe_layers: ProbeLayers) -> CellLayout:
+    """Return the layout that the probe saw, with these probe layers, by default one that sees the whole context.
 
-    Raises UnsupportedModelError where layers differ or K and V do.
+    Raises UnsupportedModelError where a layer's attention is told of another window than the configuration's, or keeps
+    more than one row a token; ValueError for a probe layer that has no keys of its own.
     """
-    first = probe.rows[0][0]
-    for layer, (keys, values) in sorted(probe.rows.items()):
-        if keys.shape != first.shape or values.shape != first.shape:
-            raise UnsupportedModelError(
-                f"Layer {layer} caches keys {list(keys.shape[1:])} and values {list(values.shape[1:])}, not the same "
-                f"[kv_heads, tokens, head_dim] for both in every layer; {INSTEAD}."
-            )
-    return CellLayout(
-        kv_heads=first.shape[1],
-        head_dim=first.shape[3],
-        heads=probe.heads[0],
-        dtype=first.dtype,
-        devices=tuple(probe.rows[layer][0].device for layer in sorted(probe.rows)),
-        probe_layers=probe_layers,
+    layers = tuple(_shape(probe, layer, reach[layer]) for layer in range(probe.depth))
+    met = [layer for layer, shape in enumerate(layers) if _meets(shape, probe.met[layer])]
+    chosen = chosen_layers(probe_layers, probe.depth, met, [layer for layer in met if layers[layer].reach.whole])
+    return CellLayout(layers, next(iter(probe.rows.values()))[0].dtype, chosen)
+
+
+def _shape(probe: LayoutProbe, layer: int, reach: Reach) -> LayerShape:
+    query, window = probe.queries[layer], probe.windows[layer]
+    if window is not None and window != reach.window:
+        raise UnsupportedModelError(
+            f"Layer {layer} attends through a window of {window:,} tokens of which its configuration says nothing; "
+            f"{INSTEAD}."
+        )
+    keys, values = probe.rows.get(layer, (query[:, :0], query[:, :0]))
+    if keys.shape[:3] != values.shape[:3] or (keys.shape[2] != 1 and layer in probe.rows):
+        raise UnsupportedModelError(
+            f"Layer {layer} caches {list(keys.shape[1:])} and {list(values.shape[1:])} for one token, not two rows of "
+            f"[heads, 1, width]; {INSTEAD}."
+        )
+    own = probe.met[layer] == tuple(keys.shape)
+    return LayerShape(
+        kv_heads=keys.shape[1],
+        key_dim=keys.shape[3],
+        value_dim=values.shape[3],
+        heads=query.shape[1],
+        query_dim=query.shape[3],
+        device=query.device,
+        reach=reach,
+        sinks=probe.sinks.get(layer),
+        expand=None if own else _expansion(probe.modules[layer]),
     )
+
+
+def _expansion(attention: Any) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """Return what makes keys of the compressed rows of latent attention, where the module shows it."""
+    expand = getattr(attention, "expand_kv", None)
+    return None if expand is None else lambda rows, rotary: expand(rows, rotary)[0]
+
+
+def _meets(shape: LayerShape, met: tuple[int, ...]) -> bool:
+    """Return whether the keys that a layer's queries meet are known from the rows that it keeps itself."""
+    return bool(shape.kv_heads) and (shape.expand is not None or met[1::2] == (shape.kv_heads, shape.key_dim))
 
 
 def context_limit(config: Any, wanted: int | None) -> int:

@@ -1,15 +1,14 @@
-"""Rotation of cached keys and queries to other positions, with the model's own rotary embedding.
+"""Rotation of cached rows to other positions.
 
 RoPE is a rotation whose angle is linear in the position, so a row moves by one further rotation by the difference
-(RoFormer, arXiv 2104.09864, section 3.2). Whether a model's variant is of that kind is not read off its configuration
-but tried: see `rotation_of`.
+(RoFormer, arXiv 2104.09864, section 3.2). Which rows of a model turn, which of their dimensions and by which of its
+frequencies is not read off its configuration but tried: see `rotation_of`.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -18,128 +17,174 @@ from kv_memory.engines.cells import CellStore, compact, on_device
 from kv_memory.engines.transformers.probe import LayoutProbe
 
 
-class Rotation:
-    """Rotation of rows in the layers that have a rotary embedding; layers without one (NoPE) keep theirs."""
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """One way in which rows turn with the position: pairs of dimensions, each by an angle of its own."""
 
-    def __init__(self, embedding: nn.Module, apply: Callable[..., tuple[Tensor, Tensor]], rotary: tuple[bool, ...]):
-        self._frequencies = _frequencies(embedding)
-        self._apply = apply
-        self._rotary = rotary
+    frequencies: Tensor
+    """Angle of each pair in radians a position, float64 [pairs]."""
+    start: int = 0
+    """First of the dimensions that turn."""
+    neighbours: bool = False
+    """Whether pairs are neighbours; else half of the turning dimensions apart."""
+
+    @property
+    def dims(self) -> slice:
+        """Return the dimensions that turn."""
+        return slice(self.start, self.start + 2 * len(self.frequencies))
+
+    def waves(self, deltas: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute cosine and sine [..., pairs] of the angles of these distances, float64."""
+        angles = (deltas[..., None] * self.frequencies.to(deltas.device)).remainder(2 * torch.pi)
+        return angles.cos(), angles.sin()
+
+    def turned(self, rows: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Rotate rows that have the turning dimensions alone, with arithmetic that is more precise than their dtype."""
+        precise = precise_dtype(rows.dtype)
+        one, other = (rows[..., part].to(precise) for part in self._pairs())
+        cos, sin = cos.to(rows.device, precise), sin.to(rows.device, precise)
+        result = torch.empty_like(rows)
+        for part, half in zip(self._pairs(), (one * cos - other * sin, other * cos + one * sin), strict=True):
+            result[..., part] = half.to(rows.dtype)
+        return result
 
     def turn(self, rows: Tensor, delta: int | Tensor) -> Tensor:
-        """Rotate rows [batch, heads, cells, head_dim] by `delta` positions, or by `delta` [batch] each;
-        rounded once."""
+        """Rotate rows [batch, heads, cells, width] by `delta` positions, or by `delta` [batch] each; rounded once."""
         by = torch.as_tensor(delta, device=rows.device).reshape(-1, 1)
-        return self._turned(rows, *self._waves(by))
+        cos, sin = (wave[:, None] if wave.dim() == 3 else wave for wave in self.waves(by))
+        result = rows.clone()
+        result[..., self.dims] = self.turned(rows[..., self.dims], cos, sin)
+        return result
+
+    def miss(self, rows: Tensor, delta: int, there: Tensor) -> float:
+        """Measure how far `turn` is from giving the rows `there`, in any dimension: 1 is what rounding explains."""
+        # A dimension is made of two, and what is rounded, sine and cosine too, is so in proportion to their size.
+        size, turning = rows.float().abs(), rows[..., self.dims].float().abs()
+        one, other = (turning[..., part] for part in self._pairs())
+        both = one + other
+        for part in self._pairs():
+            turning[..., part] = both
+        size[..., self.dims] = turning
+        tolerance = 1e-4 if rows.dtype == torch.float32 else 2e-2
+        return float(((self.turn(rows, delta) - there).float().abs() / (tolerance * size + 1e-6)).max())
+
+    def _pairs(self) -> tuple[slice, slice]:
+        """Return where, among the turning dimensions, the first and the second of each pair are."""
+        count = len(self.frequencies)
+        if self.neighbours:
+            return slice(0, None, 2), slice(1, None, 2)
+        return slice(0, count), slice(count, 2 * count)
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Turns of the rows of each layer; None for rows that stay as they are."""
+
+    keys: tuple[Turn | None, ...]
+    values: tuple[Turn | None, ...]
+    """Turns of the second of the two rows that a layer keeps: of latent attention, the key's rotary part."""
+    queries: tuple[Turn | None, ...]
 
     def turn_keys(self, layer: int, keys: Tensor, delta: int | Tensor) -> Tensor:
-        """Rotate the keys of this layer as `turn` does; those of a layer without rotary embedding stay."""
-        return self.turn(keys, delta) if self._rotary[layer] else keys
-
-    def leads(self, rows: Tensor, delta: int, there: Tensor) -> bool:
-        """Return whether `turn` gives these rows, but for the rounding of their dtype, in each dimension."""
-        basis = torch.eye(rows.shape[-1], device=rows.device)[None, None]
-        # A dimension is made of two, and what is rounded, sine and cosine too, is so in proportion to their size.
-        size = rows.float().abs() @ (self.turn(basis, delta)[0, 0] != 0).float()
-        tolerance = 1e-4 if rows.dtype == torch.float32 else 2e-2
-        return bool(((self.turn(rows, delta) - there).float().abs() <= tolerance * size + 1e-6).all())
+        """Rotate the keys of this layer by `delta` positions, or by `delta` [batch] each."""
+        turn = self.keys[layer]
+        return keys if turn is None else turn.turn(keys, delta)
 
     @torch.inference_mode()
     def move(self, store: CellStore, slots: Tensor, delta: int) -> None:
         """Move these cells by `delta` positions: rotate their keys and kept queries. On an exception they are as
         before."""
-        turning = [keys for layer, keys in enumerate(store.keys) if self._rotary[layer]]
-        probes = zip(store.layout.probe_layers, store.queries, strict=True)
-        turning += [queries for layer, queries in probes if self._rotary[layer]]
-        turning = [rows[..., : len(self._frequencies)] for rows in turning]
+        turns, rows = zip(*self._turning(store), strict=True) if any(self._turning(store)) else ((), ())
         where = compact(slots)
-        before = [rows[:, :, on_device(where, rows.device)].clone() for rows in turning]
+        before = [part[:, :, on_device(where, part.device)].clone() for part in rows]
         origins = store.origins.moved(slots, before, delta)
         places = origins.places(slots)
         at = compact(places)
         # Most cells moved as far as others did: the angles of each distance are computed once.
         deltas, each = torch.unique(origins.deltas[places], return_inverse=True)
-        cosines, sines = (
-            {
-                device: wave.to(device, _precise(store.layout.dtype))[each.to(device)][None]
-                for device in set(store.layout.devices)
-            }
-            for wave in self._waves(deltas)
-        )
+        known: dict[tuple[int, torch.device], list[Tensor]] = {}
         try:
-            for rows, origin in zip(turning, origins.rows, strict=True):
-                device = rows.device
-                turned = self._turned(origin[:, :, on_device(at, device)], cosines[device], sines[device])
-                rows[:, :, on_device(where, rows.device)] = turned
+            for turn, part, origin in zip(turns, rows, origins.rows, strict=True):
+                device, precise = part.device, precise_dtype(part.dtype)
+                waves = known.get((id(turn.frequencies), device))
+                if waves is None:
+                    waves = [wave.to(device, precise)[each.to(device)][None] for wave in turn.waves(deltas)]
+                    known[id(turn.frequencies), device] = waves
+                turned = turn.turned(origin[:, :, on_device(at, device)], *waves)
+                part[:, :, on_device(where, device)] = turned
             store.move(slots, delta, origins)
         except BaseException:
-            for rows, old in zip(turning, before, strict=True):
-                rows[:, :, on_device(where, rows.device)] = old
+            for part, old in zip(rows, before, strict=True):
+                part[:, :, on_device(where, part.device)] = old
             raise
 
-    def _waves(self, deltas: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute cosine and sine [..., rotary dimensions] of the angles of these distances, float64."""
-        angles = (deltas[..., None] * self._frequencies.to(deltas.device)).remainder(2 * torch.pi)
-        return angles.cos(), angles.sin()
-
-    def _turned(self, rows: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Rotate rows, with arithmetic that is more precise than their dtype."""
-        precise = _precise(rows.dtype)
-        width = cos.shape[-1]
-        turning = rows[..., :width].to(precise)
-        # The function turns queries and keys; one head does for the other of the two.
-        turned, _ = self._apply(turning, turning[:, :1], cos.to(rows.device, precise), sin.to(rows.device, precise))
-        return torch.cat([turned.to(rows.dtype), rows[..., width:]], dim=-1)
+    def _turning(self, store: CellStore) -> Iterator[tuple[Turn, Tensor]]:
+        """Give the rows of a store that turn, their turning dimensions alone, with how they do."""
+        probed = [self.queries[layer] for layer in store.layout.probe_layers]
+        for turns, parts in ((self.keys, store.keys), (self.values, store.values), (probed, store.queries)):
+            for turn, rows in zip(turns, parts, strict=True):
+                if turn is not None:
+                    yield turn, rows[..., turn.dims]
 
 
-def _precise(dtype: torch.dtype) -> torch.dtype:
+def precise_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the type in which rows of this one are rotated."""
     return torch.float64 if dtype == torch.float32 else torch.float32
 
 
-def _frequencies(embedding: nn.Module) -> Tensor:
-    """Return the angle of each rotary dimension in radians a position, float64 [rotary dimensions].
-
-    NOTE: the embedding shows them in float32, where angles of far positions are rounded by more than a key in float16
-    is; `inv_freq` holds their exact values, but only the embedding knows which dimension has which.
-    """
-    exact: Any = embedding.inv_freq
-    cos, sin = embedding(torch.zeros(1, device=exact.device), torch.ones(1, 1, device=exact.device))
-    # YaRN and LongRoPE fold a factor on the attention scores into both, which leaves the angle as it is.
-    shown = torch.atan2(sin.double(), cos.double()).flatten().cpu()
-    exact = exact.double().flatten().cpu()
-    nearest = exact[(shown[:, None] - exact).abs().argmin(1)]
-    return torch.where((nearest - shown).abs() <= 1e-6 * shown.abs(), nearest, shown)
-
-
 @torch.inference_mode()
 def rotation_of(model: nn.Module, near: LayoutProbe, far: LayoutProbe, delta: int) -> Rotation | None:
-    """Find how this model's keys move; None where they cannot.
+    """Find how this model's rows move; None where they cannot.
 
-    `near` and `far` saw the same lone token, `far` `delta` positions after `near`. The keys of a layer must differ by
-    exactly one rotation, or not at all; anything else (learned positions, another kind of embedding) cannot be moved.
+    `near` and `far` saw the same lone token, `far` `delta` positions after `near`. Rows must differ by exactly one
+    rotation by the model's own frequencies, or not at all; anything else (learned positions, another kind of embedding)
+    cannot be moved.
     """
-    embedding = next((module for module in model.modules() if hasattr(module, "inv_freq")), None)
-    apply: Any = getattr(sys.modules[type(near.modules[0]).__module__], "apply_rotary_pos_emb", None)
-    if embedding is None or apply is None:
-        return None
-    # Without a rotary embedding both passes computed the very same numbers. A tolerance would not tell: where a few
-    # dimensions that hardly turn are far larger than the others, the whole key hardly changes.
-    turning = [not torch.equal(near.rows[layer][0], far.rows[layer][0]) for layer in sorted(near.rows)]
-    try:
-        rotation = Rotation(embedding, apply, tuple(turning))
-        for layer, rotary in enumerate(turning):
-            (keys, values), (far_keys, far_values) = near.rows[layer], far.rows[layer]
-            if not _same(values, far_values):
+    known = _frequencies(model)
+    parts: list[list[Turn | None]] = [[], [], []]
+    for layer in range(near.depth):
+        for found, (one, other) in zip(parts, near.pairs(layer, far), strict=True):
+            # Without a rotary embedding both passes mostly computed the very same numbers.
+            turn = None if torch.equal(one, other) else _found(one, other, delta, known)
+            if turn is None and not _same(one, other):
                 return None
-            if rotary and not (rotation.leads(keys, delta, far_keys) and rotation.leads(far_keys, -delta, keys)):
-                return None
-    except (TypeError, RuntimeError, KeyError):  # an embedding that is called in another way
-        return None
-    return rotation
+            found.append(turn)
+    return Rotation(*(tuple(part) for part in parts))
+
+
+def _found(one: Tensor, other: Tensor, delta: int, known: Sequence[Tensor]) -> Turn | None:
+    """Return the turn that leads from one row to the other and back best; None where none does."""
+    width = one.shape[-1]
+    turns = [
+        Turn(frequencies, start, neighbours)
+        for frequencies in known
+        if 2 * len(frequencies) <= width
+        for start in sorted({0, width - 2 * len(frequencies)})
+        for neighbours in (False, True)
+    ]
+    misses = [max(turn.miss(one, delta, other), turn.miss(other, -delta, one)) for turn in turns]
+    best = min(range(len(turns)), key=misses.__getitem__, default=None)
+    return None if best is None or misses[best] > 1 else turns[best]
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    """Return whether two tensors are equal but for the rounding of their dtype."""
+    """Return whether rows are equal but for rounding, in each dimension: some that turn little may be far larger than
+    the others."""
     tolerance = 1e-4 if one.dtype == torch.float32 else 2e-2
-    return bool((one - other).float().norm() <= tolerance * other.float().norm())
+    size = other.float().abs()
+    return bool(((one - other).float().abs() <= tolerance * (size + size.mean())).all())
+
+
+def _frequencies(model: nn.Module) -> list[Tensor]:
+    """Return the frequencies of the model's rotary embeddings, each float64 [pairs], in radians a position.
+
+    A model may have several, such as one for layers with a window and one for the others.
+    """
+    found: list[Tensor] = []
+    for name, buffer in model.named_buffers():
+        # NOTE: beside those in use, embeddings keep their frequencies before YaRN or Llama 3 stretched them.
+        if name.endswith("inv_freq") and "original" not in name and buffer.dim() == 1:
+            exact = buffer.double().cpu()
+            if not any(torch.equal(exact, other) for other in found):
+                found.append(exact)
+    return found

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from kv_memory.engines.base import Cells
 from kv_memory.engines.cells import CellStore, Rows, compact
@@ -18,9 +17,9 @@ def read_cells(store: CellStore, positions: Sequence[int]) -> Cells:
     return Cells(
         positions=tuple(store.position[slots].tolist()),
         token_ids=tuple(store.token[slots].tolist()),
-        keys=_stacked(rows.keys),
-        values=_stacked(rows.values),
-        queries=_stacked(rows.queries) if rows.queries else None,
+        keys=tuple(layer[0] for layer in rows.keys),
+        values=tuple(layer[0] for layer in rows.values),
+        queries=tuple(layer[0] for layer in rows.queries),
     )
 
 
@@ -31,11 +30,12 @@ def write_cells(store: CellStore, cells: Cells) -> None:
     Raises ValueError, with the cells as they were, where these are the cells of another model.
     """
     layout, count = store.layout, len(cells.positions)
-    shape = (layout.layers, layout.kv_heads, count, layout.head_dim)
-    queries = (len(layout.probe_layers), layout.heads, count, layout.head_dim) if layout.probe_layers else None
-    found = None if cells.queries is None else tuple(cells.queries.shape)
-    if (tuple(cells.keys.shape), tuple(cells.values.shape), found) != (shape, shape, queries):
-        raise ValueError(f"cells of shape {list(cells.keys.shape)} are not this model's {list(shape)}")
+    probed = [layout.layers[i] for i in layout.probe_layers]
+    cells.check(
+        [(layer.kv_heads, count, layer.key_dim) for layer in layout.layers],
+        [(layer.kv_heads, count, layer.value_dim) for layer in layout.layers],
+        [(layer.heads, count, layer.query_dim) for layer in probed],
+    )
     if not count:
         return
     positions, token_ids = torch.tensor(cells.positions), torch.tensor(cells.token_ids)
@@ -45,13 +45,5 @@ def write_cells(store: CellStore, cells: Cells) -> None:
     slots = store.find(cells.positions)
     store.token[slots] = token_ids
     store.forget(slots)
-    store.write(compact(slots), Rows(*(_layers(part) for part in (cells.keys, cells.values, cells.queries))))
-
-
-def _stacked(rows: list[Tensor]) -> Tensor:
-    """[layers, heads, cells, head_dim], on the device of the first layer."""
-    return torch.cat([layer.to(rows[0].device) for layer in rows])
-
-
-def _layers(stacked: Tensor | None) -> list[Tensor]:
-    return [] if stacked is None else list(torch.split(stacked, 1))
+    parts = (cells.keys, cells.values, cells.queries)
+    store.write(compact(slots), Rows(*([layer[None] for layer in part] for part in parts)))

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar, cast
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from kv_memory.engines.base import Cells, Engine, SequenceId
@@ -16,7 +17,7 @@ from kv_memory.engines.parts import AdapterPass, AttentionScores, CellRows, Devi
 from kv_memory.erasers.base import Eraser
 from kv_memory.testing.adapters import save_lora
 from kv_memory.testing.models import CHAT, CONFIGS, save_model
-from kv_memory.testing.reference import assert_close, assert_same_cells
+from kv_memory.testing.reference import assert_close_cells, assert_same_cells
 from kv_memory.trained.files import open_eraser
 
 
@@ -30,12 +31,21 @@ class Case:
 
     engine: AllParts
     model: PreTrainedModel
+    name: str
     path: Path
     """The model's directory; the eraser's is `eraser` in it."""
     open: Callable[[Path], Engine]
     """Function that makes another engine of the same kind."""
     repeats: bool
     """Whether the same pass in two sequences gives the same bits."""
+
+    @property
+    def frequencies(self) -> Tensor | None:
+        """Return the frequencies by which pairs half of the turning dimensions apart turn; None where layers differ."""
+        if self.name not in CONFIGS and self.name != CHAT:
+            return None
+        found: Tensor = next(module.inv_freq for module in self.model.modules() if hasattr(module, "inv_freq"))
+        return found
 
     def sequence(self, ids: list[int]) -> SequenceId:
         """Create a sequence of these tokens."""
@@ -48,9 +58,7 @@ class Case:
         if self.repeats:
             assert_same_cells(actual, expected)
             return
-        assert (actual.positions, actual.token_ids) == (expected.positions, expected.token_ids)
-        assert_close(actual.keys, expected.keys)
-        assert_close(actual.values, expected.values)
+        assert_close_cells(actual, expected)
 
     def need(self, *capabilities: str) -> None:
         """Skip the test, with the reason, where the engine lacks one of these capabilities."""
@@ -131,7 +139,7 @@ class Cases:
             path = save_model(model, folders.mktemp(model))
             plain = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
             engine = self.open(path)
-            self._made[key] = Case(cast(AllParts, engine), plain, path, self.open, self.repeats)
+            self._made[key] = Case(cast(AllParts, engine), plain, model, path, self.open, self.repeats)
             if not lacks(engine, "adapters"):
                 open_eraser(save_lora(plain, path / "eraser")).load(engine)
         return self._made[key]

@@ -101,7 +101,7 @@ def test_an_engine_without_probe_layers_says_so(engine: Make) -> None:
     plain.prefill(seq, [1, 2, 3])
     with pytest.raises(KVMemoryError, match="keeps no queries"):
         plain.influence(seq, [(0, 1)])
-    assert plain.read_cells(seq, [0, 1]).queries is None
+    assert plain.read_cells(seq, [0, 1]).queries == ()
 
 
 def adapter_of(name: str, folder: Path) -> Path:
