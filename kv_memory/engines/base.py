@@ -177,6 +177,12 @@ class Engine(ABC):
     """Longest context, in positions."""
     kv_dtype: str
     """Type of K and V, such as "float16"."""
+    chunk: int | None = None
+    """Size of the chunks into which some layers divide positions, so that a token sees no cell of an earlier chunk
+    there; None where no layer does."""
+    unproven: str = ""
+    """Reason why recomputing a few tokens may do little in this model, after "since"; without a calibration, no
+    approximate eraser is chosen then. Empty where it has been seen to do well."""
     free_tokens: int = 1
     """Number of tokens that a forward pass runs in the time of one, which is that of reading the weights once."""
 

@@ -33,6 +33,8 @@ class Erasure:
     steered: tuple[Interval, ...] = ()
     """Position intervals, within the spans, of the cells that are kept and hold steering states; ascending and
     disjoint. Positions are those after the erasure."""
+    note: str = ""
+    """Sentence about what was done otherwise than the eraser says, and why; empty where nothing was."""
     undo: Cells | None = None
     """A copy of the spans' cells from before the erasure: `CellRows.write_cells` puts them back, bit-identical. None
     unless it was asked for; see `Eraser.erase_undoably`."""

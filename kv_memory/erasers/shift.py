@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from kv_memory.engines.base import Engine, SequenceId
 from kv_memory.engines.parts import CellEdit
-from kv_memory.erasers.base import Eraser, Erasure
+from kv_memory.erasers.base import Eraser, Erasure, drop_all
+from kv_memory.erasers.gaps import close_gaps
 from kv_memory.positions import Interval
 
 
@@ -25,14 +26,9 @@ class Shift(Eraser):
     def erase(
         self, engine: Engine, seq: SequenceId, spans: Sequence[Interval], approximate_from: int | None = None
     ) -> Erasure:
-        """See Eraser.erase. Holes that earlier erasures left stay."""
+        """See Eraser.erase. Holes that earlier erasures left stay, and so do those that `close_gaps` leaves."""
         self.check(engine)
         assert isinstance(engine, CellEdit), "checked"
-        # From the last span to the first: a shift changes the positions of all cells after the span.
-        for start, end in reversed(spans):
-            engine.drop(seq, start, end)
-            engine.shift(seq, end, start - end)
-        moves: list[tuple[int, int]] = []
-        for start, end in spans:
-            moves.append((end, (moves[-1][1] if moves else 0) - (end - start)))
-        return Erasure(recomputed=0, moves=tuple(moves))
+        drop_all(engine, seq, spans)
+        moves, note = close_gaps(engine, seq, [(end, end - start) for start, end in spans])
+        return Erasure(recomputed=0, moves=moves, note=note)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import accumulate
 from typing import ClassVar
 
 from kv_memory.engines.base import Engine, SequenceId
 from kv_memory.engines.parts import AdapterPass, CellRows, require
 from kv_memory.erasers.base import Eraser, Erasure, kept_after
+from kv_memory.erasers.gaps import close_gaps
 from kv_memory.erasers.steering import steering_of
 from kv_memory.positions import Interval, moved
 
@@ -65,10 +65,7 @@ def steer_all(engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> Era
         steered += cells
         if steering.closes:
             gaps.append((end, end - (cells[-1][1] if cells else start)))
-    # From the last span to the first: a shift changes the positions of all cells after the span.
-    for end, gap in reversed(gaps):
-        engine.shift(seq, end, -gap)
-    moves = [(end, -total) for (end, _), total in zip(gaps, accumulate(gap for _, gap in gaps), strict=True) if total]
+    moves, note = close_gaps(engine, seq, gaps)
     steered = [(moved(start, moves), moved(start, moves) + end - start) for start, end in steered]
     positions = [position for start, end in steered for position in range(start, end)]
     if steering.token is not None and positions:
@@ -76,4 +73,4 @@ def steer_all(engine: Engine, seq: SequenceId, spans: Sequence[Interval]) -> Era
         slots = rows.read_cells(seq, positions)
         rows.write_cells(seq, replace(slots, token_ids=(steering.token,) * len(positions)))
     engine.reencode(seq, positions, steering.adapter, ahead=steering.sees_suffix)
-    return Erasure(recomputed=len(positions), steered=tuple(steered), moves=tuple(moves))
+    return Erasure(recomputed=len(positions), steered=tuple(steered), moves=moves, note=note)

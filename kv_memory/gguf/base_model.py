@@ -14,7 +14,7 @@ from kv_memory.calibration.record import shape_of
 from kv_memory.engines.fingerprint import digest_of, revision_of
 from kv_memory.engines.transformers.loading import reading
 from kv_memory.engines.transformers.probe import reaches
-from kv_memory.errors import ModelError
+from kv_memory.errors import ModelError, UnsupportedModelError
 from kv_memory.gguf.architecture import config_of, skeleton
 from kv_memory.gguf.checkpoint import Checkpoint
 from kv_memory.pocket import model_path
@@ -71,7 +71,11 @@ def read_config(folder: Path) -> Any:
         )
     with reading(str(folder)):
         config = AutoConfig.from_pretrained(folder)
-        reaches(config)
+        if not all(reach.whole for reach in reaches(config)):
+            raise UnsupportedModelError(
+                f"The {config.model_type} model in {folder} has layers with a sliding window, which are not converted "
+                "here; use llama.cpp's convert_hf_to_gguf.py."
+            )
         return config.get_text_config(decoder=True)
 
 

@@ -42,7 +42,7 @@ def choose(
     - For a reason that the policy wants exact (security, unless it says otherwise): the fastest exact eraser.
     - Without targets: the calibration's default for this length, `recompute` below the shortest length measured or
       where the engine lacks what it needs. Without a calibration: `recompute` where few tokens follow or the engine
-      lacks influence, else `shift+influence`, or `influence` where the engine cannot shift.
+      lacks influence or is `unproven`, else `shift+influence`, or `influence` where the engine cannot shift.
     - With a latency target: of the erasers that meet all targets the one that leaves least behind, an exact one first.
     - With a fidelity target alone: the fastest that meets it; an exact one where nothing is much faster. Without a
       calibration only an exact one is known to meet it.
@@ -70,7 +70,7 @@ def choose(
     elif calibration is not None:
         chosen, why = _as_calibrated(judged, following, calibration)
     else:
-        chosen, why = _uncalibrated(judged, following, handling)
+        chosen, why = _uncalibrated(engine, judged, following, handling)
     return Choice(chosen, why, tuple((c, _rejection(c, chosen, handling)) for c in judged if c is not chosen))
 
 
@@ -120,9 +120,13 @@ def _as_calibrated(judged: Sequence[Candidate], following: int, calibration: Cal
     return _exact(judged), "since this engine cannot do what the calibration chose for this length"
 
 
-def _uncalibrated(judged: Sequence[Candidate], following: int, handling: Handling) -> tuple[Candidate, str]:
+def _uncalibrated(
+    engine: Engine, judged: Sequence[Candidate], following: int, handling: Handling
+) -> tuple[Candidate, str]:
     unchecked = " to check the latency target by" if handling.latency_ms is not None else ""
     why = f"since there is no calibration of this model{unchecked} and"
+    if engine.unproven:
+        return _exact(judged), f"{why} {engine.unproven}, so that no approximation is known to do well"
     other = next((c for c in judged if c.name in (ShiftInfluence.name, Influence.name) and not c.lacking), None)
     if handling.faithful:
         return _exact(judged), f"{why} only an exact eraser is known to meet the fidelity target"

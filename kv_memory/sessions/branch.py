@@ -11,7 +11,7 @@ from kv_memory.calibration.record import Calibration
 from kv_memory.conversation.chat_format import Piece
 from kv_memory.conversation.ledger import Entry, Ledger, Run, Selection
 from kv_memory.conversation.messages import Cuts, Message
-from kv_memory.engines.base import Cells, Engine, SequenceId
+from kv_memory.engines.base import Engine, SequenceId
 from kv_memory.erasers.base import Eraser, Erasure
 from kv_memory.erasers.recompute import Recompute
 from kv_memory.errors import ContextLengthError, ConversationError
@@ -160,23 +160,23 @@ class Branch:
         reason: Reason | str = "",
         *,
         keep: bool = False,
-    ) -> tuple[int, Eraser, Cells | None]:
+    ) -> tuple[Erasure, Eraser]:
         """Erase parts of messages from the cache and the ledger.
 
-        Returns the number of tokens recomputed, the eraser used, and, with `keep` and an undoable eraser, the cells
-        that are gone. If the eraser fails midway, the conversation is cut off before the first of the messages: what is
-        left is right, and what was to be erased is gone.
+        Returns the erasure, with its `undo` if `keep` asks for it, and the eraser used. If the eraser fails midway, the
+        conversation is cut off before the first of the messages: what is left is right, and what was to be erased is
+        gone.
         """
         spans = merge(i for selection in selections for i in selection.intervals())
         eraser = eraser or self.choose(spans, reason).eraser
         if not self.resident:
             self.ledger.erase(selections, (), exact=True)
-            return 0, eraser, None
+            return Erasure(recomputed=0), eraser
         done = self._run(eraser, spans, [selection.entry for selection in selections], keep=keep)
         self.ledger.erase(selections, done.moves, exact=eraser.exact, steered=done.steered)
         self._trim()
         self._note(eraser, done)
-        return done.recomputed, eraser, done.undo
+        return done, eraser
 
     def replace_cells(self, seq: SequenceId, moves: Sequence[tuple[int, int]]) -> None:
         """Replace the branch's cells by those of `seq`: the same tokens, computed exactly and moved by `moves`."""

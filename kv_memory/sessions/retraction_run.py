@@ -51,6 +51,8 @@ class RetractionRun:
     kept: list[KeptRows] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
     """Eraser for each branch, and why."""
+    notes: list[str] = field(default_factory=list)
+    """Sentences about what was done otherwise than the erasers say, each once."""
 
     def carry_out(self, plans: Iterable[BranchPlan]) -> None:
         """Erase what was planned for each branch; branches that are generating an answer are put in `waiting`."""
@@ -72,7 +74,7 @@ class RetractionRun:
         """Explain why these erasers were used."""
         if self.recomputed and not self.choices:
             return f"{', '.join(self.used)}: makes exact what was erased approximately before."
-        return explain(self.choices)
+        return "\n".join([explain(self.choices), *self.notes])
 
     def _erase(self, plan: BranchPlan) -> None:
         branch = plan.branch
@@ -101,11 +103,12 @@ class RetractionRun:
         if not plan.intervals:
             eraser = eraser or Recompute()
         kept = KeptRows(branch, plan.selections) if self.keep else None
-        recomputed, used, cells = branch.erase(plan.selections, eraser, self.reason, keep=self.keep)
+        done, used = branch.erase(plan.selections, eraser, self.reason, keep=self.keep)
         if kept is not None:
-            kept.finish(cells)
+            kept.finish(done.undo)
             self.kept.append(kept)
-        self.recomputed += recomputed
+        self.recomputed += done.recomputed
+        self.notes += [done.note] if done.note and done.note not in self.notes else []
         return used.name
 
     def _exact(self, branch: Branch, eraser: Eraser | None) -> bool:

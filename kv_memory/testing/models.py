@@ -83,7 +83,7 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
     "phi3-partial": _config(Phi3Config, **_rope("default", partial_rotary_factor=0.5)),
 }
 
-WINDOW = 16
+WINDOW = 24
 """Tokens that a layer with a window sees in WINDOWS: fewer than the tests' sequences have."""
 _WINDOWED: dict[str, Any] = {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"] * 2}
 _WINDOWED |= {"num_hidden_layers": 4}
@@ -118,6 +118,7 @@ WINDOWS: dict[str, Callable[[], PreTrainedConfig]] = {
     "gemma4": _config(
         Gemma4TextConfig,
         head_dim=8,
+        initializer_range=0.1,
         global_head_dim=16,
         num_global_key_value_heads=1,
         attention_k_eq_v=False,
@@ -138,7 +139,7 @@ WINDOWS: dict[str, Callable[[], PreTrainedConfig]] = {
         **_WINDOWED,
     ),
     "olmo3": _config(Olmo3Config, **_WINDOWED),
-    "cohere2": _config(Cohere2Config, head_dim=8, **_WINDOWED),
+    "cohere2": _config(Cohere2Config, head_dim=8, logit_scale=1.0, **_WINDOWED),
     "llama4": _config(
         Llama4TextConfig,
         head_dim=8,

@@ -31,19 +31,17 @@ def _masks(model: PreTrainedModel, at: Tensor) -> Tensor | dict[str, Tensor]:
     of windows count tokens, so that those are made here where a hole makes a difference.
     """
     config = model.config.get_text_config(decoder=True)
-    types = set(getattr(config, "layer_types", None) or ())
-    if types <= {"full_attention"} or torch.equal(at, torch.arange(len(at))):
+    window, chunk = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+    if not (window or chunk) or torch.equal(at, torch.arange(len(at))):
         return torch.ones(1, len(at), dtype=torch.int64)
-    later, distance = at[None] > at[:, None], at[:, None] - at[None]
-    hidden = {
-        "full_attention": later,
-        "sliding_attention": later | (distance >= (config.sliding_window or len(at))),
-    }
-    chunk = getattr(config, "attention_chunk_size", None)
+    hidden = {"full_attention": at[None] > at[:, None]}
+    if window:
+        hidden["sliding_attention"] = hidden["full_attention"] | (at[:, None] - at[None] >= window)
     if chunk:
-        hidden["chunked_attention"] = later | (at[None] // chunk != at[:, None] // chunk)
+        hidden["chunked_attention"] = hidden["full_attention"] | (at[None] // chunk != at[:, None] // chunk)
     lowest = torch.finfo(torch.float32).min
-    return {kind: torch.zeros(hidden[kind].shape).masked_fill(hidden[kind], lowest)[None, None] for kind in types}
+    masks = {kind: torch.zeros(hides.shape).masked_fill(hides, lowest)[None, None] for kind, hides in hidden.items()}
+    return masks if hasattr(config, "layer_types") else masks["sliding_attention"]
 
 
 def assert_close(actual: Tensor, expected: Tensor) -> None:

@@ -15,7 +15,8 @@ from kv_memory.engines.adapter_check import check_adapter, read_adapter
 from kv_memory.engines.fingerprint import revision_of
 from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.engines.transformers.loading import load_model, outline
-from kv_memory.errors import KVMemoryError
+from kv_memory.engines.transformers.probe import reaches, unproven
+from kv_memory.errors import KVMemoryError, UnsupportedModelError
 from kv_memory.evaluation.suites.registry import get_suite
 from kv_memory.evaluation.suites.source import Source
 from kv_memory.evaluation.suites.texts import context_head
@@ -68,7 +69,9 @@ def run(
     # Each process takes its GPU before the model is loaded; on CPU this is what lets processes find each other.
     state = PartialState(cpu=not torch.accelerator.is_available())
     name = model or str(model_path())
-    needed = estimate(outline(name, state.device), plan, device=state.device)
+    without_weights = outline(name, state.device)
+    check_trainable(without_weights.config, name)
+    needed = estimate(without_weights, plan, device=state.device)
     takes(needed)
     needed.check()
     say("Loading the model")
@@ -102,6 +105,15 @@ def run(
         trainer.adapter.save(out, base=engine.name)
         record.save(out)
     return record
+
+
+def check_trainable(config: Any, name: str) -> None:
+    """Raise UnsupportedModelError for a model whose layers do not all see the whole context through K and V."""
+    if unproven(config) or not all(reach.whole for reach in reaches(config)):
+        raise UnsupportedModelError(
+            f"Erasers are trained for models with full attention in every layer, which {name} is not; use an eraser "
+            "that needs no training."
+        )
 
 
 def _silent(step: int, loss: float, table: object) -> None:

@@ -32,7 +32,7 @@ from kv_memory.engines.threads import wait_passively
 from kv_memory.engines.transformers.adapters import Adapters
 from kv_memory.engines.transformers.forward import Forward, restored
 from kv_memory.engines.transformers.loading import load_model
-from kv_memory.engines.transformers.probe import context_limit, layout_of, reaches, run_probe
+from kv_memory.engines.transformers.probe import context_limit, layout_of, reaches, run_probe, unproven
 from kv_memory.engines.transformers.rotary import rotation_of
 from kv_memory.engines.transformers.snapshot import read_cells, write_cells
 from kv_memory.engines.transformers.tokenizer import HFTokenizer
@@ -83,6 +83,8 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
         near, far = (run_probe(self._forward, position) for position in _PROBE_POSITIONS)
         self._layout = layout_of(near, reach, probe_layers)
         self.probe_layers, self.probe_memory = self._layout.probe_layers, self._layout.probe_memory
+        self.chunk = next((layer.reach.chunk for layer in self._layout.layers if layer.reach.chunk), None)
+        self.unproven = unproven(model.config)
         self._scaling = near.scaling
         self.rotation = rotation_of(base, near, far, _PROBE_POSITIONS[1] - _PROBE_POSITIONS[0])
         self._sequences: dict[SequenceId, _Sequence] = {}

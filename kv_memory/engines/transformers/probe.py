@@ -166,6 +166,12 @@ def layout_of(probe: LayoutProbe, reach: Sequence[Reach], probe_layers: ProbeLay
     return CellLayout(layers, next(iter(probe.rows.values()))[0].dtype, chosen)
 
 
+def unproven(config: Any) -> str:
+    """Return why few recomputed tokens may do little in a model of this configuration; see Engine.unproven."""
+    latent = getattr(config.get_text_config(decoder=True), "kv_lora_rank", None)
+    return "its K and V are kept compressed (latent attention)" if latent else ""
+
+
 def _shape(probe: LayoutProbe, layer: int, reach: Reach) -> LayerShape:
     query, window = probe.queries[layer], probe.windows[layer]
     if window is not None and window != reach.window:

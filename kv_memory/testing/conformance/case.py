@@ -17,7 +17,7 @@ from kv_memory.engines.parts import AdapterPass, AttentionScores, CellRows, Devi
 from kv_memory.erasers.base import Eraser
 from kv_memory.testing.adapters import save_lora
 from kv_memory.testing.models import CHAT, CONFIGS, save_model
-from kv_memory.testing.reference import assert_close_cells, assert_same_cells
+from kv_memory.testing.reference import assert_close_cells, assert_same_cells, flat
 from kv_memory.trained.files import open_eraser
 
 
@@ -47,6 +47,11 @@ class Case:
         found: Tensor = next(module.inv_freq for module in self.model.modules() if hasattr(module, "inv_freq"))
         return found
 
+    def still(self, cells: Cells) -> Tensor:
+        """Return those rows of cells that do not turn with the position, flat: V, or the latent of latent attention."""
+        latent = getattr(self.model.config, "kv_lora_rank", None)
+        return flat(cells.keys if latent and cells.keys[0].shape[-1] == latent else cells.values)
+
     def sequence(self, ids: list[int]) -> SequenceId:
         """Create a sequence of these tokens."""
         seq = self.engine.create()
@@ -67,6 +72,8 @@ class Case:
                 pytest.skip(f"the engine lacks {capability}: {reason}")
 
 
+ATTENTION = r".*self_attn\.\w*proj\w*"
+"""Layers that get a LoRA in models with experts, whose routers PEFT takes for plain linear layers."""
 Test = TypeVar("Test", bound=Callable[..., object])
 
 
@@ -141,5 +148,6 @@ class Cases:
             engine = self.open(path)
             self._made[key] = Case(cast(AllParts, engine), plain, model, path, self.open, self.repeats)
             if not lacks(engine, "adapters"):
-                open_eraser(save_lora(plain, path / "eraser")).load(engine)
+                targets = "all-linear" if model in CONFIGS or model == CHAT else ATTENTION
+                open_eraser(save_lora(plain, path / "eraser", targets=targets)).load(engine)
         return self._made[key]

@@ -67,11 +67,13 @@ class Choice(Cases):
     @needs("influence")
     def test_a_score_without_normaliser_is_the_logarithm_before_the_division(self, case: Case, ids: list[int]) -> None:
         engine, seq = case.engine, case.sequence(ids)
-        first, second = (engine.influence(seq, [span], normaliser="none")[1][0] for span in ((5, 9), (20, 33)))
+        first, second = (engine.influence(seq, [span], normaliser="none")[1][0] for span in ((16, 20), (20, 33)))
         attention = eager_attention(case, ids)[:, 33:]
         # what both are divided by cancels out, for each head
-        ratio = (attention[:, :, 5:9].sum(-1) / attention[:, :, 20:33].sum(-1)).log().mean(0)
-        assert_close(first[-27:] - second[-27:], ratio)
+        ratio = (attention[:, :, 16:20].sum(-1) / attention[:, :, 20:33].sum(-1)).log().mean(0)
+        sees = ratio.isfinite()  # within a window
+        assert sees.any()
+        assert_close((first[-27:] - second[-27:])[sees], ratio[sees])
 
     @needs("influence", "rows")
     def test_influence_changes_nothing(self, one_case: Case, ids: list[int]) -> None:

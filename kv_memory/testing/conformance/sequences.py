@@ -14,9 +14,9 @@ from kv_memory.testing.models import CONTEXT
 from kv_memory.testing.reference import all_cells, assert_close, assert_same_cells, next_log_probs, plain_logits
 
 STALE: dict[str, Callable[[AllParts, int], None]] = {
-    "drop": lambda engine, seq: engine.drop(seq, 10, 30),
-    "shift": lambda engine, seq: engine.shift(seq, 30, 20),
-    "reencode": lambda engine, seq: (engine.drop(seq, 10, 30), engine.reencode(seq, range(30, 59)))[0],
+    "drop": lambda engine, seq: engine.drop(seq, 40, 50),
+    "shift": lambda engine, seq: engine.shift(seq, 50, 5),
+    "reencode": lambda engine, seq: (engine.drop(seq, 40, 50), engine.reencode(seq, range(50, 59)))[0],
 }
 
 

@@ -261,7 +261,7 @@ class SteeringStates(Cases):
         if eraser.exact:
             assert_close(next_log_probs(engine, seq), plain_logits(case.model, kept)[-1].log_softmax(-1))
         elif "shift" in eraser.name:
-            assert_close(flat(engine.read_cells(seq, [*range(10, 16), 36, 37]).values), flat(states.values))
+            assert_close(case.still(engine.read_cells(seq, [*range(10, 16), 36, 37])), case.still(states))
         else:
             assert_same_cells(engine.read_cells(seq, states.positions), states)
 
