@@ -226,6 +226,13 @@ class Engine(ABC):
     def next_position(self, seq: SequenceId) -> int:
         """Return the position after the last cell's; 0 when empty. Cells that were dropped at the end do not count."""
 
+    def editable_from(self, seq: SequenceId) -> int:
+        """Return the first position from which cells can be edited in place; 0 where all can.
+
+        Text before it is erased by truncating the sequence alone.
+        """
+        return 0
+
     @abstractmethod
     def truncate(self, seq: SequenceId, start: int) -> None:
         """Remove the cells at positions from `start` on."""

@@ -14,9 +14,7 @@ from torch import Tensor
 
 from kv_memory.engines.origins import Origins
 from kv_memory.engines.reach import WHOLE, Reach
-
-EMPTY = torch.iinfo(torch.int64).max
-"""Position of a slot that holds no cell: beyond every query, so that a mask by position hides it."""
+from kv_memory.engines.window_rows import EMPTY, WindowRows
 
 Slots = slice | Tensor
 """Indices of cells in the store: a slice where they are contiguous (written without an index), else int64 [cells]."""
@@ -53,6 +51,14 @@ class CellLayout:
     dtype: torch.dtype
     probe_layers: tuple[int, ...]
     """Layers whose post-RoPE queries are kept as well."""
+    editable: int | None = None
+    """Number of last positions that layers with a window keep cells for, beyond the window, so that they can be edited;
+    None: of all."""
+
+    @property
+    def window(self) -> int:
+        """Return the farthest that a token sees in the layers that do not see all; 0 where there are none."""
+        return max((layer.reach.window or layer.reach.chunk or 0 for layer in self.layers), default=0)
 
     @property
     def devices(self) -> tuple[torch.device, ...]:
@@ -98,7 +104,48 @@ class CellStore:
         self.origins = Origins()
         """Rows of moved cells that turn with the position, as they were before their first move. Whoever writes other
         rows into a cell has to `forget` it, so that no later move brings the earlier rows back."""
+        self.held_from = 0
+        """Position from which layers with a window hold all cells."""
+        self._windows = WindowRows() if layout.editable is not None and layout.window else None
+        layers = layout.layers if self._windows is not None else ()
+        self._windowed = [i for i, layer in enumerate(layers) if not layer.reach.whole]
+        """Layers whose rows are given back."""
         self._order: tuple[Tensor, Tensor] | None = None
+
+    def at(self, layer: int, slots: Slots) -> Slots:
+        """Return where the cells of these slots are in a layer's tensors. Raises ValueError for one that was given
+        back."""
+        if self._windows is None or self.layout.layers[layer].reach.whole:
+            return slots
+        return compact(self._windows.rows(torch.arange(self.used)[slots] if isinstance(slots, slice) else slots))
+
+    def held(self, layer: int) -> Tensor:
+        """Return the positions of the rows in use of a layer's tensors, EMPTY for one that is free: int64 [rows]."""
+        if self._windows is None or self.layout.layers[layer].reach.whole:
+            return self.position[: self.used]
+        return self._windows.position[: self._windows.used]
+
+    def give_back(self) -> None:
+        """Free the rows that layers with a window keep of cells that are farther from the end than is `editable`."""
+        if self._windows is None or self.layout.editable is None:
+            return
+        end = self.next_position - self.layout.window - self.layout.editable
+        if end > self.held_from:
+            self._wipe_windows(self.between(0, end))
+            self.held_from = end
+
+    @property
+    def editable_from(self) -> int:
+        """Return the first position whose token can be run again: all that it sees is held."""
+        return self.held_from and self.held_from + self.layout.window
+
+    def _wipe_windows(self, slots: Tensor) -> None:
+        if self._windows is None:
+            return
+        rows = self._windows.give_back(slots)
+        for layer in self._windowed:
+            for part in (self.keys[layer], self.values[layer]):
+                part[:, :, rows.to(part.device)] = 0
 
     def order(self) -> tuple[Tensor, Tensor]:
         """Return the positions of the visible cells, ascending, and their slots: two int64 [cells] on the CPU."""
@@ -139,7 +186,8 @@ class CellStore:
         # One tensor at a time: the peak is one layer's copy, and growth that was interrupted can be repeated.
         for rows in (self.keys, self.values, self.queries):
             for i, old in enumerate(rows):
-                rows[i] = _grown(old, capacity)
+                if rows is self.queries or i not in self._windowed:
+                    rows[i] = _grown(old, capacity)
         token = torch.zeros(capacity, dtype=torch.int64)
         token[: self.used] = self.token[: self.used]
         position = torch.full((capacity,), EMPTY)
@@ -158,33 +206,47 @@ class CellStore:
         self.position[slots] = positions
         self.token[slots] = tokens
         self.used += fresh
+        self._take_windows(torch.arange(self.used)[slots], positions)
         return slots
+
+    @torch.inference_mode(False)
+    def _take_windows(self, slots: Tensor, positions: Tensor) -> None:
+        """Take rows of the layers with a window for new cells."""
+        if self._windows is None:
+            return
+        self._windows.take(slots, positions)
+        capacity = len(self._windows.position)
+        for layer in self._windowed:
+            for rows in (self.keys, self.values):
+                rows[layer] = _grown(rows[layer], capacity)
 
     def release(self, slots: Tensor) -> None:
         """Remove these cells and wipe their rows."""
         where = compact(slots)
         self._moved()
         self.forget(slots)
+        self._wipe_windows(slots)
         self.position[where] = EMPTY
         self.token[where] = 0
         held = (self.position[: self.used] != EMPTY).nonzero()
         self.used = int(held[-1]) + 1 if len(held) else 0
-        for rows in (*self.keys, *self.values, *self.queries):
+        whole = [i for i in range(len(self.keys)) if i not in self._windowed]
+        for rows in (*(part[i] for part in (self.keys, self.values) for i in whole), *self.queries):
             rows[:, :, on_device(where, rows.device)] = 0
 
     def put(self, layer: int, slots: Slots, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write rows [1, kv_heads, cells, width]; return K and V of all slots in use, as views."""
-        where = on_device(slots, keys.device)
+        where, used = on_device(self.at(layer, slots), keys.device), len(self.held(layer))
         self.log_normalisers.pop(layer, None)
         self.keys[layer][:, :, where] = keys
         self.values[layer][:, :, where] = values
-        return self.keys[layer][:, :, : self.used], self.values[layer][:, :, : self.used]
+        return self.keys[layer][:, :, :used], self.values[layer][:, :, :used]
 
     def met_keys(self, layer: int, slots: Slots) -> Tensor:
         """Return the keys of these slots as the layer's queries meet them: [1, heads, cells, query_dim], one head for
         each group of queries."""
         expand = self.layout.layers[layer].expand
-        where = on_device(slots, self.keys[layer].device)
+        where = on_device(self.at(layer, slots), self.keys[layer].device)
         keys = self.keys[layer][:, :, where]
         return keys if expand is None else expand(keys, self.values[layer][:, :, where])
 
@@ -201,16 +263,22 @@ class CellStore:
     def read(self, slots: Slots, below: int | None = None) -> Rows:
         """Copy the rows of these slots, of all layers; with `below`, of the layers before it, without queries."""
         return Rows(
-            [_taken(rows, slots) for rows in self.keys[:below]],
-            [_taken(rows, slots) for rows in self.values[:below]],
+            [_taken(rows, self.at(layer, slots)) for layer, rows in enumerate(self.keys[:below])],
+            [_taken(rows, self.at(layer, slots)) for layer, rows in enumerate(self.values[:below])],
             [_taken(rows, slots) for rows in self.queries] if below is None else [],
         )
 
     def write(self, slots: Slots, rows: Rows) -> None:
-        """Put rows into these slots, in the layers that `rows` has."""
+        """Put rows into these slots, in the layers that `rows` has, but for those that a layer has given back."""
         devices = self.layout.devices
+        known = torch.arange(self.used)[slots]
+        held = None if self._windows is None else self._windows.holds(known)
         for layer, (keys, values) in enumerate(zip(rows.keys, rows.values, strict=True)):
-            self.put(layer, slots, keys.to(devices[layer]), values.to(devices[layer]))
+            if held is None or layer not in self._windowed:
+                self.put(layer, slots, keys.to(devices[layer]), values.to(devices[layer]))
+            else:
+                kept = (part[:, :, held.to(part.device)].to(devices[layer]) for part in (keys, values))
+                self.put(layer, known[held], *kept)
         for layer, queries in zip(self.layout.probe_layers, rows.queries, strict=False):
             self.put_queries(layer, slots, queries.to(devices[layer]))
 
@@ -219,6 +287,8 @@ class CellStore:
         self._moved()
         self.origins = origins
         self.position[slots] += delta
+        if self._windows is not None:
+            self._windows.move(slots, delta)
 
     def forget(self, slots: Tensor) -> None:
         """Let the rows that these cells have from now on be what their next move turns."""
@@ -233,12 +303,27 @@ class CellStore:
         slots = self.between(0, end)
         other = CellStore(self.layout, self.limit)
         new, old = other.allocate(self.position[slots], self.token[slots]), compact(slots)
-        pairs = ((other.keys, self.keys), (other.values, self.values), (other.queries, self.queries))
-        for copies, originals in pairs:
-            for copy, rows in zip(copies, originals, strict=True):
-                copy[:, :, on_device(new, copy.device)] = rows[:, :, on_device(old, rows.device)]
+        for layer in range(len(self.keys)):
+            if layer not in self._windowed:
+                _copy(self.keys[layer], old, other.keys[layer], new)
+                _copy(self.values[layer], old, other.values[layer], new)
+        for queries, copies in zip(self.queries, other.queries, strict=True):
+            _copy(queries, old, copies, new)
+        self._copy_windows(slots, other, new)
         other.origins = self.origins.copied(slots)
         return other
+
+    def _copy_windows(self, slots: Tensor, other: CellStore, new: Slots) -> None:
+        """Copy what layers with a window hold of these slots to those of another store."""
+        if self._windows is None:
+            return
+        there, held = torch.arange(other.used)[new], self._windows.holds(slots)
+        other._wipe_windows(there[~held])
+        for layer in self._windowed:
+            where, to = self.at(layer, slots[held]), other.at(layer, there[held])
+            _copy(self.keys[layer], where, other.keys[layer], to)
+            _copy(self.values[layer], where, other.values[layer], to)
+        other.held_from = self.held_from
 
 
 @dataclass(frozen=True)
@@ -273,6 +358,10 @@ def _grown(rows: Tensor, capacity: int) -> Tensor:
     grown = rows.new_zeros(1, rows.shape[1], capacity, rows.shape[3])
     grown[:, :, : rows.shape[2]] = rows
     return grown
+
+
+def _copy(rows: Tensor, old: Slots, copies: Tensor, new: Slots) -> None:
+    copies[:, :, on_device(new, copies.device)] = rows[:, :, on_device(old, rows.device)]
 
 
 def _taken(rows: Tensor, slots: Slots) -> Tensor:

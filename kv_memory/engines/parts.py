@@ -204,7 +204,7 @@ def chosen_layers(
         if not 0 <= layer < depth:
             raise ValueError(f"probe layer {layer} is not one of the model's {depth}")
         if layer not in every:
-            raise ValueError(f"layer {layer} keeps no keys of its own; probe layers are among {list(every)}")
+            raise ValueError(f"layer {layer} keeps no keys of its own, or not of all tokens; give one of {list(every)}")
     return chosen
 
 

@@ -36,6 +36,7 @@ from kv_memory.engines.transformers.probe import context_limit, layout_of, reach
 from kv_memory.engines.transformers.rotary import rotation_of
 from kv_memory.engines.transformers.snapshot import read_cells, write_cells
 from kv_memory.engines.transformers.tokenizer import HFTokenizer
+from kv_memory.errors import UnsupportedOperationError
 from kv_memory.positions import Interval
 
 _PROBE_POSITIONS = 3, 29
@@ -61,8 +62,14 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
 
     `context_length`: longest sequence in tokens, by default what the model says.
 
-    Raises ModelError for a longer one, UnsupportedModelError where a layer's cache is not one K and one V row for each
-    token, all visible to later ones: sliding window, chunked, linear or latent attention, state space, shared KV.
+    `editable_tokens`: number of last tokens of a sequence that can be edited in place; by default all can. With it,
+    layers with a sliding window give back what they keep of a token once it is farther than that and the window from
+    the end. Text before these tokens is then erased by `recompute` alone, which reads the sequence from its beginning,
+    and no adapters can be used.
+
+    Raises ModelError for a longer context and for `editable_tokens` of a model without such layers,
+    UnsupportedModelError where a layer's cache is not two rows for each token: linear attention, state space, an index
+    of the tokens to see, several tokens in one cell.
     """
 
     def __init__(
@@ -73,6 +80,7 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
         name: str | None = None,
         context_length: int | None = None,
         probe_layers: ProbeLayers = None,
+        editable_tokens: int | None = None,
     ) -> None:
         super().__init__()
         wait_passively()
@@ -81,7 +89,7 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
         base = self._adapters.base
         self._forward = Forward(base)
         near, far = (run_probe(self._forward, position) for position in _PROBE_POSITIONS)
-        self._layout = layout_of(near, reach, probe_layers)
+        self._layout = layout_of(near, reach, probe_layers, editable_tokens)
         self.probe_layers, self.probe_memory = self._layout.probe_layers, self._layout.probe_memory
         self.chunk = next((layer.reach.chunk for layer in self._layout.layers if layer.reach.chunk), None)
         self.unproven = unproven(model.config)
@@ -99,6 +107,8 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
         self.free_tokens = FREE_ON_GPU if self._forward.device.type == "cuda" else 1
         if self.rotation is None:
             self.ruled_out["shift"] = "its keys cannot be moved, since the model has no plain rotary embedding"
+        if editable_tokens is not None:
+            self.ruled_out |= dict.fromkeys(("adapters", "ahead"), "with editable_tokens no steering state is kept")
         if not self.probe_layers:
             self.ruled_out["influence"] = "it keeps no queries (construct it with probe_layers)"
 
@@ -140,8 +150,11 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
         """Copy the cells at positions below `end` (default: all) to a new sequence."""
         source = self._get(seq)
         last = source.store.next_position
-        whole = end is None or end >= last
-        return self._add(_Sequence(source.store.copy(last if end is None else end), source.logits if whole else None))
+        if end is None or end >= last:
+            return self._add(_Sequence(source.store.copy(last), source.logits))
+        if self._editable(source.store, end):
+            return self._add(_Sequence(source.store.copy(end)))
+        return self._add(self._read_again(source.store, end))
 
     def cells(self, seq: SequenceId) -> list[tuple[int, int]]:
         """Return the position and token id of each visible cell, positions ascending; STEERED for a steering state."""
@@ -175,6 +188,7 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
         at = range(start, start + len(ids)) if positions is None else positions
         self._check_appended(ids, at, start)
         state.logits = self._forward.append(state.store, ids, at, progress=progress)[-1][-1]
+        state.store.give_back()
 
     def generate(
         self, seq: SequenceId, sampling: Sampling, cancelled: Callable[[], bool] = lambda: False
@@ -209,8 +223,21 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
         return torch.cat([first[None], *rest]).float().log_softmax(-1)[: len(ids)]
 
     def truncate(self, seq: SequenceId, start: int) -> None:
-        """Remove the cells at positions from `start` on."""
-        self._remove(self._get(seq), self._get(seq).store.between(start))
+        """Remove the cells at positions from `start` on; those before it are read again if they cannot be gone on
+        from."""
+        state = self._get(seq)
+        if start >= state.store.next_position or self._editable(state.store, start):
+            self._remove(state, state.store.between(start))
+        else:
+            self._sequences[seq] = self._read_again(state.store, start)
+
+    def editable_from(self, seq: SequenceId) -> int:
+        """See Engine.editable_from."""
+        return self._get(seq).store.editable_from
+
+    def replayed_from(self, seq: SequenceId, start: int) -> int:
+        """See Engine.replayed_from."""
+        return start if self._editable(self._get(seq).store, start) else 0
 
     def drop(self, seq: SequenceId, start: int, end: int) -> None:
         """Remove the cells at positions [start, end) and wipe their rows, kept queries included."""
@@ -228,6 +255,7 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
         if not len(slots) or delta == 0:
             return
         check_move(store, start, delta)
+        self._check_editable(store, start)
         self._check_fits(store.next_position + delta)
         self.rotation.move(store, slots, delta)
         state.logits = None
@@ -241,6 +269,7 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
         if not len(slots):
             return
         check_tokens(state.store, slots)
+        self._check_editable(state.store, int(state.store.position[slots[0]]))
         with self._adapters.on(adapter) if adapter else nullcontext():
             logits = self._forward.rerun(state.store, slots, ahead=ahead)
         at_end = int(state.store.position[slots[-1]]) == state.store.next_position - 1
@@ -283,6 +312,7 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
             return torch.zeros(0)
         slots = store.find(integers(wanted))
         check_tokens(store, slots)
+        self._check_editable(store, int(wanted[0]))
         norms = self._forward.deviation(store, slots, layer)
         return norms[inverse.to(norms.device)]
 
@@ -306,6 +336,25 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
         if seq not in self._sequences:
             raise ValueError(f"there is no sequence {seq}")
         return self._sequences[seq]
+
+    def _editable(self, store: CellStore, start: int) -> bool:
+        return start == 0 or start >= store.editable_from
+
+    def _check_editable(self, store: CellStore, start: int) -> None:
+        if not self._editable(store, start):
+            raise UnsupportedOperationError(
+                f"Tokens before position {store.editable_from:,} cannot be edited in place: layers with a window gave "
+                f"back what they kept of them (editable_tokens={self._layout.editable:,}); use 'recompute'."
+            )
+
+    def _read_again(self, store: CellStore, end: int) -> _Sequence:
+        """Return a sequence of the tokens at positions below `end`, read from the beginning."""
+        again = CellStore(self._layout, self.max_positions)
+        slots = store.between(0, end)
+        ids, positions = integers(store.token[slots]), integers(store.position[slots])
+        logits = self._forward.append(again, ids, positions)[-1][-1] if ids else None
+        again.give_back()
+        return _Sequence(again, logits)
 
     def _remove(self, state: _Sequence, slots: Tensor) -> None:
         if len(slots):

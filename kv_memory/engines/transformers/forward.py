@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
-from kv_memory.engines.cells import EMPTY, CellStore, Slots, compact, on_device
+from kv_memory.engines.cells import CellStore, Slots, compact, on_device
 from kv_memory.engines.reach import Reach
 from kv_memory.engines.transformers.attention import recorded
 from kv_memory.engines.transformers.cache_argument import cache_argument
+from kv_memory.engines.window_rows import EMPTY
 
 
 class PassCache(Cache):  # type: ignore[misc]  # transformers is untyped
@@ -55,11 +56,12 @@ class PassCache(Cache):  # type: ignore[misc]  # transformers is untyped
         return self.store.used
 
     def mask(self, module: nn.Module) -> Tensor | None:
-        """Return the additive mask of a layer, [1, 1, tokens, slots in use]; see `_mask`."""
-        shape = self.store.layout.layers[layer_of(module)]
+        """Return the additive mask of a layer, [1, 1, tokens, rows in use]; see `_mask`."""
+        layer = layer_of(module)
+        shape = self.store.layout.layers[layer]
         known = shape.reach, shape.device
         if known not in self._masks:
-            self._masks[known] = _mask(self.store, self.slots, *known, self.ahead_of)
+            self._masks[known] = _mask(self.store, self.slots, layer, self.ahead_of)
         return self._masks[known]
 
     def record(self, module: nn.Module, query: Tensor, key: Tensor, options: dict[str, Any]) -> None:
@@ -192,19 +194,18 @@ def restored_on_error(store: CellStore, slots: Tensor) -> Iterator[None]:
         raise
 
 
-def _mask(
-    store: CellStore, slots: Slots, reach: Reach, device: torch.device, ahead_of: Tensor | None = None
-) -> Tensor | None:
-    """Return an additive mask [1, 1, tokens, slots in use]: a token sees the cells within reach; with `ahead_of`, those
-    in all other slots that it is within reach of as well.
+def _mask(store: CellStore, slots: Slots, layer: int, ahead_of: Tensor | None = None) -> Tensor | None:
+    """Return an additive mask [1, 1, tokens, rows in use] of a layer: a token sees the cells within reach; with
+    `ahead_of`, those in all other slots that it is within reach of as well.
 
     NOTE: None where SDPA's own choice is the same and quicker: nothing to hide from a single token, or all cells in
     this pass, in order, so that its causal kernel applies.
     """
-    held, positions = store.position[: store.used], store.position[slots]
+    reach, device = store.layout.layers[layer].reach, store.layout.layers[layer].device
+    held, positions = store.held(layer), store.position[slots]
     first, last = store.order()[0][[0, -1]]
     if not bool(reach.hides(last[None], first[None])):
-        if isinstance(slots, slice) and len(positions) == len(held):
+        if isinstance(store.at(layer, slots), slice) and len(positions) == len(held):
             return None
         if len(positions) == 1 and bool(held.max() <= positions[0]):
             return None
@@ -212,7 +213,7 @@ def _mask(
     hidden = reach.hides(positions, held)
     if ahead_of is not None:
         others = held != EMPTY
-        others[ahead_of.to(device)] = False
+        others[on_device(store.at(layer, ahead_of), device)] = False
         hidden &= ~others | reach.hides(held, positions).T
     mask = torch.zeros(hidden.shape, dtype=store.layout.dtype, device=device)
     return mask.masked_fill_(hidden, float("-inf"))[None, None]

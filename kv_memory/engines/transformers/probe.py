@@ -154,16 +154,25 @@ def run_probe(forward: Forward, position: int) -> LayoutProbe:
     return probe
 
 
-def layout_of(probe: LayoutProbe, reach: Sequence[Reach], probe_layers: ProbeLayers) -> CellLayout:
+def layout_of(
+    probe: LayoutProbe, reach: Sequence[Reach], probe_layers: ProbeLayers, editable: int | None = None
+) -> CellLayout:
     """Return the layout that the probe saw, with these probe layers, by default one that sees the whole context.
 
     Raises UnsupportedModelError where a layer's attention is told of another window than the configuration's, or keeps
-    more than one row a token; ValueError for a probe layer that has no keys of its own.
+    more than one row a token; ValueError for a probe layer that has no keys of its own; ModelError for an `editable`
+    (see CellLayout) that is negative, or of a model without windows.
     """
+    if editable is not None and (editable < 0 or all(each.whole for each in reach)):
+        raise ModelError(
+            "editable_tokens is a number of tokens, 0 or more, for models with layers that have a sliding window; this "
+            f"is {editable} for one that {'has none' if all(each.whole for each in reach) else 'has some'}."
+        )
     layers = tuple(_shape(probe, layer, reach[layer]) for layer in range(probe.depth))
     met = [layer for layer, shape in enumerate(layers) if _meets(shape, probe.met[layer])]
-    chosen = chosen_layers(probe_layers, probe.depth, met, [layer for layer in met if layers[layer].reach.whole])
-    return CellLayout(layers, next(iter(probe.rows.values()))[0].dtype, chosen)
+    whole = [layer for layer in met if layers[layer].reach.whole]
+    chosen = chosen_layers(probe_layers, probe.depth, met if editable is None else whole, whole)
+    return CellLayout(layers, next(iter(probe.rows.values()))[0].dtype, chosen, editable)
 
 
 def unproven(config: Any) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kv_memory.engines.cells import CellStore, compact, on_device
+from kv_memory.engines.cells import CellStore, Slots, compact, on_device
 from kv_memory.engines.transformers.probe import LayoutProbe
 
 
@@ -94,9 +94,8 @@ class Rotation:
     def move(self, store: CellStore, slots: Tensor, delta: int) -> None:
         """Move these cells by `delta` positions: rotate their keys and kept queries. On an exception they are as
         before."""
-        turns, rows = zip(*self._turning(store), strict=True) if any(self._turning(store)) else ((), ())
-        where = compact(slots)
-        before = [part[:, :, on_device(where, part.device)].clone() for part in rows]
+        turning = list(self._turning(store, slots))
+        before = [part[:, :, on_device(where, part.device)].clone() for _, part, where in turning]
         origins = store.origins.moved(slots, before, delta)
         places = origins.places(slots)
         at = compact(places)
@@ -104,7 +103,7 @@ class Rotation:
         deltas, each = torch.unique(origins.deltas[places], return_inverse=True)
         known: dict[tuple[int, torch.device], list[Tensor]] = {}
         try:
-            for turn, part, origin in zip(turns, rows, origins.rows, strict=True):
+            for (turn, part, where), origin in zip(turning, origins.rows, strict=True):
                 device, precise = part.device, precise_dtype(part.dtype)
                 waves = known.get((id(turn.frequencies), device))
                 if waves is None:
@@ -114,17 +113,21 @@ class Rotation:
                 part[:, :, on_device(where, device)] = turned
             store.move(slots, delta, origins)
         except BaseException:
-            for part, old in zip(rows, before, strict=True):
+            for (_, part, where), old in zip(turning, before, strict=True):
                 part[:, :, on_device(where, part.device)] = old
             raise
 
-    def _turning(self, store: CellStore) -> Iterator[tuple[Turn, Tensor]]:
-        """Give the rows of a store that turn, their turning dimensions alone, with how they do."""
-        probed = [self.queries[layer] for layer in store.layout.probe_layers]
-        for turns, parts in ((self.keys, store.keys), (self.values, store.values), (probed, store.queries)):
-            for turn, rows in zip(turns, parts, strict=True):
+    def _turning(self, store: CellStore, slots: Tensor) -> Iterator[tuple[Turn, Tensor, Slots]]:
+        """Give the turn, the tensor, its turning dimensions alone, and the places of these cells in it, of all that
+        turns."""
+        for turns, parts in ((self.keys, store.keys), (self.values, store.values)):
+            for layer, (turn, rows) in enumerate(zip(turns, parts, strict=True)):
                 if turn is not None:
-                    yield turn, rows[..., turn.dims]
+                    yield turn, rows[..., turn.dims], store.at(layer, compact(slots))
+        for layer, rows in zip(store.layout.probe_layers, store.queries, strict=True):
+            turn = self.queries[layer]
+            if turn is not None:
+                yield turn, rows[..., turn.dims], compact(slots)
 
 
 def precise_dtype(dtype: torch.dtype) -> torch.dtype:
