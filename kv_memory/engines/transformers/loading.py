@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from kv_memory.engines.transformers.probe import reaches
+from kv_memory.engines.transformers.tiktoken_file import load_converted
 from kv_memory.errors import ModelError
 
 SMALL = 1_000_000_000
@@ -97,11 +98,13 @@ def _dtype(name: str | torch.dtype | None) -> str | torch.dtype | None:
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a directory or hub id.
+    """Load the tokenizer of a directory or hub id; code of the model's is never run.
 
-    Raises ModelError where it has none, and what transformers raises.
+    Raises ModelError where it has none or a tiktoken file that cannot be converted, and what transformers raises.
     """
-    tokenizer = AutoTokenizer.from_pretrained(name)
+    tokenizer = load_converted(name)
+    if tokenizer is None:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     # NOTE: where its files are missing, transformers makes some models a tokenizer of special tokens only.
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise ModelError(f"{name} has no tokenizer; save the model's tokenizer into it with save_pretrained.")
