@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kv_memory.engines.base import ConfigCheck, Engine
+from kv_memory.engines.base import ConfigCheck, Engine, Tokenizer
 from kv_memory.engines.gguf_header import trained_context
 from kv_memory.engines.parts import ProbeLayers
 from kv_memory.engines.threads import wait_passively
@@ -31,6 +31,8 @@ class Entry:
     """Whether an object is a loaded model for it."""
     over: Callable[[Any, Any], Engine]
     """Makes an engine over a loaded model and its tokenizer, which may be None."""
+    tokenizer: Callable[[str | Path], Tokenizer]
+    """Loads the tokenizer of a path or hub id, without the weights."""
 
 
 def open_engine(
@@ -56,6 +58,16 @@ def open_engine(
     load = next(entry.load for entry in ENGINES.values() if entry.runs(model))
     settings = {"device": device, "dtype": dtype, "context_length": context_length, "check": check}
     return load(model, **settings, probe_layers=probe_layers, name=name)
+
+
+def open_tokenizer(model: str | Path | None) -> Tokenizer:
+    """Load the tokenizer of a model directory, hub id or .gguf file, without its weights.
+
+    Without a `model` it is that of the embedded one. Raises ModelError.
+    """
+    wait_passively()  # the tokenizer imports torch
+    path = model_path() if model is None else model
+    return next(entry.tokenizer for entry in ENGINES.values() if entry.runs(path))(path)
 
 
 def engine_over(loaded: Any, tokenizer: Any = None) -> Engine | None:
@@ -106,6 +118,12 @@ def _load_llama_cpp(model: str | Path, **settings: Any) -> Engine:
     return LlamaCppEngine.load(model, **settings)
 
 
+def _llama_cpp_tokenizer(model: str | Path) -> Tokenizer:
+    from kv_memory.engines.llama_cpp.vocabulary import load_tokenizer
+
+    return load_tokenizer(Path(model).expanduser())
+
+
 def _over_llama(loaded: Any, tokenizer: Any) -> Engine:
     from kv_memory.engines.llama_cpp import LlamaCppEngine
 
@@ -118,6 +136,12 @@ def _load_transformers(model: str | Path, **settings: Any) -> Engine:
     return TransformersEngine.load(model, **settings)
 
 
+def _transformers_tokenizer(model: str | Path) -> Tokenizer:
+    from kv_memory.engines.transformers.loading import tokenizer_of
+
+    return tokenizer_of(str(model))
+
+
 def _over_transformers(loaded: Any, tokenizer: Any) -> Engine:
     from kv_memory.engines.transformers import TransformersEngine
 
@@ -127,12 +151,19 @@ def _over_transformers(loaded: Any, tokenizer: Any) -> Engine:
 
 
 ENGINES: dict[str, Entry] = {
-    "llama.cpp": Entry(is_gguf, _load_llama_cpp, lambda loaded: _is_a(loaded, "llama_cpp", "Llama"), _over_llama),
+    "llama.cpp": Entry(
+        is_gguf,
+        _load_llama_cpp,
+        lambda loaded: _is_a(loaded, "llama_cpp", "Llama"),
+        _over_llama,
+        _llama_cpp_tokenizer,
+    ),
     "transformers": Entry(
         lambda model: True,
         _load_transformers,
         lambda loaded: _is_a(loaded, "transformers", "PreTrainedModel") or _is_a(loaded, "peft", "PeftModel"),
         _over_transformers,
+        _transformers_tokenizer,
     ),
 }
 """All engines, by name, in the order in which they are asked; the last one takes every path."""

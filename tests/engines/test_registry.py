@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kv_memory.engines import base
-from kv_memory.engines.registry import ENGINES, Entry, engine_over, open_engine
+from kv_memory.engines.registry import ENGINES, engine_over, open_engine
 from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.errors import ModelError
 from kv_memory.testing.chat import tiny_model, tiny_tokenizer
@@ -35,7 +36,7 @@ def test_a_gguf_file_is_opened_with_llama_cpp(monkeypatch: pytest.MonkeyPatch) -
     asked: dict[str, Any] = {}
     entry = ENGINES["llama.cpp"]
     load = lambda model, **settings: asked.update(settings, model=model) or tiny_engine()  # noqa: E731
-    monkeypatch.setitem(ENGINES, "llama.cpp", Entry(entry.runs, load, entry.holds, entry.over))
+    monkeypatch.setitem(ENGINES, "llama.cpp", replace(entry, load=load))
     open_engine("somewhere/model.gguf", dtype="float32", probe_layers=(1,))
     assert (asked["model"], asked["dtype"], asked["probe_layers"]) == ("somewhere/model.gguf", "float32", (1,))
 

@@ -6,6 +6,7 @@ import ctypes
 import json
 import struct
 import weakref
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +29,20 @@ class Model:
         lib = library()
         self.vocabulary = lib.llama_model_get_vocab(pointer)
         self.vocabulary_size: int = lib.llama_vocab_n_tokens(self.vocabulary)
-        self.trained_context: int = lib.llama_model_n_ctx_train(pointer)
-        self.heads: int = lib.llama_model_n_head(pointer)
-        self.kv_heads: int = lib.llama_model_n_head_kv(pointer)
-        self.rope_type: int = lib.llama_model_rope_type(pointer)
-        self.window: int = lib.llama_model_n_swa(pointer)
-        """Number of tokens that a sliding window sees; 0 where no layer has one."""
         self._owner: Any = None
         self.close = weakref.finalize(self, lib.llama_model_free, pointer) if owned else lambda: None
 
     @classmethod
-    def load(cls, path: Path, *, gpu_layers: int = 0) -> Model:
-        """Load a file. Raises ModelError where it is not a whole GGUF model that this llama.cpp knows."""
+    def load(cls, path: Path, *, gpu_layers: int = 0, vocabulary_only: bool = False) -> Model:
+        """Load a file; with `vocabulary_only` no weights and no sizes, for its tokenizer alone.
+
+        Raises ModelError where it is not a whole GGUF model that this llama.cpp knows.
+        """
         check_is_gguf(path)
         lib = library()
         parameters = lib.llama_model_default_params()
         parameters.n_gpu_layers = gpu_layers
+        parameters.vocab_only = vocabulary_only
         forget_errors()
         pointer = lib.llama_model_load_from_file(str(path).encode(), parameters)
         if not pointer:
@@ -59,6 +58,33 @@ class Model:
         model = cls(llama.model, Path(llama.model_path), owned=False)
         model._owner = llama
         return model
+
+    # NOTE: llama.cpp aborts the process when it is asked for sizes of a model of which the vocabulary alone was loaded.
+
+    @cached_property
+    def trained_context(self) -> int:
+        """Return the longest sequence that the file says, in tokens."""
+        return int(library().llama_model_n_ctx_train(self.pointer))
+
+    @cached_property
+    def heads(self) -> int:
+        """Return the number of heads of queries."""
+        return int(library().llama_model_n_head(self.pointer))
+
+    @cached_property
+    def kv_heads(self) -> int:
+        """Return the number of heads of K and V."""
+        return int(library().llama_model_n_head_kv(self.pointer))
+
+    @cached_property
+    def rope_type(self) -> int:
+        """Return llama.cpp's number of how positions are rotated."""
+        return int(library().llama_model_rope_type(self.pointer))
+
+    @cached_property
+    def window(self) -> int:
+        """Return the number of tokens that a sliding window sees; 0 where no layer has one."""
+        return int(library().llama_model_n_swa(self.pointer))
 
     def metadata(self, key: str) -> str | None:
         """Return a scalar of the file's metadata, as text; None where it has none of this key."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer as FastTokenizer
@@ -44,6 +45,11 @@ def tokenizer_of(model: Model, chat_template: str | None = None) -> Tokenizer:
     tokenizer.chat_template = templates if "tool_use" in templates else templates.get("default")
     named = [model.metadata(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
     return HFTokenizer(tokenizer, [*ends, *(int(id_) for id_ in named if id_ is not None)])
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Return the tokenizer of a GGUF file, whose weights are not loaded. Raises ModelError."""
+    return tokenizer_of(Model.load(path, vocabulary_only=True))
 
 
 class Vocabulary:

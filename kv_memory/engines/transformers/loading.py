@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from kv_memory.engines.transformers.probe import reaches
 from kv_memory.engines.transformers.tiktoken_file import load_converted
+from kv_memory.engines.transformers.tokenizer import HFTokenizer
 from kv_memory.errors import ModelError
 
 SMALL = 1_000_000_000
@@ -109,6 +110,16 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise ModelError(f"{name} has no tokenizer; save the model's tokenizer into it with save_pretrained.")
     return tokenizer
+
+
+def tokenizer_of(name: str) -> HFTokenizer:
+    """Return the tokenizer of a directory or hub id as engines use it; no weights are read or looked for.
+
+    Raises ModelError.
+    """
+    name = _checked(name)
+    with reading(name):
+        return HFTokenizer(load_tokenizer(name))
 
 
 @contextmanager
