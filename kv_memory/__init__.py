@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kv_memory.conversation.openai_form import openai_form
     from kv_memory.conversation.redactions import Redaction
     from kv_memory.conversation.spans import CharRange, Span, SpanKind, SpanStatus, Target, target_name
+    from kv_memory.conversation.token_counter import TokenCounter
     from kv_memory.conversation.tombstones import cuts_of
     from kv_memory.conversation.tool_calls.parts import InvalidCall, ReplyPart
     from kv_memory.engines.base import Engine, LogitsMask, Sampling, Tokenizer, TokenTable
@@ -52,6 +53,7 @@ _HOME = {
     "conversation.messages": ("Cuts",),
     "conversation.openai_form": ("openai_form",),
     "conversation.redactions": ("Redaction",),
+    "conversation.token_counter": ("TokenCounter",),
     "conversation.tombstones": ("cuts_of",),
     "conversation.tool_calls.parts": ("InvalidCall", "ReplyPart"),
     "conversation.spans": ("CharRange", "Span", "SpanKind", "SpanStatus", "Target", "target_name"),
@@ -127,6 +129,7 @@ __all__ = [
     "SpanStatus",
     "Target",
     "TargetError",
+    "TokenCounter",
     "TokenTable",
     "Tokenizer",
     "UndoStatus",

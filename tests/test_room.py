@@ -19,7 +19,7 @@ LONG = [{"role": "user", "id": "long", "content": "a long question " * 8}]
 
 def test_the_same_question_fits_again() -> None:
     engine = tiny_engine()
-    size = Memory(engine).count_tokens(LONG)
+    size = Memory(engine).count_tokens(LONG, answer=False)
     memory = Memory(engine, cache_tokens=size + 60, heal="never")
     session = memory.session("s")
     first = session.chat(LONG, max_tokens=8).text
@@ -38,7 +38,7 @@ def test_what_can_never_fit_evicts_nobody() -> None:
 
 def test_a_conversation_that_is_being_answered_is_not_evicted() -> None:
     engine, other = tiny_engine(), [{"role": "user", "content": "x" * 130}]
-    size = Memory(engine).count_tokens(other)
+    size = Memory(engine).count_tokens(other, answer=False)
     memory = Memory(engine, cache_tokens=size + 20, heal="never")
     stream = memory.session("a").stream(H, max_tokens=20, temperature=1.0, seed=1)
     items = iter(stream)
@@ -71,7 +71,7 @@ def test_gaps_are_closed_before_a_context_is_full() -> None:
 
 def test_a_full_memory_heals() -> None:
     engine = tiny_engine()
-    memory = Memory(engine, cache_tokens=Memory(engine).count_tokens(H) + 10)
+    memory = Memory(engine, cache_tokens=Memory(engine).count_tokens(H, answer=False) + 10)
     session = memory.session("s")
     session.prefill(H)
     report = session.retract("u", eraser="drop")

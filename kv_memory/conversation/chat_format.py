@@ -180,6 +180,15 @@ class ChatFormat:
             found[owner - start].append(piece)
         return found
 
+    def count(
+        self, messages: Sequence[Message], tools: list[dict[str, Any]] | None = None, *, answer: bool = True
+    ) -> int:
+        """Return the number of tokens of a conversation; with `answer` as it is read before one, with what makes the
+        assistant speak. Raises as `encode`."""
+        head = self.head(messages, tools) if answer else ""
+        flow = self.layout(messages, tools, head=head).flow()
+        return sum(len(piece.ids) for _, piece in flow) + len(self.scaffold(head).ids)
+
     def layout(
         self, messages: Sequence[Message], tools: list[dict[str, Any]] | None = None, *, head: str = ""
     ) -> Layout:

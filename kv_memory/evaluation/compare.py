@@ -82,7 +82,7 @@ def compare(
     name = f"compare-{len(memory.sessions())}"
 
     read = memory.session(name)
-    total, needed = memory.count_tokens(context, tools), memory.count_tokens(asked, tools)
+    total, needed = memory.count_tokens(context, tools, answer=False), memory.count_tokens(asked, tools)
     if needed > memory.engine.max_positions:
         raise ContextLengthError(
             f"The conversation needs {needed:,} tokens and the model reads at most {memory.engine.max_positions:,}; "

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
 
-from kv_memory.arguments import check, check_function, check_session_id
+from kv_memory.arguments import check, check_flag, check_function, check_session_id
 from kv_memory.audit import AuditLog
 from kv_memory.calibration.rates import MeasuredRates
 from kv_memory.calibration.record import Calibration, beside, load
@@ -212,9 +212,14 @@ class Memory:
             if session is not None:
                 session.evict()
 
-    def count_tokens(self, messages: Any, tools: list[dict[str, Any]] | None = None) -> int:
-        """Return the number of cells that a conversation needs."""
-        return sum(len(piece.ids) for pieces in self.format.encode(parse_messages(messages), tools) for piece in pieces)
+    def count_tokens(self, messages: Any, tools: list[dict[str, Any]] | None = None, *, answer: bool = True) -> int:
+        """Return the number of tokens of a conversation as `chat` reads it in a new session: one cell each.
+
+        They are all of its `Usage` but the generated ones: the list of tools, what the chat template writes, and what
+        makes the assistant speak; without `answer` that is left out, as `prefill` does it. Nothing is read into the
+        cache. Before a model is loaded, `TokenCounter` counts the same. Raises ConversationError, ArgumentError.
+        """
+        return self.format.count(parse_messages(messages), tools, answer=check_flag("answer", answer))
 
     def make_room(self, tokens: int, keep: Branch) -> None:
         """Evict the branches used least recently until `tokens` more cells fit beside those of `keep`.
