@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from kv_memory import Session
+from kv_memory import Session, TokenCounter
 from kv_memory.cli.app import main
 from kv_memory.testing.adapters import save_lora
 from kv_memory.testing.chat import tiny_model, tiny_tokenizer
@@ -169,17 +169,39 @@ def test_replay_lists_the_conversations_of_a_file(run: Run, tmp_path: Path) -> N
     path = tmp_path / "many.jsonl"
     path.write_text("\n".join(json.dumps({"messages": messages}) for messages in (CONVERSATION, image, NAMED)))
     code, out, _ = run("replay", path, "--list")
-    _, first, second, third = out.splitlines()
+    _, first, second, more, third = out.splitlines()
+    asked = NAMED[:-1]  # the last answer is given again
+    tokens = [TokenCounter().count_tokens(messages) for messages in (CONVERSATION, asked)]
     assert code == 0
-    assert first.split()[:3] == ["0", "5", "6"]
+    assert first.split()[:4] == ["0", "5", "6", str(tokens[0])]
     assert first.endswith("What is the code?".ljust(len(first) - first.index("What")))
     assert "Message 0 has a content part of type 'image_url'" in second
+    assert more.strip() == "read."
     assert third.split()[:2] == ["2", "8"]
     rows = json.loads(run("replay", path, "--list", "--json")[1])
     assert [row.get("messages") for row in rows] == [5, None, 8]
+    assert [row.get("tokens") for row in rows] == [tokens[0], None, tokens[1]]
     assert "image_url" in rows[1]["error"]
     assert "Conversation 2 of 3" in run("replay", path, "--index", "2")[1]
     assert "do not go together" in run("replay", path, "--list", "--retract", "c1")[2]
+
+
+def test_replay_lists_tokens_of_a_model_without_weights(run: Run, tmp_path: Path) -> None:
+    path, folder = tmp_path / "many.json", tmp_path / "model"
+    called = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+    path.write_text(json.dumps([{"messages": m} for m in (NAMED, [NAMED[2], called], [called])]))
+    tiny_model().config.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    ask = {"role": "user", "content": "What?"}
+    rows = json.loads(run("replay", path, "--list", "--json", "--model", folder, "--ask", "What?")[1])
+    counter = TokenCounter(folder)
+    assert [row["tokens"] for row in rows] == [
+        counter.count_tokens([*m, ask]) for m in (NAMED, [NAMED[2], called], [called])
+    ]
+    _, out, _ = run("replay", path, "--list", "--model", folder)
+    assert out.splitlines()[3].split()[:4] == ["2", "1", "2", "-"]
+    assert "Conversation 2 is not counted: Nothing is left to answer" in out
+    assert "/no/such/model does not exist" in run("replay", path, "--list", "--model", "/no/such/model")[2]
 
 
 def test_replay_reads_standard_input(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +226,6 @@ def test_replay_says_what_of_a_log_it_leaves_out(run: Run, tmp_path: Path) -> No
     "args",
     [
         [],
-        ["--list"],
         ["--json"],
         ["--retract", "nothing"],
         ["--retract", "last"],

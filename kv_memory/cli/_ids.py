@@ -1,10 +1,10 @@
-"""Lists for `replay`: the ids of a conversation, and the conversations of a file. No model is loaded for them."""
+"""Lists for `replay`: the ids of a conversation, and the conversations of a file. No weights are loaded for them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kv_memory.conversation.files import ConversationFile
 from kv_memory.conversation.ledger import Ledger
@@ -13,6 +13,9 @@ from kv_memory.conversation.spans import Span, SpanKind
 from kv_memory.conversation.targets import find, names
 from kv_memory.errors import ConversationError, UnknownTargetError
 from kv_memory.evaluation.asked import context_of
+
+if TYPE_CHECKING:
+    from kv_memory.conversation.token_counter import TokenCounter
 
 _WHAT = {SpanKind.TOOL_CALL: "call", SpanKind.TOOL_RESULT: "result"}
 _SHOWN = 200
@@ -92,9 +95,13 @@ def _text(message: Message, span: Span) -> str:
     return message.content or (f"calls {calls}" if calls else "")
 
 
-def show_conversations(file: ConversationFile, *, as_json: bool) -> None:
-    """Print a table of a file's conversations: number, messages, ids, and how each begins or why it cannot be read."""
-    rows = [_row(file, index) for index in range(len(file))]
+def show_conversations(file: ConversationFile, question: str | None, model: str | None, *, as_json: bool) -> None:
+    """Print a table of a file's conversations: number, messages, ids, tokens, and how each begins or why it cannot be
+    read.
+
+    The tokens are those that `replay` reads of it before it answers, with the tokenizer of `model` alone.
+    """
+    rows = _counted([_row(file, index) for index in range(len(file))], file, question, model)
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return
@@ -102,8 +109,9 @@ def show_conversations(file: ConversationFile, *, as_json: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    columns = ("index", "messages", "ids", "tokens")
     table = Table(box=None, pad_edge=False, expand=True)
-    for column in ("index", "messages", "ids"):
+    for column in columns:
         table.add_column(column, justify="right")
     table.add_column("begins", overflow="fold", ratio=1)
     for row in rows:
@@ -111,8 +119,12 @@ def show_conversations(file: ConversationFile, *, as_json: bool) -> None:
         begins = (
             Text(error, style="red") if error else Text(repr(row["begins"])[1:-1], no_wrap=True, overflow="ellipsis")
         )
-        table.add_row(*(str(row.get(key, "")) for key in ("index", "messages", "ids")), begins)
-    Console().print(table)
+        table.add_row(*("" if error and key not in row else str(row.get(key, "-")) for key in columns), begins)
+    console = Console()
+    console.print(table)
+    for row in rows:
+        if "not_counted" in row:
+            console.print(f"Conversation {row['index']} is not counted: {row['not_counted']}", highlight=False)
 
 
 def _row(file: ConversationFile, index: int) -> dict[str, Any]:
@@ -123,3 +135,25 @@ def _row(file: ConversationFile, index: int) -> dict[str, Any]:
         return {"index": index, "error": str(error)}
     begins = next((message.content for message in messages if message.role == "user"), messages[0].content)
     return {"index": index, "messages": len(messages), "ids": len(ledger.spans()), "begins": begins[:_SHOWN]}
+
+
+def _counted(
+    rows: list[dict[str, Any]], file: ConversationFile, question: str | None, model: str | None
+) -> list[dict[str, Any]]:
+    """Return the rows with their tokens, or why the model's chat template cannot say that conversation."""
+    counter: TokenCounter | None = None
+    for row in rows:
+        if "error" in row:
+            continue
+        if counter is None:
+            from kv_memory.conversation.token_counter import TokenCounter
+
+            counter = TokenCounter(model)
+        messages, tools = file.load(row["index"])
+        try:
+            context = context_of(messages, question)
+            asked = context if question is None else [*context, {"role": "user", "content": question}]
+            row["tokens"] = counter.count_tokens(asked, tools)
+        except ConversationError as error:
+            row["not_counted"] = str(error)
+    return rows

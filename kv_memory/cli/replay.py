@@ -35,7 +35,9 @@ def replay(
         typer.Option(help="Longest conversation in tokens; default: what the model says. A GGUF model's takes memory."),
     ] = None,
     index: Annotated[int, typer.Option(help="Which conversation of the file, from 0.")] = 0,
-    list_all: Annotated[bool, typer.Option("--list", help="List the conversations of the file.")] = False,
+    list_all: Annotated[
+        bool, typer.Option("--list", help="List the conversations of the file, with their tokens.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Retract something from your own conversation; print the answers before, after, and without it from the start."""
@@ -47,7 +49,7 @@ def replay(
         raise KVMemoryError("--list and --retract do not go together; choose a conversation with --index first.")
     given = ConversationFile(file)
     if list_all:
-        show_conversations(given, as_json=as_json)
+        show_conversations(given, ask, model, as_json=as_json)
         return
     messages, tools = given.load(index)
     if given.note(index):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ Write = Callable[[Path, Path], Path]
 
 
 def _as_it_is(path: Path, out: Path) -> Path:
-    return Path(out.write_bytes(path.read_bytes()) and out)
+    return Path(shutil.copy(path, out))
 
 
 def without_weights(path: Path, out: Path) -> Path:
