@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from kv_memory import Memory
+from kv_memory import Memory, TokenCounter
 
 if TYPE_CHECKING:
     from langchain_kv_memory.constrain import Grammars
@@ -17,6 +17,8 @@ class MemoryLoader:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._counting = threading.Lock()
+        self._counters: dict[str, TokenCounter] = {}
         self._memory: Memory | None = None
         self._name = ""
         self._grammars: Grammars | None = None
@@ -36,6 +38,13 @@ class MemoryLoader:
                     f"This chat model has loaded {self._name!r} and cannot become {name!r}; make another one of it."
                 )
             return self._memory
+
+    def counter(self, name: str, make: Callable[[], TokenCounter]) -> TokenCounter:
+        """Return the counter of a model's tokens; `make` makes it the first time. Never waits for weights that load."""
+        with self._counting:
+            if name not in self._counters:
+                self._counters[name] = make()
+            return self._counters[name]
 
     def grammars(self, memory: Memory) -> Grammars:
         """Return the maker of masks for the memory's tokenizer."""

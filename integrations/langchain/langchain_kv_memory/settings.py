@@ -11,13 +11,13 @@ from langchain_core.caches import BaseCache
 from langchain_core.language_models import ModelProfile
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.messages import BaseMessage
-from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, Field, model_validator
 
-from kv_memory import AuditLog, Calibration, Heal, Memory, Policy, is_trained_eraser
+from kv_memory import AuditLog, Calibration, Heal, Memory, Policy, TokenCounter, is_trained_eraser
 from langchain_kv_memory.convert import PLACEHOLDERS, to_openai
 from langchain_kv_memory.known_settings import check_settings
 from langchain_kv_memory.loader import MemoryLoader
+from langchain_kv_memory.options import shown_tools
 from langchain_kv_memory.profile import profile_of, unread_profile
 from langchain_kv_memory.sessions import SessionEntryPoints
 from langchain_kv_memory.wrap import memory_over, sampling_of
@@ -116,13 +116,23 @@ class LocalChatModel(SessionEntryPoints):
         return None if self.eraser is None or is_trained_eraser(self.eraser) else str(self.eraser)
 
     def get_token_ids(self, text: str) -> list[int]:
-        """Return the ids of a text, by the model's own tokenizer."""
-        return self.load().engine.tokenizer.encode(text, special=False)[0]
+        """Return the ids of a text, by the model's own tokenizer, for which no weights are loaded."""
+        return self._counter.token_ids(text)
 
     def get_num_tokens_from_messages(self, messages: Sequence[BaseMessage], tools: Sequence[Any] | None = None) -> int:
-        """Return how many cells a conversation needs."""
-        shown = [convert_to_openai_tool(tool) for tool in tools] if tools else None
-        return self.load().count_tokens(to_openai(messages, self.placeholders), shown)
+        """Return the number of tokens that a call with these messages and tools reads: the answer's `input_tokens`.
+
+        No messages are no tokens. Loads the tokenizer and the chat template alone. Raises ValueError for tools as
+        `bind_tools` does, ConversationError where the chat template cannot say the conversation.
+        """
+        if not messages:
+            return 0
+        return self._counter.count_tokens(to_openai(messages, self.placeholders), shown_tools(tools or ()) or None)
+
+    @property
+    def _counter(self) -> TokenCounter:
+        memory = self.ready
+        return self.loader.counter(self._name, lambda: TokenCounter(memory.engine if memory else self.model))
 
     @property
     def _name(self) -> str:

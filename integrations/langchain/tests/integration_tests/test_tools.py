@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +12,12 @@ from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
 from langchain_core.caches import InMemoryCache
 from langchain_core.exceptions import ContextOverflowError
 from langchain_core.globals import set_llm_cache
-from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, trim_messages
 from langchain_core.tools import tool
 from pydantic import BaseModel
 
+from kv_memory import ModelError
+from kv_memory.testing.chat import tiny_model, tiny_tokenizer
 from langchain_kv_memory import ErasableChatModel
 
 from .orders import QUESTION, prefilled, read, talk, thread
@@ -150,8 +153,36 @@ def test_tokens_are_counted_by_the_models_own_tokenizer(model: ErasableChatModel
     counted = model.get_num_tokens_from_messages(asked)
     answer = model.invoke(asked, CONFIG)
     assert answer.usage_metadata is not None
-    assert 0 < answer.usage_metadata["input_tokens"] - counted < 6
-    assert model.get_num_tokens_from_messages(asked, [get_order]) > counted + 20
+    assert answer.usage_metadata["input_tokens"] == counted
+    assert model.get_num_tokens_from_messages([]) == 0
+
+
+@pytest.mark.parametrize("tools", [[], [get_order]], ids=["plain", "tools"])
+def test_tokens_are_counted_as_a_call_reads_them(model: ErasableChatModel, tools: list[Any]) -> None:
+    fresh = ErasableChatModel()
+    answer = model.bind_tools(tools).invoke(talk(), CONFIG, max_tokens=1)
+    assert answer.usage_metadata is not None
+    assert fresh.get_num_tokens_from_messages(talk(), tools) == answer.usage_metadata["input_tokens"]
+    assert fresh.get_num_tokens("12345") == 5
+    assert fresh.ready is None
+
+
+def test_tokens_are_counted_where_there_are_no_weights(tmp_path: Path) -> None:
+    tiny_model().config.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    model = ErasableChatModel(model=tmp_path)
+    assert len(model.get_token_ids("<|im_end|>")) == len("<|im_end|>")
+    assert model.get_num_tokens_from_messages(talk(), [get_order]) > model.get_num_tokens_from_messages(talk()) > 100
+    with pytest.raises(ValueError, match="runs no tool of type 'web_search'"):
+        model.get_num_tokens_from_messages(talk(), [{"type": "web_search"}])
+    with pytest.raises(ModelError):
+        model.load()
+
+
+def test_history_is_trimmed_by_its_tokens(model: ErasableChatModel) -> None:
+    history = talk()
+    size = model.get_num_tokens_from_messages(history[:2])
+    assert trim_messages(history, max_tokens=size, token_counter=model, strategy="first") == history[:2]
 
 
 def test_a_response_cache_of_the_process_is_not_used(model: ErasableChatModel) -> None:
