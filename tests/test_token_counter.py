@@ -38,6 +38,10 @@ CALLED: list[dict[str, Any]] = [
     {"role": "assistant", "content": "", "tool_calls": [CALL]},
     {"role": "tool", "tool_call_id": "call_1", "content": '{"price": 4} </tool_response>'},
 ]
+OPEN = """{%- for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}
+{%- if not (loop.last and add_generation_prompt) %}{{ '<|im_end|>\n' }}{% endif %}{% endfor %}
+{%- if add_generation_prompt %}{{ '<think>\n' }}{% endif %}"""
+"""A template that leaves the last turn open before an answer."""
 REAL = ("Qwen-Qwen3-0.6B", "moonshotai-Kimi-K2", "meta-llama-Llama-3.1-8B-Instruct", "GLM-4.6")
 
 
@@ -80,7 +84,7 @@ def test_without_an_answer_it_is_what_prefill_reads(pocket: Memory) -> None:
 
 
 def _template(name: str) -> str:
-    known = {"chatml": CHATML, "strict": STRICT, "thinking": THINKING}
+    known = {"chatml": CHATML, "strict": STRICT, "thinking": THINKING, "open": OPEN}
     if name in known:
         return known[name]
     path = TEMPLATES / f"{name}.jinja"
@@ -89,7 +93,7 @@ def _template(name: str) -> str:
     return path.read_text("utf-8")
 
 
-@pytest.mark.parametrize("name", ["chatml", "strict", "thinking", *REAL])
+@pytest.mark.parametrize("name", ["chatml", "strict", "thinking", "open", *REAL])
 def test_the_count_is_what_is_read_with_other_templates(name: str) -> None:
     memory = Memory(TransformersEngine(tiny_model(max_positions=8192), tiny_tokenizer(_template(name))), heal="never")
     assert memory.count_tokens(SIMPLE) == read(memory, SIMPLE)

@@ -102,6 +102,20 @@ def test_ids_come_from_the_files_that_say_them(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(str(folder))
     assert tokenizer.convert_tokens_to_ids(["[BOS]", "<|im_end|>", "<think>"]) == [first, first + 1, first + 2]
     assert tokenizer.eos_token == "<|im_end|>"
+    assert tokenizer.decode([first, first + 1, first + 2], skip_special_tokens=True) == "<think>"
+
+
+def test_files_of_the_hub_are_fetched_once_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, fetched = files.write_kimi(tmp_path / "k"), []
+
+    def fetch(repository: str, name: str, **_: object) -> str | None:
+        fetched.append((repository, name))
+        return str(folder / name) if (folder / name).is_file() else None
+
+    monkeypatch.setattr("kv_memory.engines.transformers.tiktoken_file.cached_file", fetch)
+    assert load_tokenizer("maker/kimi").convert_tokens_to_ids("[EOS]") == files.special_tokens()["[EOS]"]
+    assert ("maker/kimi", "tokenization_kimi.py") in fetched
+    assert len(fetched) == len(set(fetched))
 
 
 def test_a_model_is_read_and_its_tokens_retracted(tmp_path: Path) -> None:

@@ -43,9 +43,15 @@ class _Files:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self._found: dict[str, Path | None] = {}
 
     def find(self, name: str) -> Path | None:
-        """Return the path of a file; None where there is none. One of the hub is fetched."""
+        """Return the path of a file; None where there is none. One of the hub is fetched, and asked for once."""
+        if name not in self._found:
+            self._found[name] = self._path(name)
+        return self._found[name]
+
+    def _path(self, name: str) -> Path | None:
         folder = Path(self.name)
         if folder.is_dir():
             return folder / name if (folder / name).is_file() else None
@@ -177,12 +183,14 @@ def _special_tokens(files: _Files, ranks: Mapping[bytes, int]) -> dict[int, Adde
     settings, found = files.json(_SETTINGS), {}
     for id_, said in (settings.get("added_tokens_decoder") or {}).items():
         found[int(id_)] = _token(said)
+    named = [(key, _token(said)) for key, said in _named({**files.json(_SPECIAL), **settings})]
+    special = {token.content for _, token in named}
     for text, id_ in files.json("added_tokens.json").items():
-        found.setdefault(int(id_), _token(text))
+        found.setdefault(int(id_), AddedToken(text, special=text in special, normalized=False))
     known = {token.content for token in found.values()}
     ids = {**files.json("config.json"), **files.json("generation_config.json")}
-    for key, said in _named({**files.json(_SPECIAL), **settings}):
-        token, id_ = _token(said), ids.get(f"{key}_id")
+    for key, token in named:
+        id_ = ids.get(f"{key}_id")
         if token.content in known or token.content.encode() in ranks:
             continue
         if not isinstance(id_, int) or id_ in found:
