@@ -70,7 +70,7 @@ def read_config(folder: Path) -> Any:
             f"{folder} is not a model: it has no config.json; give a directory saved with save_pretrained."
         )
     with reading(str(folder)):
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if not all(reach.whole for reach in reaches(config)):
             raise UnsupportedModelError(
                 f"The {config.model_type} model in {folder} has layers with a sliding window, which are not converted "

@@ -154,6 +154,7 @@ WINDOWS: dict[str, Callable[[], PreTrainedConfig]] = {
     "deepseek-v3": _config(DeepseekV3Config, **_LATENT),
 }
 """Models of which some layers do not see all that is before a token, or keep other rows than one K and one V a head."""
+ALL = CONFIGS | WINDOWS
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -175,9 +176,8 @@ def save_model(name: str, folder: Path) -> Path:
         tiny_model().save_pretrained(folder)
         tiny_tokenizer().save_pretrained(folder)
         return folder
-    known = CONFIGS | WINDOWS
-    torch.manual_seed(list(known).index(name))
-    model = AutoModelForCausalLM.from_config(known[name]())
+    torch.manual_seed(list(ALL).index(name))
+    model = AutoModelForCausalLM.from_config(ALL[name]())
     model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -16,11 +17,13 @@ from transformers import (
     PreTrainedConfig,
     Qwen2Config,
     Qwen3NextConfig,
+    Qwen3VLConfig,
     RwkvConfig,
 )
 
 from kv_memory.engines.parts import lacks
 from kv_memory.engines.transformers import TransformersEngine
+from kv_memory.engines.transformers.loading import class_of
 from kv_memory.errors import UnsupportedModelError, UnsupportedOperationError
 from kv_memory.testing.chat import tiny_tokenizer
 
@@ -33,6 +36,9 @@ SHAPE = {
     "num_key_value_heads": 4,
     "max_position_embeddings": 64,
 }
+VISION: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "depth": 1, "num_heads": 2, "out_hidden_size": 32}
+VISION |= {"deepstack_visual_indexes": [0]}
+AXES: dict[str, Any] = {"rope_type": "default", "mrope_section": [2, 1, 1]}
 MAMBA = MambaConfig(vocab_size=272, hidden_size=32, num_hidden_layers=2)
 """Its layers are of type "mamba" in older transformers, "linear_attention" in newer."""
 REFUSED: dict[str, tuple[PreTrainedConfig, str]] = {
@@ -53,13 +59,20 @@ REFUSED: dict[str, tuple[PreTrainedConfig, str]] = {
         RwkvConfig(vocab_size=272, hidden_size=32, attention_hidden_size=32, num_hidden_layers=2),
         "Layer 0 .*rwkv.* keeps no K and V",
     ),
+    "positions of several axes": (
+        Qwen3VLConfig(
+            text_config={**SHAPE, "head_dim": 8, "rope_parameters": AXES},
+            vision_config=VISION,
+        ),
+        r"This qwen3_vl_text model has positions of several axes \(M-RoPE\)",
+    ),
     "ALiBi": (BloomConfig(vocab_size=272, hidden_size=32, n_layer=2, n_head=4), "Layer 0 .*bloom.* in its own way"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("config", "reason"), REFUSED.values(), ids=REFUSED)
 def test_refused_by_name(config: PreTrainedConfig, reason: str) -> None:
-    model = AutoModelForCausalLM.from_config(config)
+    model = class_of(config).from_config(config)
     with pytest.raises(UnsupportedModelError) as refused:
         TransformersEngine(model, tiny_tokenizer())
     message = str(refused.value)

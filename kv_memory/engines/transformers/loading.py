@@ -9,7 +9,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from kv_memory.engines.transformers.probe import reaches
 from kv_memory.engines.transformers.tiktoken_file import load_converted
@@ -20,6 +27,7 @@ SMALL = 1_000_000_000
 """Number of parameters below which float32 on a CPU is worth its memory: most CPUs compute bfloat16 several times
 slower."""
 
+_IMAGES = AutoModelForImageTextToText._model_mapping
 # What transformers and torch raise for a model that they cannot read, or not in this way: no such file or repository,
 # unknown architecture, broken JSON or weights, a device that is not there, a dtype that is none.
 _READ_ERRORS = (
@@ -51,11 +59,11 @@ def load_model(
     name = _checked(name)
     place, wanted = _place(device), _dtype(dtype)
     with reading(name):
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         reaches(config)
         check(config.get_text_config(decoder=True).to_dict())
         tokenizer = load_tokenizer(name)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=wanted or _choose_dtype(config, place)).to(place)
+        model = class_of(config).from_pretrained(name, dtype=wanted or _choose_dtype(config, place)).to(place)
     return model, tokenizer
 
 
@@ -67,10 +75,10 @@ def outline(name: str, device: str | torch.device | None = None) -> PreTrainedMo
     name = _checked(name)
     place = _place(device)
     with reading(name):
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         dtype = _choose_dtype(config, place)
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, dtype=dtype)
+            return class_of(config).from_config(config, dtype=dtype)
 
 
 def _place(device: str | torch.device | None) -> torch.device:
@@ -150,10 +158,17 @@ def _checked(name: str) -> str:
     return name
 
 
+def class_of(config: Any) -> Any:
+    """Return the class that loads a model of this configuration: some that read images too, such as Mistral Small 3,
+    are no causal language models to transformers."""
+    known = type(config) in AutoModelForCausalLM._model_mapping
+    return AutoModelForCausalLM if known or type(config) not in _IMAGES else AutoModelForImageTextToText
+
+
 def _choose_dtype(config: Any, device: torch.device) -> torch.dtype:
     stored = getattr(config, "dtype", None) or torch.float32
     if device.type == "cuda":
         return stored if stored.itemsize == 2 else torch.bfloat16
     with torch.device("meta"):
-        size = AutoModelForCausalLM.from_config(config).num_parameters()
+        size = class_of(config).from_config(config).num_parameters()
     return torch.float32 if size < SMALL else stored

@@ -96,6 +96,8 @@ def reaches(config: Any) -> tuple[Reach, ...]:
     """
     text = config.get_text_config(decoder=True)
     depth, kind = text.num_hidden_layers, text.model_type
+    if "mrope_section" in (getattr(text, "rope_parameters", None) or {}):
+        raise UnsupportedModelError(f"This {kind} model has positions of several axes (M-RoPE); {INSTEAD}.")
     layers = getattr(text, "per_layer_config", None) or [text] * depth
     types = getattr(text, "layer_types", None) or [_implied_type(layer) for layer in layers]
     found = []

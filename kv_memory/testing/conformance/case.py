@@ -107,9 +107,11 @@ class Cases:
             metafunc.parametrize("model", self.models)
 
     @pytest.fixture
-    def case(self, model: str, tmp_path_factory: pytest.TempPathFactory) -> Case:
-        """Give the engine on each model."""
-        return self._case(model, tmp_path_factory)
+    def case(self, model: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+        """Give the engine on each model; what is reported of the test says on which."""
+        made = self._case(model, tmp_path_factory)
+        request.node.user_properties += [("model", model), ("engine", type(made.engine).__name__)]
+        return made
 
     @pytest.fixture
     def one_case(self, tmp_path_factory: pytest.TempPathFactory) -> Case:
