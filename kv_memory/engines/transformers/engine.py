@@ -223,7 +223,7 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
         return torch.cat([first[None], *rest]).float().log_softmax(-1)[: len(ids)]
 
     def truncate(self, seq: SequenceId, start: int) -> None:
-        """Remove the cells at positions from `start` on; those before it are read again if they cannot be gone on
+        """Remove the cells at positions from `start` on; those before it are prefilled again if they cannot be gone on
         from."""
         state = self._get(seq)
         if start >= state.store.next_position or self._editable(state.store, start):
