@@ -1,7 +1,7 @@
 """One llama.cpp context: cells that sequences share, and the few calls that read and change them.
 
 The context is unified: a cell belongs to any number of sequences, so that a copy of a sequence copies no rows. A
-sequence here is a small number, its *home*; the first three are the context's own, for work in progress. This module
+sequence here is a small number, its *home*; the first four are the context's own, for work in progress. This module
 knows positions and homes, not what tokens mean, and holds nothing that outlives a call.
 """
 
@@ -21,14 +21,15 @@ from torch import Tensor
 from kv_memory.engines.llama_cpp.library import forget_errors, last_error, library
 from kv_memory.engines.llama_cpp.model import Model
 from kv_memory.engines.llama_cpp.room import check_room, said_room
-from kv_memory.engines.llama_cpp.rows import TYPES
+from kv_memory.engines.llama_cpp.rows import TYPES, Layout, State, joined
 from kv_memory.errors import ContextLengthError, KVMemoryError, ModelError
 
-WORK, HELD, BRIDGE = range(3)
+WORK, HELD, BRIDGE, GUARD = range(4)
 """The context's own homes: WORK for cells in the making, HELD for cells that are read or must outlive a change, BRIDGE
-for cells that are written from a state before their sequence shares them."""
-HOMES = 5
-"""Number of homes: those three, that of the sequence in use, and that of a fork of it. Each costs a row of logits in
+for cells that are written from a state before their sequence shares them, GUARD for all cells while others are
+added."""
+HOMES = 6
+"""Number of homes: those four, that of the sequence in use, and that of a fork of it. Each costs a row of logits in
 memory."""
 CHUNK = 512
 """Most tokens in one call of the library."""
@@ -83,6 +84,8 @@ class Context:
             raise ModelError(f"{reason}; give a smaller context length.")
         self.pointer = pointer
         self.memory = lib.llama_get_memory(pointer)
+        self.layout = Layout(transposed=False, kind=kv_type, parts=())
+        """Layout of the states, once it is known (probe.py)."""
         self._batch = _Batch(self.chunk)
         # NOTE: the finalizer holds the model too, which must not be freed before its context.
         self.close = weakref.finalize(self, _free, pointer, self._batch, self._callback, model)
@@ -103,7 +106,31 @@ class Context:
         return position
 
     def read(self, home: int) -> NDArray[np.uint8]:
-        """Read the state of a sequence; rows.py parses it."""
+        """Read the state of a sequence; `parse` shows what is in it."""
+        last, window = self.last(home), self.model.window
+        first: int = library().llama_memory_seq_pos_min(self.memory, home)
+        if not window or last - first < window:
+            return self._read(home)
+        return self.read_part(home, [(first, last + 1)])
+
+    def read_part(self, home: int, intervals: Sequence[tuple[int, int]]) -> NDArray[np.uint8]:
+        """Read the state of these positions of a sequence, which is not HELD."""
+        window = self.model.window
+        if not window:
+            return self._read_held(home, intervals)
+        # NOTE: of a sequence longer than its window llama.cpp writes the rest without the rows of those layers.
+        pieces = [(at, min(at + window, end)) for start, end in intervals for at in range(start, end, window)]
+        if len(pieces) == 1:
+            return self._read_held(home, pieces)
+        return joined([self.parse(self._read_held(home, [piece])) for piece in pieces], self.layout)
+
+    def _read_held(self, home: int, intervals: Sequence[tuple[int, int]]) -> NDArray[np.uint8]:
+        with self.cleared(HELD):
+            for start, end in intervals:
+                self.copy(home, HELD, start, end)
+            return self._read(HELD)
+
+    def _read(self, home: int) -> NDArray[np.uint8]:
         lib = library()
         size = lib.llama_state_seq_get_size_ext(self.pointer, home, 0)
         data = np.empty(size, np.uint8)
@@ -112,16 +139,25 @@ class Context:
             raise KVMemoryError(f"llama.cpp did not give the cells of a sequence ({last_error()}).")
         return data
 
-    def read_part(self, home: int, intervals: Sequence[tuple[int, int]]) -> NDArray[np.uint8]:
-        """Read the state of these positions of a sequence."""
-        with self.cleared(HELD):
-            for start, end in intervals:
-                self.copy(home, HELD, start, end)
-            return self.read(HELD)
+    def parse(self, data: NDArray[np.uint8]) -> State:
+        """Parse a state that was read."""
+        return State.parse(data, len(self.layout.parts))
 
     def write(self, home: int, data: NDArray[np.uint8]) -> None:
         """Fill a sequence, which is empty now, from a state. Raises CacheFullError, with the sequence still empty."""
-        if not library().llama_state_seq_set_data_ext(self.pointer, _bytes(data), len(data), home, 0):
+        self._write(home, data, 0)
+
+    def write_windows(self, home: int, data: NDArray[np.uint8]) -> None:
+        """Replace the rows of a sequence in the layers with a sliding window by those of a state that has no others.
+
+        Raises CacheFullError.
+        """
+        self._write(home, data, library().LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY)
+
+    def _write(self, home: int, data: NDArray[np.uint8], flags: int) -> None:
+        with self._guarded():
+            done = library().llama_state_seq_set_data_ext(self.pointer, _bytes(data), len(data), home, flags)
+        if not done:
             forget_errors()
             raise CacheFullError("The cells do not fit in the context; give it more cells.")
 
@@ -157,6 +193,22 @@ class Context:
         return torch.cat(kept)
 
     @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Let no cell be used for another one during the block.
+
+        NOTE: llama.cpp takes a cell of a layer with a sliding window for free once the end of its sequence is a window
+        away, unless another sequence has it too.
+        """
+        if not self.model.window:
+            yield
+            return
+        with self.cleared(GUARD):
+            for home in range(HOMES):
+                if home != GUARD and self.last(home) >= 0:
+                    self.copy(home, GUARD)
+            yield
+
+    @contextmanager
     def cleared(self, home: int) -> Iterator[None]:
         """Leave one of the context's own homes empty after the block."""
         try:
@@ -180,7 +232,8 @@ class Context:
             lib.llama_set_adapters_lora(self.pointer, None, 0, None)
 
     def _run(self, batch: Any) -> None:
-        outcome = library().llama_decode(self.pointer, batch)
+        with self._guarded():
+            outcome = library().llama_decode(self.pointer, batch)
         if outcome == 1:
             raise CacheFullError("The tokens do not fit in the cells that are free; give the context more cells.")
         if outcome:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kv_memory.engines.attention_mass import attention_score
 from kv_memory.engines.base import STEERED, Cells, ConfigCheck, Sampling, SequenceId, Token
-from kv_memory.engines.cells import CellLayout, LayerShape, Slots, compact
+from kv_memory.engines.cells import compact
 from kv_memory.engines.checks import asked_about, check_appended, check_fits, check_move, check_tokens, integers
 from kv_memory.engines.generation import generate
 from kv_memory.engines.llama_cpp.adapter import Adapter
@@ -24,6 +24,7 @@ from kv_memory.engines.llama_cpp.model import Model
 from kv_memory.engines.llama_cpp.options import checked_rope, kv_type
 from kv_memory.engines.llama_cpp.passes import Run, after_last, append, rerun, runs_of
 from kv_memory.engines.llama_cpp.probe import probe
+from kv_memory.engines.llama_cpp.probe_rows import ProbeRows
 from kv_memory.engines.llama_cpp.rows import TYPES
 from kv_memory.engines.llama_cpp.sequences import Sequence, Sequences
 from kv_memory.engines.llama_cpp.vocabulary import tokenizer_of
@@ -36,7 +37,6 @@ from kv_memory.engines.parts import (
     Normaliser,
     ProbeLayers,
     Scoring,
-    chosen_layers,
     unsupported,
 )
 from kv_memory.engines.threads import wait_passively
@@ -103,30 +103,20 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
             watch=self._watch,
         )
         found = probe(self._context, self._watch, limit)
-        self._heads, self._rotation, self._attention = found.heads, found.rotation, found.attention
-        self._cells = ContextRows(self._context, found.layout, found.heads)
+        self._layers, self._attention = found.layers, found.attention
+        self._probes = ProbeRows(found, self._watch, probe_layers, model.window)
+        self._cells = ContextRows(self._context, found.layers)
         self._adapters: dict[str, Adapter] = {}
-        self.probe_layers = chosen_layers(probe_layers, found.layout.layers) if found.attention else ()
-        self.probe_memory = (model.heads + model.kv_heads) / (2 * found.layout.layers * model.kv_heads)
-        self._watch.want({layer: self._attention[layer] for layer in self.probe_layers})
-        shape = LayerShape(
-            kv_heads=model.kv_heads,
-            key_dim=self._heads.head_dim,
-            value_dim=0,
-            heads=model.heads,
-            query_dim=self._heads.head_dim,
-            device=torch.device("cpu"),
-        )
-        probes = tuple(range(len(self.probe_layers)))
-        layout = CellLayout((shape,) * len(probes), TYPES[found.layout.kind], probes)
-        self._sequences = Sequences(self._context, layout, limit)
+        self.probe_layers = self._probes.layers
+        self.probe_memory = self._probes.numbers / self._cells.numbers
+        self._sequences = Sequences(self._context, self._probes.layout, limit)
 
         self.tokenizer = tokenizer_of(model, chat_template)
         self.name = name or str(model.known.get("model") or model.path)
         self.config = model.config()
         self.gguf_model = model.path
         self.max_positions = limit
-        self.kv_dtype = str(TYPES[found.layout.kind]).removeprefix("torch.")
+        self.kv_dtype = str(found.dtype).removeprefix("torch.")
         self.ruled_out = found.ruled_out(self.probe_layers)
 
     @classmethod
@@ -215,10 +205,10 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
         at = list(range(start, start + len(ids)) if positions is None else positions)
         self._check_appended(ids, at, start)
         home = self._sequences.home_in_order(state)
-        self._watch.take()
+        self._probes.forget()
         state.in_order = at == list(range(start, start + len(at)))
         logits = append(self._context, home, runs_of(ids, at), progress or (lambda done: None))
-        self._note(state, state.store.allocate(torch.tensor(at), torch.tensor(ids)), len(ids))
+        self._probes.note(state.store, state.store.allocate(torch.tensor(at), torch.tensor(ids)), len(ids))
         state.logits = logits
 
     def generate(
@@ -272,8 +262,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
 
         Raises ValueError where they would run into the cells before `start`, ContextLengthError beyond the context.
         """
-        rotation = self._rotation
-        if rotation is None:
+        if "shift" in self.ruled_out:
             raise unsupported(self, "shift")
         state = self._sequences.get(seq)
         store, slots = state.store, state.store.between(start)
@@ -282,7 +271,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
         check_move(store, start, delta)
         self._check_fits(store.next_position + delta)
         home, state.in_order = self._sequences.home(state), False
-        self._cells.move(home, store, slots, delta, rotation, probed=self.probe_layers)
+        self._cells.move(home, store, slots, delta, probed=self.probe_layers)
         state.logits = None
 
     @exclusive
@@ -301,11 +290,11 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
         at_end = int(state.store.position[slots[-1]]) == state.store.next_position - 1
         keep = int(at_end and adapter is None)
         home, state.in_order = self._sequences.home_in_order(state), False
-        self._watch.take()
+        self._probes.forget()
         with rerun(self._context, home, self._runs(state, slots), lora and lora.pointer, keep=keep) as result:
             state.store.forget(slots)
             result.commit()
-        self._note(state, slots, len(slots))
+        self._probes.note(state.store, slots, len(slots))
         state.logits = result.logits[0] if keep else None
         if adapter is not None:
             state.store.token[slots] = STEERED
@@ -333,7 +322,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
                 self.probe_layers.index(layer),
                 later,
                 erased,
-                scaling=self._attention[layer].scaling,
+                scaling=self._probes.scaling(layer),
                 normaliser=normaliser,
             )
             for layer in chosen
@@ -343,8 +332,8 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
     @exclusive
     def deviation(self, seq: SequenceId, positions: Items[int], layer: int = 1) -> Tensor:
         """Measure how far K and V together, at `layer`, are from what `reencode` would write: float32 [positions]."""
-        if not 0 <= layer < self._cells.layers:
-            raise ValueError(f"layer {layer} is not one of the model's {self._cells.layers}")
+        if not 0 <= layer < len(self._layers):
+            raise ValueError(f"layer {layer} is not one of the model's {len(self._layers)}")
         if not self._attention:
             raise unsupported(self, "deviation")
         state = self._sequences.get(seq)
@@ -358,7 +347,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
             self._watch.stopping(self._attention[layer]),
             rerun(self._context, home, self._runs(state, slots)) as result,
         ):
-            distance = self._cells.distance(result.old(), result.new(), layer)
+            distance = self._cells.distance(result.old(), result.new(), self._attention[layer].cells_of)
         return distance[inverse]
 
     @exclusive
@@ -383,7 +372,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
         state = self._sequences.get(seq)
         store, count = state.store, len(cells.positions)
         self._check_fits(max(cells.positions, default=-1) + 1)
-        self._cells.check(cells, [(self._model.heads, count, self._heads.head_dim)] * len(self.probe_layers))
+        cells.check(*self._cells.shapes(count), self._probes.shapes(count))
         if not count:
             return
         positions, ids = torch.tensor(cells.positions), torch.tensor(cells.token_ids)
@@ -395,7 +384,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
             store.allocate(positions[~there], ids[~there])
         slots = store.find(cells.positions)
         store.token[slots] = ids
-        self._put(state, slots, [cells.keys[layer] for layer in self.probe_layers], cells.queries)
+        self._probes.put(store, slots, [self._cells.whole_keys(cells, i) for i in self.probe_layers], cells.queries)
         state.logits = None
 
     def _remove(self, state: Sequence, slots: Tensor) -> None:
@@ -410,25 +399,6 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
 
     def _runs(self, state: Sequence, slots: Tensor) -> list[Run]:
         return runs_of(integers(state.store.token[slots]), integers(state.store.position[slots]))
-
-    def _note(self, state: Sequence, slots: Slots, count: int) -> None:
-        """Keep what the pass of these cells showed of the probe layers."""
-        seen = self._watch.take()
-        if self.probe_layers:
-            # the last ones: an attempt for which there was no room came before
-            keys, queries = (
-                torch.stack([self._heads.unpack(seen[kind, layer][-count:].flatten(1)) for layer in self.probe_layers])
-                for kind in ("keys", "queries")
-            )
-            kept = state.store.layout.dtype  # as llama.cpp rounds what it keeps
-            self._put(state, slots, keys.transpose(1, 2).to(kept).unbind(), queries.transpose(1, 2).to(kept).unbind())
-
-    def _put(self, state: Sequence, slots: Slots, keys: Items[Tensor], queries: Items[Tensor]) -> None:
-        """Write keys and queries [heads, cells, head_dim] of each probe layer."""
-        where = slots if isinstance(slots, slice) else compact(slots)
-        for index, (layer_keys, layer_queries) in enumerate(zip(keys, queries, strict=True)):
-            state.store.put_keys(index, where, layer_keys[None])
-            state.store.put_queries(index, where, layer_queries[None])
 
     def _adapter(self, name: str | None) -> Adapter | None:
         if name is not None and name not in self._adapters:

@@ -18,6 +18,7 @@ _NEEDED = (
     "llama_memory_seq_cp",
     "llama_memory_seq_rm",
     "llama_memory_seq_pos_max",
+    "llama_memory_seq_pos_min",
     "llama_model_is_hybrid",
     "llama_model_is_recurrent",
     "llama_state_seq_get_data_ext",

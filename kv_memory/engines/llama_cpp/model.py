@@ -160,11 +160,6 @@ class Model:
             raise UnsupportedModelError(f"{kind} is no causal language model; {INSTEAD}.")
         if self.rope_type not in (lib.LLAMA_ROPE_TYPE_NONE, lib.LLAMA_ROPE_TYPE_NORM, lib.LLAMA_ROPE_TYPE_NEOX):
             raise UnsupportedModelError(f"{kind} has positions of several axes (M-RoPE); {INSTEAD}.")
-        if 0 < self.window < positions:
-            raise UnsupportedModelError(
-                f"{kind} has layers with a sliding window of {self.window:,} tokens, whose cells llama.cpp uses again "
-                f"beyond it; {INSTEAD}."
-            )
 
 
 def check_is_gguf(path: Path) -> None:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kv_memory.engines.llama_cpp.context import HELD, WORK, CacheFullError, Context
-from kv_memory.engines.llama_cpp.rows import FIRST_POSITION
 
 
 @dataclass(frozen=True)
@@ -50,8 +49,7 @@ def append(context: Context, home: int, runs: Sequence[Run], progress: Callable[
             else:
                 with context.cleared(WORK):
                     context.copy(home, WORK)
-                    with _bridged(context, WORK, run.start):
-                        logits = context.decode(WORK, run.ids, run.start, 1, progress_here)
+                    logits = _continued(context, WORK, run, 1, progress_here)
                     context.copy(WORK, home, run.start, run.end)
             done += len(run.ids)
     except BaseException:
@@ -65,8 +63,7 @@ def after_last(context: Context, home: int, token: int) -> Tensor:
     last = context.last(home)
     with context.cleared(WORK):
         context.copy(home, WORK, 0, last)
-        with _bridged(context, WORK, last):
-            return context.decode(WORK, [token], last, 1)[0]
+        return _continued(context, WORK, Run(last, (token,)), 1)[0]
 
 
 @contextmanager
@@ -109,9 +106,8 @@ class Rerun:
         covered = 0
         for run in self._runs:
             self._context.copy(self._home, WORK, covered, run.start)
-            with _bridged(self._context, WORK, run.start):
-                keep = self._keep if run is self._runs[-1] else 0
-                self.logits = self._context.decode(WORK, run.ids, run.start, keep)
+            keep = self._keep if run is self._runs[-1] else 0
+            self.logits = _continued(self._context, WORK, run, keep)
             covered = run.end
 
     def make_way(self) -> None:
@@ -146,22 +142,53 @@ class Rerun:
         return self._context.read_part(home, [(run.start, run.end) for run in self._runs])
 
 
+def _continued(
+    context: Context, home: int, run: Run, keep: int, progress: Callable[[int], None] = lambda done: None
+) -> Tensor:
+    """Append a run to `home`, which may end with a hole before it; as `Context.decode`.
+
+    NOTE: llama.cpp continues a sequence only right after its last position.
+    """
+    last, window = context.last(home), context.model.window
+    if last in (-1, run.start - 1):
+        return context.decode(home, run.ids, run.start, keep, progress)
+    if not window:
+        with _bridged(context, home, run.start):
+            return context.decode(home, run.ids, run.start, keep, progress)
+    if run.start - last >= window:
+        _hide_from_windows(context, home, last)
+        return context.decode(home, run.ids, run.start, keep, progress)
+    # In a layer with a window only these tokens see the last cell; later ones would see it where it is for the block.
+    near = min(last + window - run.start, len(run.ids))
+    rest = len(run.ids) - near
+    with _bridged(context, home, run.start):
+        first = context.decode(home, run.ids[:near], run.start, max(keep - rest, 0), progress)
+    if not rest:
+        return first
+    after = context.decode(home, run.ids[near:], run.start + near, min(keep, rest), _counting(progress, near))
+    return torch.cat([first, after])
+
+
+def _hide_from_windows(context: Context, home: int, last: int) -> None:
+    """Leave layers with a window without cells, for tokens from beyond the window of the last one on: with none there,
+    a sequence can be continued anywhere."""
+    nowhere = last + 1
+    context.write_windows(home, context.layout.windows_alone(nowhere))
+    context.remove(home, nowhere, nowhere + 1)
+
+
 @contextmanager
 def _bridged(context: Context, home: int, start: int) -> Iterator[None]:
-    """Let `home`, which may end with a hole before `start`, be continued there.
+    """Let `home`, which ends with a hole before `start`, be continued there: for the block, the last cell is at the
+    position before `start`.
 
-    NOTE: llama.cpp continues a sequence only right after its last position. So, for the block, the last cell is at the
-    position before `start`, as a copy with the same rows: keys keep the rotation of where they were written, and what a
-    token sees is the same.
+    It is a copy with the same rows: keys keep the rotation of where they were written.
     """
     last = context.last(home)
-    if last in (-1, start - 1):
-        yield
-        return
     with context.cleared(HELD):
         context.copy(home, HELD, last, last + 1)
         data = context.read(HELD)
-        data[FIRST_POSITION].view("<i4")[:] = start - 1
+        context.parse(data).move(start - 1 - last)
         context.remove(home, last, last + 1)
         try:
             context.add(home, data)

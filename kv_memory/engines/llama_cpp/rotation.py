@@ -27,13 +27,15 @@ class Heads:
 
     head_dim: int
     rotary: int
-    """Number of dimensions of a head, the first ones, that turn with the position."""
+    """Number of dimensions of a head that turn with the position: the first ones here."""
     neighbours: bool
     """Whether llama.cpp pairs neighbours (Llama); else, as Hugging Face does, dimensions half of `rotary` apart."""
+    before: int = 0
+    """Number of dimensions that llama.cpp has before those that turn (latent attention)."""
 
     def unpack(self, rows: Tensor) -> Tensor:
         """Convert [..., heads * head_dim] in llama.cpp's order to [..., heads, head_dim] in Hugging Face's."""
-        rows = rows.reshape(*rows.shape[:-1], -1, self.head_dim)
+        rows = rows.reshape(*rows.shape[:-1], -1, self.head_dim).roll(-self.before, -1)
         if not self.neighbours:
             return rows
         turned = self._swapped(rows, (-1, 2))
@@ -44,7 +46,7 @@ class Heads:
         if self.neighbours:
             turned = self._swapped(rows, (2, -1))
             rows = torch.cat([turned, rows[..., self.rotary :]], -1)
-        return rows.flatten(-2)
+        return rows.roll(self.before, -1).flatten(-2)
 
     def _swapped(self, rows: Tensor, shape: tuple[int, int]) -> Tensor:
         """Transpose the rotary dimensions, as a table of this shape."""
@@ -73,17 +75,52 @@ class Rotation:
         return torch.cat([turned.to(rows.dtype), rows[..., 2 * half :]], -1)
 
 
-def measured(keys_at: Callable[[int], Tensor], heads: Heads, farthest: int, tolerance: float) -> Rotation | None:
-    """Measure the rotation of a model; None where the position does something else to the keys.
+@dataclass(frozen=True)
+class Layer:
+    """The cells of one layer."""
 
-    `keys_at`: returns the keys [layers, kv_heads, head_dim] of one and the same lone token at a position.
+    table: int
+    """Its place in a state (rows.State.tables)."""
+    heads: Heads
+    """Order of the numbers in a key, and in a query."""
+    kv_heads: int
+    value_dim: int
+    """Numbers in the V of a head; 0 where V is part of K (latent attention)."""
+    rotation: Rotation | None
+    """Rotation of the keys; None where keys do not turn with the position, or do more than that."""
+    windowed: bool
+    """Whether its tokens see those of a sliding window alone."""
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Return the widths of K and V of a head as callers see them.
+
+        Of latent attention these are the two parts of a key that V is one of: what does not turn, and what does.
+        """
+        if self.value_dim:
+            return self.heads.head_dim, self.value_dim
+        return self.heads.head_dim - self.heads.rotary, self.heads.rotary
+
+    def split(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return K and V as callers see them, of rows as llama.cpp has them: [heads, cells, width]."""
+        return (keys, values) if self.value_dim else (keys[..., self.heads.rotary :], keys[..., : self.heads.rotary])
+
+    def whole(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return K and V as llama.cpp has them; the inverse of `split`."""
+        return (keys, values) if self.value_dim else (torch.cat([values, keys], -1), values[..., :0])
+
+
+def measured(keys_at: Callable[[int], Tensor], heads: Heads, farthest: int, tolerance: float) -> Rotation | None:
+    """Measure the rotation of a layer; None where the position does something else to the keys.
+
+    `keys_at`: returns the keys [kv_heads, head_dim] of one and the same lone token at a position.
     """
     if not heads.rotary or farthest < 3:
         return None
     start, distance, half = keys_at(0), 1, heads.rotary // 2
     frequencies = torch.zeros(half, dtype=torch.float64)
     while distance <= farthest:
-        turn = (_pairs(keys_at(distance), half) * _pairs(start, half).conj()).sum((0, 1)).angle()
+        turn = (_pairs(keys_at(distance), half) * _pairs(start, half).conj()).sum(0).angle()
         expected = frequencies * distance
         away = (turn - expected + torch.pi).remainder(2 * torch.pi) - torch.pi
         # The first angle is taken as it is: a frequency is between none and half a turn a position.
@@ -93,9 +130,7 @@ def measured(keys_at: Callable[[int], Tensor], heads: Heads, farthest: int, tole
     for position in (2, farthest // 2 + 1):
         there = keys_at(position)
         for one, other in ((rotation.turn(start, position), there), (rotation.turn(there, -position), start)):
-            # Each layer by itself: some models turn theirs by different frequencies.
-            errors = (one - other).float().flatten(1).norm(dim=1) / other.float().flatten(1).norm(dim=1)
-            if not bool((errors <= tolerance).all()):
+            if not bool((one - other).float().norm() <= tolerance * other.float().norm()):
                 return None
     return rotation
 

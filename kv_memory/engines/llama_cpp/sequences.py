@@ -91,7 +91,7 @@ class Sequences:
             home = self._free_homes.pop()
             if sequence.parked is not None:
                 try:
-                    self._context.write(home, ordered(sequence.parked))
+                    self._context.write(home, ordered(sequence.parked, self._context.layout))
                 except BaseException:
                     self._free_homes.append(home)
                     raise

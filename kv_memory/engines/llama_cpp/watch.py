@@ -8,12 +8,14 @@ scores back to what they are made of. Where that leads to nothing known, there i
 from __future__ import annotations
 
 import ctypes
+import math
 import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ctypes import string_at
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -49,7 +51,7 @@ _NAME, _OP = _Tensor.name.offset, _Tensor.op.offset
 
 @dataclass(frozen=True)
 class Attention:
-    """Tensors and scaling of one layer's attention, as one pass showed them."""
+    """Tensors, sizes and scaling of one layer's attention, as one pass showed them."""
 
     queries: tuple[bytes, int]
     """Name and operation of the tensor that holds the post-RoPE queries."""
@@ -57,26 +59,44 @@ class Attention:
     stored: tuple[bytes, int]
     """Name and operation of the tensor whose computation completes K and V in the cache."""
     scaling: float
+    heads: int
+    kv_heads: int
+    head_dim: int
+    """Width of a query and of a key."""
+    cells_of: int
+    """Layer whose cells it reads: its own, but for layers that have none."""
+    sinks: Tensor | None = field(default=None, compare=False)
+    """Logits that take part in the softmax of each head and stand for no cell: float32 [heads]."""
+
+
+Wanted = dict[tuple[bytes, int], tuple[Literal["queries", "keys"], int, tuple[int, int] | None]]
+"""Tensors to keep, by name and operation: whether each holds queries or keys, of which layer, and the number and width
+of its heads; None where that is not known, and the pass is of one token."""
+
+
+def rows_of(layers: dict[int, Attention]) -> Wanted:
+    """Return the tensors that hold the queries and keys of these layers."""
+    wanted: Wanted = {one.queries: ("queries", layer, (one.heads, one.head_dim)) for layer, one in layers.items()}
+    own = {layer: one for layer, one in layers.items() if one.cells_of == layer}
+    return wanted | {one.keys: ("keys", layer, (one.kv_heads, one.head_dim)) for layer, one in own.items()}
 
 
 @dataclass
 class Watch:
     """Callback that sees the tensors it was told to; none at first."""
 
-    wanted: dict[tuple[bytes, int], tuple[str, int]] = field(default_factory=dict)
-    """Tensors to keep, by name and operation: whether each holds queries or keys, and of which layer."""
+    wanted: Wanted = field(default_factory=dict)
     seen: dict[tuple[str, int], list[Tensor]] = field(default_factory=dict)
-    """Tensors kept, [tokens, heads, head_dim] of each pass, by kind and layer."""
-    notes: list[tuple[bytes, int, int]] | None = None
-    """Notes of each tensor's name, operation and address; None unless they are wanted."""
+    """Tensors kept, [tokens, heads, width] of each pass, by kind and layer."""
+    notes: Notes | None = None
+    """Notes of each tensor; None unless they are wanted."""
     names: frozenset[bytes] = frozenset()
     _stop_at: tuple[bytes, int] | None = None
 
-    def want(self, layers: dict[int, Attention]) -> None:
-        """Keep the queries and keys of these layers from now on."""
-        self.wanted = {attention.queries: ("queries", layer) for layer, attention in layers.items()}
-        self.wanted |= {attention.keys: ("keys", layer) for layer, attention in layers.items()}
-        self.names = frozenset(name for name, _ in self.wanted)
+    def want(self, wanted: Wanted) -> None:
+        """Keep these tensors from now on."""
+        self.wanted = wanted
+        self.names = frozenset(name for name, _ in wanted)
 
     @contextmanager
     def stopping(self, attention: Attention) -> Iterator[None]:
@@ -89,7 +109,7 @@ class Watch:
             self.names, self._stop_at = names, None
 
     def take(self) -> dict[tuple[str, int], Tensor]:
-        """Return what was seen since the last call: [tokens, heads, head_dim] by kind and layer."""
+        """Return what was seen since the last call: [tokens, heads, width] by kind and layer."""
         seen, self.seen = self.seen, {}
         return {key: torch.cat(parts) for key, parts in seen.items()}
 
@@ -107,11 +127,29 @@ class Watch:
         if asks:
             return key in self.wanted or key == self._stop_at
         if key in self.wanted:
-            self.seen.setdefault(self.wanted[key], []).append(_read(tensor))
+            kind, layer, heads = self.wanted[key]
+            self.seen.setdefault((kind, layer), []).append(_read(tensor).view(-1, *(heads or (1, 1))))
         return key != self._stop_at
 
 
-def attention_of(notes: list[tuple[bytes, int, int]]) -> dict[int, Attention]:
+Notes = list[tuple[bytes, int, int]]
+"""Name, operation and address of each tensor of a pass, in the order in which they are computed."""
+
+
+def stored_keys(notes: Notes) -> dict[int, tuple[bytes, int]]:
+    """Find the tensor that each layer with cells writes to the cache as its keys, from the tensors of a pass, while
+    they are in memory: name and operation by layer."""
+    found: dict[int, tuple[bytes, int]] = {}
+    for _, _, address in notes:
+        node = _Tensor.from_address(address)
+        if _op_name(node.op) == "SET_ROWS" and node.view_of:
+            named = re.fullmatch(rb"cache_k_l(\d+)", _origin(node.view_of).name)
+            if named:
+                found[int(named[1])] = _key(_origin(node.source[0]))
+    return found
+
+
+def attention_of(notes: Notes) -> dict[int, Attention]:
     """Find how each layer attends, from the tensors of a pass, while they are in memory; empty where that is not
     understood."""
     nodes = {address: _Tensor.from_address(address) for _, _, address in notes}
@@ -123,14 +161,27 @@ def attention_of(notes: list[tuple[bytes, int, int]]) -> dict[int, Attention]:
         scores = _scores(node, nodes)
         if scores is None:
             continue
-        query, cache = _origin(scores.query), _origin(scores.keys)
+        cache = _origin(scores.keys)
+        query, scaling = _unscaled(_origin(scores.query), scores.scaling)
         written = [_origin(store.source[0]) for store in stores if store.view_of == ctypes.addressof(cache)]
         if not written:
             continue  # some other softmax, such as that over experts
-        layer = _layer(bytes(query.name))
-        if scores.changed or layer is None or layer in found or len(written) > 1:
+        layer, cells_of = _layer(bytes(query.name)), _layer(bytes(cache.name))
+        if scores.changed or layer is None or cells_of is None or layer in found or len(written) > 1:
             return {}
-        found[layer] = Attention(_key(query), _key(written[0]), _key(stores[-1]), scores.scaling)
+        # Both are seen as [head_dim, tokens, heads].
+        sizes = _Tensor.from_address(scores.query or 0).size, _Tensor.from_address(scores.keys or 0).size
+        found[layer] = Attention(
+            queries=_key(query),
+            keys=_key(written[0]),
+            stored=_key(stores[-1]),
+            scaling=scaling,
+            heads=sizes[0][2],
+            kv_heads=sizes[1][2],
+            head_dim=sizes[0][0],
+            cells_of=cells_of,
+            sinks=_read(scores.sinks) if scores.sinks else None,
+        )
     return found
 
 
@@ -140,7 +191,8 @@ class _Scores:
     keys: int | None
     scaling: float
     changed: bool
-    """Whether something other than scaling is done to the scores: a bias, a cap, sinks."""
+    """Whether something other than scaling is done to the scores: a bias or a cap."""
+    sinks: int | None
 
 
 def _scores(node: _Tensor, nodes: dict[int, _Tensor]) -> _Scores | None:
@@ -148,11 +200,23 @@ def _scores(node: _Tensor, nodes: dict[int, _Tensor]) -> _Scores | None:
     scale, bias, cap = struct.unpack("3f", bytes(node.parameters)[:12])
     kind, source = _op_name(node.op), node.source
     if kind == "FLASH_ATTN_EXT":
-        return _Scores(source[0], source[1], scale, bool(bias or cap or source[4]))
+        return _Scores(source[0], source[1], scale, bool(bias or cap), source[4])
     product = nodes.get(source[0] or 0)
     if kind != "SOFT_MAX" or product is None or _op_name(product.op) != "MUL_MAT":
         return None
-    return _Scores(product.source[1], product.source[0], scale, bool(bias or source[2]))
+    return _Scores(product.source[1], product.source[0], scale, bool(bias), source[2])
+
+
+def _unscaled(query: _Tensor, scaling: float) -> tuple[_Tensor, float]:
+    """Return the queries before they are scaled, and the scaling with that in it.
+
+    NOTE: Gemma scales its queries before the product; that tensor has a number for a name, which is not the same in
+    each pass.
+    """
+    factor, offset = struct.unpack("2f", bytes(query.parameters)[:8])
+    if _op_name(query.op) != "SCALE" or offset:
+        return query, scaling
+    return _origin(query.source[0]), scaling * factor
 
 
 def _origin(address: int | None) -> _Tensor:
@@ -166,7 +230,7 @@ def _key(tensor: _Tensor) -> tuple[bytes, int]:
 
 
 def _layer(name: bytes) -> int | None:
-    number = re.search(rb"-(\d+)$", name)
+    number = re.search(rb"(?:-|cache_k_l)(\d+)$", name)
     return int(number[1]) if number else None
 
 
@@ -176,10 +240,9 @@ def _op_name(op: int) -> str:
 
 
 def _read(address: int) -> Tensor:
-    """Copy a float32 tensor: [tokens, heads, head_dim]."""
+    """Copy the numbers of a float32 tensor."""
     tensor, library = _Tensor.from_address(address), ggml()
     assert library is not None and tensor.type == _FLOAT32, "checked by the probe"
-    head_dim, heads, tokens, _ = tensor.size
-    found = np.empty((tokens, heads, head_dim), np.float32)
+    found = np.empty(math.prod(tensor.size), np.float32)
     library.ggml_backend_tensor_get(address, found.ctypes.data, 0, found.nbytes)
     return torch.from_numpy(found)
