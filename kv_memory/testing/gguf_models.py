@@ -6,14 +6,16 @@ convert_hf_to_gguf.py.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import gguf
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from kv_memory.gguf.tokenizer import add_tokenizer
 
@@ -56,11 +58,33 @@ def convert(folder: Path, out: Path) -> Path:
     add_tokenizer(writer, tokenizer, config.vocab_size, [tokenizer.eos_token_id])
     for name, tensor in _tensors(model):
         writer.add_tensor(name, tensor.contiguous().numpy())
+    _write(writer)
+    return out
+
+
+def convert_lora(folder: Path, model: Path, out: Path) -> Path:
+    """Write a LoRA saved by PEFT for the model of a directory as a GGUF adapter; return its path."""
+    config = AutoConfig.from_pretrained(model)
+    said = json.loads((folder / "adapter_config.json").read_text())
+    known = gguf.get_tensor_name_map(ARCHITECTURES[config.model_type], config.num_hidden_layers)
+    writer = gguf.GGUFWriter(out, gguf.MODEL_ARCH_NAMES[ARCHITECTURES[config.model_type]])
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, said["lora_alpha"])
+    for name, tensor in load_file(folder / "adapter_model.safetensors").items():
+        module, _, side = name.removeprefix("base_model.model.").removesuffix(".weight").rpartition(".lora_")
+        found = known.get_name(f"{module}.weight", (".weight",))
+        assert found is not None, f"llama.cpp has no place for {module} in a {config.model_type} model"
+        writer.add_tensor(f"{found}.lora_{side.lower()}", tensor.contiguous().numpy())
+    _write(writer)
+    return out
+
+
+def _write(writer: gguf.GGUFWriter) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return out
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
@@ -88,9 +112,10 @@ def _rope(parameters: dict[str, Any]) -> dict[str, Any]:
         own, windows = parameters["full_attention"], parameters["sliding_attention"]
         return _rope(own) | {"rope.freq_base_swa": float(windows["rope_theta"])}
     found: dict[str, Any] = {"rope.freq_base": float(parameters["rope_theta"])}
-    if parameters["rope_type"] == "yarn":
-        found["rope.scaling.type"] = "yarn"
+    if parameters["rope_type"] != "default":
+        found["rope.scaling.type"] = parameters["rope_type"]
         found["rope.scaling.factor"] = float(parameters["factor"])
+    if parameters["rope_type"] == "yarn":
         found["rope.scaling.original_context_length"] = parameters["original_max_position_embeddings"]
     return found
 
@@ -170,7 +195,7 @@ def _glm_lite(config: Any, name: str, tensor: Tensor) -> Changed:
     """K and V are made of the latent row by matrices that llama.cpp multiplies queries and outputs with."""
     if name.endswith("kv_b_proj.weight"):
         heads = tensor.view(config.num_attention_heads, -1, config.kv_lora_rank)
-        keys, values = heads.split([config.qk_nope_head_dim, config.v_head_dim], 1)
+        keys, values = heads[:, : config.qk_nope_head_dim], heads[:, config.qk_nope_head_dim :]
         yield name.replace("kv_b_proj", "k_b_proj"), keys.transpose(1, 2)
         yield name.replace("kv_b_proj", "v_b_proj"), values
     elif "experts.gate_up_proj" in name:

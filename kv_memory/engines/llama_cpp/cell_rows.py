@@ -53,7 +53,7 @@ class ContextRows:
         for index, layer in enumerate(self._layers):
             if layer is not None and state.tables:
                 table, order = state.tables[layer.table], state.tables[layer.table].order()
-                rows = table.values[order].unflatten(1, (layer.kv_heads, layer.value_dim))
+                rows = table.values[order].view(len(order), layer.kv_heads, layer.value_dim)
                 parts = layer.split(layer.heads.unpack(table.keys[order]).transpose(0, 1), rows.transpose(0, 1))
                 keys[index].copy_(parts[0])
                 values[index].copy_(parts[1])

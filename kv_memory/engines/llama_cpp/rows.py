@@ -115,8 +115,8 @@ class State:
 
     def move(self, delta: int) -> None:
         """Move all cells by `delta` positions; their rows stay as they are."""
-        for positions in self.positions:
-            positions += delta
+        for part in self.positions:
+            np.add(part, delta, out=part)
 
     @classmethod
     def parse(cls, data: NDArray[np.uint8], parts: int) -> State:

@@ -101,6 +101,14 @@ class Cases:
         """Make an engine, in float32, of a model directory."""
         raise NotImplementedError
 
+    def save(self, model: str, folder: Path) -> Path:
+        """Write the model of this name, and its tokenizer, as a directory; return it."""
+        return save_model(model, folder)
+
+    def load_eraser(self, engine: Engine, model: Path, lora: Path) -> None:
+        """Load a LoRA of a model directory, saved by PEFT, for `steer`."""
+        open_eraser(lora).load(engine)
+
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Run the tests that use `case` on each model."""
         if "case" in metafunc.fixturenames:
@@ -145,11 +153,11 @@ class Cases:
         """Make the engine of a model once for all tests of the class."""
         key = type(self), model
         if key not in self._made:
-            path = save_model(model, folders.mktemp(model))
+            path = self.save(model, folders.mktemp(model))
             plain = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
             engine = self.open(path)
             self._made[key] = Case(cast(AllParts, engine), plain, model, path, self.open, self.repeats)
             if not lacks(engine, "adapters"):
                 targets = "all-linear" if model in CONFIGS or model == CHAT else ATTENTION
-                open_eraser(save_lora(plain, path / "eraser", targets=targets)).load(engine)
+                self.load_eraser(engine, path, save_lora(plain, path / "eraser", targets=targets))
         return self._made[key]
