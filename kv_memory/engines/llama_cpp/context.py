@@ -1,7 +1,7 @@
 """One llama.cpp context: cells that sequences share, and the few calls that read and change them.
 
 The context is unified: a cell belongs to any number of sequences, so that a copy of a sequence copies no rows. A
-sequence here is a small number, its *home*; the first four are the context's own, for work in progress. This module
+sequence here is a small number, its *home*; the first five are the context's own, for work in progress. This module
 knows positions and homes, not what tokens mean, and holds nothing that outlives a call.
 """
 
@@ -24,12 +24,12 @@ from kv_memory.engines.llama_cpp.room import check_room, said_room
 from kv_memory.engines.llama_cpp.rows import TYPES, Layout, State, joined
 from kv_memory.errors import ContextLengthError, KVMemoryError, ModelError
 
-WORK, HELD, BRIDGE, GUARD = range(4)
-"""The context's own homes: WORK for cells in the making, HELD for cells that are read or must outlive a change, BRIDGE
-for cells that are written from a state before their sequence shares them, GUARD for all cells while others are
-added."""
-HOMES = 6
-"""Number of homes: those four, that of the sequence in use, and that of a fork of it. Each costs a row of logits in
+WORK, MADE, HELD, BRIDGE, GUARD = range(5)
+"""The context's own homes: WORK for cells in the making and MADE for those that are finished, HELD for cells that are
+read or must outlive a change, BRIDGE for cells that are written from a state before their sequence shares them, GUARD
+for all cells while others are added."""
+HOMES = 7
+"""Number of homes: those five, that of the sequence in use, and that of a fork of it. Each costs a row of logits in
 memory."""
 CHUNK = 512
 """Most tokens in one call of the library."""

@@ -150,7 +150,12 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
 
     @exclusive
     def load_adapter(self, path: str, name: str) -> None:
-        """Load a LoRA, a .gguf file, for `reencode(adapter=name)`; it stays off otherwise. Raises ModelError."""
+        """Load a LoRA, a .gguf file, for `reencode(adapter=name)`; it stays off otherwise.
+
+        Raises ModelError, UnsupportedOperationError for a model with latent attention.
+        """
+        if "adapters" in self.ruled_out:
+            raise unsupported(self, "adapters")
         self._adapters[name] = Adapter(self._model, Path(path))
 
     def weights_digest(self) -> str | None:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kv_memory.engines.llama_cpp.context import HELD, WORK, CacheFullError, Context
+from kv_memory.engines.llama_cpp.context import HELD, MADE, WORK, CacheFullError, Context
 
 
 @dataclass(frozen=True)
@@ -102,17 +102,18 @@ class Rerun:
         """[keep, vocabulary]"""
 
     def run(self) -> None:
-        """Write the new cells into WORK, behind shared copies of the cells that stay."""
+        """Write the new cells into WORK, behind shared copies of the cells that stay, and let MADE have them."""
         covered = 0
         for run in self._runs:
             self._context.copy(self._home, WORK, covered, run.start)
             keep = self._keep if run is self._runs[-1] else 0
             self.logits = _continued(self._context, WORK, run, keep)
+            self._context.copy(WORK, MADE, run.start, run.end)
             covered = run.end
 
     def make_way(self) -> None:
         """Remove the old cells and keep their state outside the context."""
-        self._context.remove(WORK)
+        self._discard()
         self._saved = self.old()
         for run in self._runs:
             self._context.remove(self._home, run.start, run.end)
@@ -123,20 +124,24 @@ class Rerun:
 
     def new(self) -> NDArray[np.uint8]:
         """Return the state of the new cells."""
-        return self._part(WORK)
+        return self._part(MADE)
 
     def commit(self) -> None:
         """Replace the old cells by the new ones."""
         self._saved = None
         for run in self._runs:
             self._context.remove(self._home, run.start, run.end)
-            self._context.copy(WORK, self._home, run.start, run.end)
+            self._context.copy(MADE, self._home, run.start, run.end)
 
     def close(self) -> None:
         """Restore the sequence as it was, or leave it as `commit` made it."""
-        self._context.remove(WORK)
+        self._discard()
         if self._saved is not None:
             self._context.add(self._home, self._saved)
+
+    def _discard(self) -> None:
+        self._context.remove(WORK)
+        self._context.remove(MADE)
 
     def _part(self, home: int) -> NDArray[np.uint8]:
         return self._context.read_part(home, [(run.start, run.end) for run in self._runs])

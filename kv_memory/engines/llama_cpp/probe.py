@@ -37,6 +37,9 @@ class Probe:
         reasons = {"ahead": "llama.cpp shows a token nothing that comes after it"}
         if any(layer is not None and layer.rotation is None for layer in self.layers):
             reasons["shift"] = "its keys cannot be moved, since they do not turn with the position alone"
+        if any(layer is not None and not layer.value_dim for layer in self.layers):
+            # NOTE: nor does it say so: the products with the matrices before K and V are made without the adapter.
+            reasons["adapters"] = "llama.cpp leaves an adapter of latent attention out"
         if not self.attention:
             reasons["deviation"] = "how the model attends is not understood, so that no pass can be stopped at a layer"
         if not probed:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kv_memory.engines.base import SequenceId
 from kv_memory.engines.cells import CellLayout, CellStore
-from kv_memory.engines.llama_cpp.context import BRIDGE, HOMES, Context
+from kv_memory.engines.llama_cpp.context import GUARD, HOMES, Context
 from kv_memory.engines.llama_cpp.rows import ordered
 
 
@@ -48,7 +48,7 @@ class Sequences:
         self._limit = limit
         self._known: dict[SequenceId, Sequence] = {}
         self._created = 0
-        self._free_homes = list(range(BRIDGE + 1, HOMES))
+        self._free_homes = list(range(GUARD + 1, HOMES))
 
     def get(self, seq: SequenceId) -> Sequence:
         """Return the sequence of this id. Raises ValueError where there is none."""

@@ -76,9 +76,21 @@ of its heads; None where that is not known, and the pass is of one token."""
 
 def rows_of(layers: dict[int, Attention]) -> Wanted:
     """Return the tensors that hold the queries and keys of these layers."""
-    wanted: Wanted = {one.queries: ("queries", layer, (one.heads, one.head_dim)) for layer, one in layers.items()}
-    own = {layer: one for layer, one in layers.items() if one.cells_of == layer}
-    return wanted | {one.keys: ("keys", layer, (one.kv_heads, one.head_dim)) for layer, one in own.items()}
+    wanted: Wanted = {}
+    for layer, one in layers.items():
+        wanted |= dict.fromkeys(_with_adapter(one.queries), ("queries", layer, (one.heads, one.head_dim)))
+        if one.cells_of == layer:
+            wanted |= dict.fromkeys(_with_adapter(one.keys), ("keys", layer, (one.kv_heads, one.head_dim)))
+    return wanted
+
+
+def _with_adapter(key: tuple[bytes, int]) -> list[tuple[bytes, int]]:
+    """Return the tensor, and what has its name while an adapter is on: where keys do not turn with the position, the
+    sum of the product and of what the adapter adds."""
+    name, op = key
+    if _op_name(op) != "MUL_MAT":
+        return [key]
+    return [key, *((name, other) for other in range(op) if _op_name(other) == "ADD")]
 
 
 @dataclass

@@ -120,5 +120,6 @@ class Choice(Cases):
 
     @needs("deviation")
     def test_a_layer_that_the_model_does_not_have_is_refused(self, one_case: Case, ids: list[int]) -> None:
-        with pytest.raises(ValueError, match="layer 3"):
-            one_case.engine.deviation(one_case.sequence(ids), [5], layer=3)
+        beyond = one_case.engine.config["num_hidden_layers"]
+        with pytest.raises(ValueError, match=f"layer {beyond}"):
+            one_case.engine.deviation(one_case.sequence(ids), [5], layer=beyond)

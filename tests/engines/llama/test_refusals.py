@@ -51,7 +51,6 @@ def test_an_unknown_architecture_is_refused_by_name(tmp_path: Path) -> None:
 REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "recurrent (trap 3)": (odd_models.recurrent, "mamba model is recurrent"),
     "hybrid (trap 3)": (odd_models.hybrid, "lfm2 model is hybrid"),
-    "short window (trap 6)": (lambda path: odd_models.windowed(path, 64), "gemma2 .* window of 64 tokens"),
     "M-RoPE (trap 7)": (odd_models.of_several_axes, "qwen2vl .* several axes"),
 }
 
@@ -62,12 +61,6 @@ def test_models_that_cannot_be_edited_by_the_cell_are_refused(tmp_path: Path, ki
     path = write(tmp_path / "m.gguf")
     with pytest.raises(UnsupportedModelError, match=message):
         LlamaCppEngine.load(path)
-
-
-def test_a_window_as_long_as_the_context_is_refused_where_its_cells_are_kept_apart(tmp_path: Path) -> None:
-    path = odd_models.windowed(tmp_path / "m.gguf", 64)
-    with pytest.raises(UnsupportedModelError, match="sliding window apart"):
-        LlamaCppEngine.load(path, context_length=64)
 
 
 @pytest.mark.parametrize("dtype", ["q8_0", "q4_0", "bfloat16", "nonsense"])
