@@ -46,9 +46,10 @@ class Own:
     """A context of llama.cpp by itself: one sequence, with the same cells as the engine's."""
 
     def __init__(self, engine: LlamaCppEngine, seq: int, cells: int) -> None:
+        from kv_memory.engines.llama_cpp.context import GUARD
         from kv_memory.engines.llama_cpp.library import library
 
-        self._home = 3
+        self._home = GUARD + 1
         self._library = library()
         there = engine._context
         self.context = _bare(engine, cells)

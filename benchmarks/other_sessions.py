@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks.record import environment, save
 from kv_memory.engines.llama_cpp import LlamaCppEngine
-from kv_memory.engines.llama_cpp.context import Context
+from kv_memory.engines.llama_cpp.context import GUARD, Context
 from kv_memory.engines.llama_cpp.model import Model
 
 WORDS = [
@@ -49,7 +49,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "float16": {"kv_type": 1, "flash_attention": True},
     "float32": {"kv_type": 0, "flash_attention": False},
 }
-MINE, THEIRS = 3, 4
+MINE, THEIRS = GUARD + 1, GUARD + 2
 """Numbers of the conversations in a context of llama.cpp's own."""
 ROUNDS = 5
 

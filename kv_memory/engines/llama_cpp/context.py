@@ -11,6 +11,7 @@ import ctypes
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -107,19 +108,17 @@ class Context:
 
     def read(self, home: int) -> NDArray[np.uint8]:
         """Read the state of a sequence; `parse` shows what is in it."""
-        last, window = self.last(home), self.model.window
-        first: int = library().llama_memory_seq_pos_min(self.memory, home)
-        if not window or last - first < window:
+        if not self.model.window:
             return self._read(home)
-        return self.read_part(home, [(first, last + 1)])
+        first: int = library().llama_memory_seq_pos_min(self.memory, home)
+        return self.read_part(home, [(first, self.last(home) + 1)]) if first >= 0 else self._read(home)
 
     def read_part(self, home: int, intervals: Sequence[tuple[int, int]]) -> NDArray[np.uint8]:
         """Read the state of these positions of a sequence, which is not HELD."""
-        window = self.model.window
-        if not window:
+        if not self.model.window:
             return self._read_held(home, intervals)
-        # NOTE: of a sequence longer than its window llama.cpp writes the rest without the rows of those layers.
-        pieces = [(at, min(at + window, end)) for start, end in intervals for at in range(start, end, window)]
+        # NOTE: of cells out of sight of a sequence's last one, llama.cpp leaves out the rows of layers with a window.
+        pieces = [piece for interval in intervals for piece in _split(interval, self.model.window)]
         if len(pieces) == 1:
             return self._read_held(home, pieces)
         return joined([self.parse(self._read_held(home, [piece])) for piece in pieces], self.layout)
@@ -247,6 +246,13 @@ class Context:
         width = self.model.vocabulary_size
         found = np.ctypeslib.as_array(library().llama_get_logits(self.pointer), (rows * width,))
         return torch.from_numpy(found.copy()).view(rows, width)
+
+
+def _split(interval: tuple[int, int], size: int) -> list[tuple[int, int]]:
+    """Split positions where a multiple of `size` is."""
+    start, end = interval
+    cuts = [start, *range((start // size + 1) * size, end, size), end]
+    return list(pairwise(cuts))
 
 
 class _Batch:

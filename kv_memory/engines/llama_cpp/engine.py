@@ -89,7 +89,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
         wait_passively()
         rotary = checked_rope(rope)
         limit = model.context_length(context_length, stretched=bool(rotary))
-        model.check(limit)
+        model.check()
         kind = kv_type(dtype or "float16")
         self._model = model
         self._watch = Watch()
@@ -104,7 +104,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
         )
         found = probe(self._context, self._watch, limit)
         self._layers, self._attention = found.layers, found.attention
-        self._probes = ProbeRows(found, self._watch, probe_layers, model.window)
+        self._probes = ProbeRows(found, self._watch, probe_layers, model.reach)
         self._cells = ContextRows(self._context, found.layers)
         self._adapters: dict[str, Adapter] = {}
         self.probe_layers = self._probes.layers
@@ -116,6 +116,8 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
         self.config = model.config()
         self.gguf_model = model.path
         self.max_positions = limit
+        self.chunk = model.reach.chunk
+        self.unproven = found.unproven
         self.kv_dtype = str(found.dtype).removeprefix("torch.")
         self.ruled_out = found.ruled_out(self.probe_layers)
 

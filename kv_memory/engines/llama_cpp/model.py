@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from kv_memory.engines.llama_cpp.library import forget_errors, last_error, library
+from kv_memory.engines.reach import Reach
 from kv_memory.errors import ModelError, UnsupportedModelError
 
 MODEL_KEY = "kv_memory.model"
 """Metadata key in models that kv_memory wrote, for which model it is (kv_memory/gguf/base_model.py)."""
 INSTEAD = "use a model with full attention in every layer, such as Qwen3, Qwen2.5 or Llama 3"
 _MAGIC = b"GGUF"
+_CHUNKED = "llama4"
+"""The architecture whose windows llama.cpp takes for chunks; it says of a window only how long it is."""
 
 
 class Model:
@@ -83,8 +86,14 @@ class Model:
 
     @cached_property
     def window(self) -> int:
-        """Return the number of tokens that a sliding window sees; 0 where no layer has one."""
+        """Return the number of tokens that a sliding window sees, or a chunk has; 0 where all layers see all."""
         return int(library().llama_model_n_swa(self.pointer))
+
+    @cached_property
+    def reach(self) -> Reach:
+        """Return which cells tokens see in the layers in which they do not see all."""
+        chunked = self.architecture == _CHUNKED and bool(self.window)
+        return Reach(chunk=self.window) if chunked else Reach(window=self.window or None)
 
     def metadata(self, key: str) -> str | None:
         """Return a scalar of the file's metadata, as text; None where it has none of this key."""
@@ -147,8 +156,8 @@ class Model:
         }
         return found | dict(self.known.get("shape") or {})
 
-    def check(self, positions: int) -> None:
-        """Raise UnsupportedModelError where the cache of up to `positions` cannot be edited by the cell."""
+    def check(self) -> None:
+        """Raise UnsupportedModelError where the cache cannot be edited by the cell."""
         lib, kind = library(), f"This {self.architecture} model"
         if lib.llama_model_is_recurrent(self.pointer):
             raise UnsupportedModelError(f"{kind} is recurrent: its state cannot be edited by the cell; {INSTEAD}.")

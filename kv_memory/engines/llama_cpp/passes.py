@@ -154,17 +154,15 @@ def _continued(
 
     NOTE: llama.cpp continues a sequence only right after its last position.
     """
-    last, window = context.last(home), context.model.window
+    last, reach = context.last(home), context.model.reach
     if last in (-1, run.start - 1):
         return context.decode(home, run.ids, run.start, keep, progress)
-    if not window:
-        with _bridged(context, home, run.start):
-            return context.decode(home, run.ids, run.start, keep, progress)
-    if run.start - last >= window:
+    hidden = reach.hides(torch.arange(run.start, run.end), torch.tensor([last]))[:, 0]
+    if bool(hidden[0]):
         _hide_from_windows(context, home, last)
         return context.decode(home, run.ids, run.start, keep, progress)
-    # In a layer with a window only these tokens see the last cell; later ones would see it where it is for the block.
-    near = min(last + window - run.start, len(run.ids))
+    # Only these tokens see the last cell in all layers: others would see it from where it is for the block.
+    near = len(run.ids) - int(hidden.sum())
     rest = len(run.ids) - near
     with _bridged(context, home, run.start):
         first = context.decode(home, run.ids[:near], run.start, max(keep - rest, 0), progress)

@@ -32,12 +32,22 @@ class Probe:
     dtype: torch.dtype
     """Type of all rows."""
 
+    @property
+    def latent(self) -> bool:
+        """Return whether K and V are kept compressed."""
+        return any(layer is not None and not layer.value_dim for layer in self.layers)
+
+    @property
+    def unproven(self) -> str:
+        """Return why few recomputed tokens may do little in this model; see Engine.unproven."""
+        return "its K and V are kept compressed (latent attention)" if self.latent else ""
+
     def ruled_out(self, probed: tuple[int, ...]) -> dict[str, str]:
         """Return the capabilities that an engine with these probe layers lacks, each with the reason."""
         reasons = {"ahead": "llama.cpp shows a token nothing that comes after it"}
         if any(layer is not None and layer.rotation is None for layer in self.layers):
             reasons["shift"] = "its keys cannot be moved, since they do not turn with the position alone"
-        if any(layer is not None and not layer.value_dim for layer in self.layers):
+        if self.latent:
             # NOTE: nor does it say so: the products with the matrices before K and V are made without the adapter.
             reasons["adapters"] = "llama.cpp leaves an adapter of latent attention out"
         if not self.attention:

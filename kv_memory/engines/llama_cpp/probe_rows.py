@@ -18,11 +18,10 @@ from kv_memory.engines.reach import Reach
 class ProbeRows:
     """Writes what passes show of the probe layers into the stores of sequences."""
 
-    def __init__(self, found: Probe, watch: Watch, wanted: ProbeLayers, window: int) -> None:
+    def __init__(self, found: Probe, watch: Watch, wanted: ProbeLayers, reach: Reach) -> None:
         """Choose the probe layers, and watch them from now on.
 
-        `window`: number of tokens that a layer with a sliding window sees. Raises ValueError for a layer without keys
-        of its own.
+        `reach`: of layers that do not see all. Raises ValueError for a layer without keys of its own.
         """
         self._watch = watch
         self._attention = found.attention
@@ -38,7 +37,7 @@ class ProbeRows:
                 heads=found.attention[index].heads,
                 query_dim=layer.heads.head_dim,
                 device=torch.device("cpu"),
-                reach=Reach(window=window) if layer.windowed else Reach(),
+                reach=reach if layer.windowed else Reach(),
                 sinks=found.attention[index].sinks,
             )
             for index, layer in zip(self.layers, self._own, strict=True)
