@@ -53,17 +53,18 @@ class Context:
         flash_attention: bool,
         rope: Mapping[str, float],
         watch: Callable[[int, bool], bool] | None,
+        cell_bytes: int | None = None,
     ) -> None:
         """Create a context. Raises ModelError, also where its cells take more memory than is free.
 
         `rope`: settings of the rotary embedding, by their names in options.py. `watch` is called for each tensor that
-        is computed; see watch.py.
+        is computed; see watch.py. `cell_bytes`: memory of a cell, where the file does not say it.
         """
         lib = library()
         self.model = model
         self.chunk = min(CHUNK, cells)
-        element = TYPES[kv_type].itemsize
-        check_room(model, cells, element)
+        size = model.cell_bytes(TYPES[kv_type].itemsize) if cell_bytes is None else cell_bytes
+        check_room(model, cells, size)
         parameters = lib.llama_context_default_params()
         parameters.n_ctx = cells
         parameters.n_batch = parameters.n_ubatch = self.chunk
@@ -81,7 +82,7 @@ class Context:
         forget_errors()
         pointer = lib.llama_init_from_model(model.pointer, parameters)
         if not pointer:
-            reason = f"{said_room(model, cells, element)}, and llama.cpp cannot make such a context ({last_error()})"
+            reason = f"{said_room(model, cells, size)}, and llama.cpp cannot make such a context ({last_error()})"
             raise ModelError(f"{reason}; give a smaller context length.")
         self.pointer = pointer
         self.memory = lib.llama_get_memory(pointer)
@@ -129,11 +130,11 @@ class Context:
                 self.copy(home, HELD, start, end)
             return self._read(HELD)
 
-    def _read(self, home: int) -> NDArray[np.uint8]:
+    def _read(self, home: int, flags: int = 0) -> NDArray[np.uint8]:
         lib = library()
-        size = lib.llama_state_seq_get_size_ext(self.pointer, home, 0)
+        size = lib.llama_state_seq_get_size_ext(self.pointer, home, flags)
         data = np.empty(size, np.uint8)
-        got = lib.llama_state_seq_get_data_ext(self.pointer, _bytes(data), size, home, 0)
+        got = lib.llama_state_seq_get_data_ext(self.pointer, _bytes(data), size, home, flags)
         if got != size:
             raise KVMemoryError(f"llama.cpp did not give the cells of a sequence ({last_error()}).")
         return data
@@ -146,10 +147,9 @@ class Context:
         """Fill a sequence, which is empty now, from a state. Raises CacheFullError, with the sequence still empty."""
         self._write(home, data, 0)
 
-    def write_windows(self, home: int, data: NDArray[np.uint8]) -> None:
-        """Replace the rows of a sequence in the layers with a sliding window by those of a state that has no others.
-
-        Raises CacheFullError.
+    def write_states(self, home: int, data: NDArray[np.uint8]) -> None:
+        """Replace what a sequence has in the layers with a sliding window, or in recurrent ones, by what a state says
+        that has no others. Raises CacheFullError.
         """
         self._write(home, data, library().LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY)
 

@@ -137,8 +137,10 @@ class Model:
     def cell_bytes(self, element: int) -> int:
         """Return the memory of K and V of one cell in all layers, in numbers of `element` bytes."""
         lib = library()
-        alone = lib.llama_model_n_embd(self.pointer) // self.heads
-        width = sum(self.number(f"attention.{part}_length", alone) for part in ("key", "value"))
+        alone = lib.llama_model_n_embd(self.pointer) // max(self.heads, 1)
+        # NOTE: V of latent attention is a part of K.
+        parts = ("key",) if self.number("attention.kv_lora_rank", 0) else ("key", "value")
+        width = sum(self.number(f"attention.{part}_length", alone) for part in parts)
         layers: int = lib.llama_model_n_layer(self.pointer)
         return layers * self.kv_heads * width * element
 

@@ -176,7 +176,7 @@ def _hide_from_windows(context: Context, home: int, last: int) -> None:
     """Leave layers with a window without cells, for tokens from beyond the window of the last one on: with none there,
     a sequence can be continued anywhere."""
     nowhere = last + 1
-    context.write_windows(home, context.layout.windows_alone(nowhere))
+    context.write_states(home, context.layout.windows_alone(nowhere))
     context.remove(home, nowhere, nowhere + 1)
 
 

@@ -17,20 +17,19 @@ _USED = 0.9
 """Share of the free memory that the advice for a shorter context counts on."""
 
 
-def check_room(model: Model, cells: int, element: int) -> None:
-    """Raise ModelError where K and V of `cells`, in numbers of `element` bytes, take more memory than is free."""
+def check_room(model: Model, cells: int, size: int) -> None:
+    """Raise ModelError where K and V of `cells`, of `size` bytes each, take more memory than is free."""
     free = free_memory()
-    if free is None or cells * model.cell_bytes(element) <= free:
+    if free is None or cells * size <= free:
         return
-    fitting = int(_USED * free) // model.cell_bytes(element) // _STEP * _STEP
+    fitting = int(_USED * free) // size // _STEP * _STEP
     instead = f"give a context length of at most {fitting:,}" if fitting else "use a smaller model"
-    raise ModelError(f"{said_room(model, cells, element)}, and {free / 1e9:,.2f} GB are free; {instead}.")
+    raise ModelError(f"{said_room(model, cells, size)}, and {free / 1e9:,.2f} GB are free; {instead}.")
 
 
-def said_room(model: Model, cells: int, element: int) -> str:
+def said_room(model: Model, cells: int, size: int) -> str:
     """Return the memory that K and V of a context take, in words."""
-    size = cells * model.cell_bytes(element)
-    return f"K and V of {cells:,} cells of {model.path.name} take {size / 1e9:,.2f} GB"
+    return f"K and V of {cells:,} cells of {model.path.name} take {cells * size / 1e9:,.2f} GB"
 
 
 def free_memory() -> int | None:
