@@ -24,6 +24,7 @@ from kv_memory.engines.llama_cpp.model import Model
 from kv_memory.engines.llama_cpp.room import check_room, said_room
 from kv_memory.engines.llama_cpp.rows import TYPES, Layout, State, joined
 from kv_memory.errors import ContextLengthError, KVMemoryError, ModelError
+from kv_memory.positions import Interval
 
 WORK, MADE, HELD, BRIDGE, GUARD = range(5)
 """The context's own homes: WORK for cells in the making and MADE for those that are finished, HELD for cells that are
@@ -111,10 +112,10 @@ class Context:
         """Read the state of a sequence; `parse` shows what is in it."""
         if not self.model.window:
             return self._read(home)
-        first: int = library().llama_memory_seq_pos_min(self.memory, home)
-        return self.read_part(home, [(first, self.last(home) + 1)]) if first >= 0 else self._read(home)
+        interval: Interval = library().llama_memory_seq_pos_min(self.memory, home), self.last(home) + 1
+        return self._read(home) if len(_split(interval, self.model.window)) == 1 else self.read_part(home, [interval])
 
-    def read_part(self, home: int, intervals: Sequence[tuple[int, int]]) -> NDArray[np.uint8]:
+    def read_part(self, home: int, intervals: Sequence[Interval]) -> NDArray[np.uint8]:
         """Read the state of these positions of a sequence, which is not HELD."""
         if not self.model.window:
             return self._read_held(home, intervals)
@@ -124,7 +125,7 @@ class Context:
             return self._read_held(home, pieces)
         return joined([self.parse(self._read_held(home, [piece])) for piece in pieces], self.layout)
 
-    def _read_held(self, home: int, intervals: Sequence[tuple[int, int]]) -> NDArray[np.uint8]:
+    def _read_held(self, home: int, intervals: Sequence[Interval]) -> NDArray[np.uint8]:
         with self.cleared(HELD):
             for start, end in intervals:
                 self.copy(home, HELD, start, end)
@@ -248,7 +249,7 @@ class Context:
         return torch.from_numpy(found.copy()).view(rows, width)
 
 
-def _split(interval: tuple[int, int], size: int) -> list[tuple[int, int]]:
+def _split(interval: Interval, size: int) -> list[Interval]:
     """Split positions where a multiple of `size` is."""
     start, end = interval
     cuts = [start, *range((start // size + 1) * size, end, size), end]
