@@ -1,4 +1,4 @@
-"""Memory of K and V in llama.cpp for models with sliding windows: whole, as kv_memory keeps them, and cut to the window.
+"""Memory of K and V in llama.cpp for models with windows: whole, as kv_memory keeps them, and cut to the window.
 
     python -m benchmarks.llama_cpp_windows [--context 32768]
 

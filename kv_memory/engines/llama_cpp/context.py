@@ -149,8 +149,9 @@ class Context:
         self._write(home, data, 0)
 
     def write_states(self, home: int, data: NDArray[np.uint8]) -> None:
-        """Replace what a sequence has in the layers with a sliding window, or in recurrent ones, by what a state says
-        that has no others. Raises CacheFullError.
+        """Replace what a sequence has in the layers with a sliding window by what a state says that has no others.
+
+        Raises CacheFullError.
         """
         self._write(home, data, library().LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY)
 

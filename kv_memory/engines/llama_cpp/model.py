@@ -16,7 +16,7 @@ from kv_memory.errors import ModelError, UnsupportedModelError
 
 MODEL_KEY = "kv_memory.model"
 """Metadata key in models that kv_memory wrote, for which model it is (kv_memory/gguf/base_model.py)."""
-INSTEAD = "use a model with full attention in every layer, such as Qwen3, Qwen2.5 or Llama 3"
+INSTEAD = "use a model with attention in every layer, such as Qwen3, Gemma 3 or Llama 3"
 _MAGIC = b"GGUF"
 _CHUNKED = "llama4"
 """The architecture whose windows llama.cpp takes for chunks; it says of a window only how long it is."""
@@ -171,6 +171,10 @@ class Model:
             raise UnsupportedModelError(f"{kind} is no causal language model; {INSTEAD}.")
         if self.rope_type not in (lib.LLAMA_ROPE_TYPE_NONE, lib.LLAMA_ROPE_TYPE_NORM, lib.LLAMA_ROPE_TYPE_NEOX):
             raise UnsupportedModelError(f"{kind} has positions of several axes (M-RoPE); {INSTEAD}.")
+        if self.number("attention.indexer.top_k", 0):
+            raise UnsupportedModelError(
+                f"{kind} chooses the cells that a token sees by an index of its own; {INSTEAD}."
+            )
 
 
 def check_is_gguf(path: Path) -> None:

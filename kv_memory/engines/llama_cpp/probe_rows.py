@@ -60,7 +60,7 @@ class ProbeRows:
         return [(shape.heads, cells, shape.query_dim) for shape in self.layout.layers]
 
     def forget(self) -> None:
-        """Discard what was seen until now."""
+        """Clear what was seen until now."""
         self._watch.take()
 
     def note(self, store: CellStore, slots: Slots, count: int) -> None:

@@ -80,7 +80,7 @@ class Layer:
     """The cells of one layer."""
 
     table: int
-    """Its place in a state (rows.State.tables)."""
+    """Place of the layer in a state (rows.State.tables)."""
     heads: Heads
     """Order of the numbers in a key, and in a query."""
     kv_heads: int

@@ -75,9 +75,28 @@ def of_several_axes(path: Path) -> Path:
     return _write(path, "qwen2vl", sizes, [_NORM | _ATTENTION | _FEED_FORWARD] * 2)
 
 
+def encoder(path: Path) -> Path:
+    """Write the encoder of T5, in which tokens see those after them."""
+    parts = {"q": (WIDTH, WIDTH), "k": (WIDTH, WIDTH), "v": (WIDTH, WIDTH), "o": (WIDTH, WIDTH)}
+    layer = {f"enc.attn_{name}.weight": shape for name, shape in parts.items()} | {"enc.attn_norm.weight": (WIDTH,)}
+    layer |= {f"enc.{name}": shape for name, shape in _FEED_FORWARD.items()} | {"enc.attn_rel_b.weight": (32, 4)}
+    sizes = {**_HEADS, "attention.head_count_kv": 4, "attention.relative_buckets_count": 32}
+    return _write(path, "t5encoder", sizes, [layer] * 2, norm="enc.output_norm.weight")
+
+
+def indexed(path: Path) -> Path:
+    """Write a Llama whose file says that an index chooses the cells."""
+    return _write(path, "llama", {**_HEADS, "attention.indexer.top_k": 8}, [_NORM | _ATTENTION | _FEED_FORWARD] * 2)
+
+
 def unknown(path: Path) -> Path:
     """Write a model of an unknown architecture."""
     return _write(path, "nonesuch", _HEADS, [_NORM | _ATTENTION | _FEED_FORWARD])
+
+
+def _named(layer: int, name: str) -> str:
+    """Return the name of a layer's tensor; those of an encoder are told by their beginning."""
+    return f"enc.blk.{layer}.{name[4:]}" if name.startswith("enc.") else f"blk.{layer}.{name}"
 
 
 def _write(
@@ -102,7 +121,7 @@ def _write(
     writer.add_token_merges(["a b"])
     writer.add_eos_token_id(VOCABULARY - 2)
     tensors = {"token_embd.weight": (VOCABULARY, WIDTH), norm: (WIDTH,)}
-    tensors |= {f"blk.{i}.{name}": shape for i, layer in enumerate(layers) for name, shape in layer.items()}
+    tensors |= {_named(i, name): shape for i, layer in enumerate(layers) for name, shape in layer.items()}
     for name, shape in tensors.items():
         ones = len(shape) == 1 and "norm" in name
         writer.add_tensor(name, (np.ones(shape) if ones else numbers.normal(0, 0.2, shape)).astype(np.float32))

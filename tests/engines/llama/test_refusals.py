@@ -52,6 +52,8 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "recurrent (trap 3)": (odd_models.recurrent, "mamba model is recurrent"),
     "hybrid (trap 3)": (odd_models.hybrid, "lfm2 model is hybrid"),
     "M-RoPE (trap 7)": (odd_models.of_several_axes, "qwen2vl .* several axes"),
+    "encoder": (odd_models.encoder, "t5encoder model is no causal language model"),
+    "indexed": (odd_models.indexed, "llama .* by an index of its own"),
 }
 
 
