@@ -74,6 +74,13 @@ def probe(context: Context, watch: Watch, positions: int) -> Probe:
     dtype = TYPES[context.layout.kind]
     tolerance = 1e-4 if dtype == torch.float32 else 2e-2
     widths = [widths for part in context.layout.parts for widths in part]
+    # NOTE: layers without rows of their own are None from here on; no such model has been tried.
+    borrowing = next((index for index in attention if index not in tables), None)
+    if borrowing is not None:
+        raise UnsupportedModelError(
+            f"Layer {borrowing} of this {model.architecture} model uses the K and V of another one, which has not been "
+            "tried with GGUF files; load its transformers directory."
+        )
     layers: list[Layer | None] = []
     for index in range(max([*tables, *attention]) + 1):
         table = tables.get(index)
@@ -163,7 +170,8 @@ def _understood(
     context: Context, watch: Watch, found: dict[int, Attention], tables: dict[int, int]
 ) -> dict[int, Attention]:
     """Return how the layers attend; empty unless all layers are there, and watching sees their queries and keys."""
-    layers = context.model.number("block_count", 0)
+    model = context.model
+    layers = model.number("block_count", 0) - model.number("nextn_predict_layers", 0)
     if sorted(found) != list(range(layers)) or {one.cells_of for one in found.values()} != set(tables):
         return {}
     seen = _seen(context, watch, lambda: watch.want(rows_of(found)))

@@ -77,8 +77,15 @@ def of_several_axes(path: Path) -> Path:
 
 def encoder(path: Path) -> Path:
     """Write the encoder of T5, in which tokens see those after them."""
-    parts = {"q": (WIDTH, WIDTH), "k": (WIDTH, WIDTH), "v": (WIDTH, WIDTH), "o": (WIDTH, WIDTH)}
-    layer = {f"enc.attn_{name}.weight": shape for name, shape in parts.items()} | {"enc.attn_norm.weight": (WIDTH,)}
+    parts: dict[str, tuple[int, ...]] = {
+        "q": (WIDTH, WIDTH),
+        "k": (WIDTH, WIDTH),
+        "v": (WIDTH, WIDTH),
+        "o": (WIDTH, WIDTH),
+    }
+    layer: dict[str, tuple[int, ...]] = {f"enc.attn_{name}.weight": shape for name, shape in parts.items()} | {
+        "enc.attn_norm.weight": (WIDTH,)
+    }
     layer |= {f"enc.{name}": shape for name, shape in _FEED_FORWARD.items()} | {"enc.attn_rel_b.weight": (32, 4)}
     sizes = {**_HEADS, "attention.head_count_kv": 4, "attention.relative_buckets_count": 32}
     return _write(path, "t5encoder", sizes, [layer] * 2, norm="enc.output_norm.weight")

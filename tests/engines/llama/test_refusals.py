@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kv_memory import Memory, context_length
-from kv_memory.engines.llama_cpp import LlamaCppEngine, room
+from kv_memory.engines.llama_cpp import LlamaCppEngine, probe, room
 from kv_memory.engines.llama_cpp.library import library
 from kv_memory.engines.llama_cpp.model import Model
 from kv_memory.engines.parts import Scoring, lacks
@@ -63,6 +63,15 @@ def test_models_that_cannot_be_edited_by_the_cell_are_refused(tmp_path: Path, ki
     path = write(tmp_path / "m.gguf")
     with pytest.raises(UnsupportedModelError, match=message):
         LlamaCppEngine.load(path)
+
+
+def test_a_layer_that_uses_the_rows_of_another_is_refused(
+    converted: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "_places", lambda state, keys: {0: 0, 1: 1})
+    monkeypatch.setattr(probe, "_understood", lambda context, watch, found, tables: found)
+    with pytest.raises(UnsupportedModelError, match=r"Layer 2 of this qwen3 model uses the K and V of another"):
+        LlamaCppEngine.load(converted("qwen3"))
 
 
 @pytest.mark.parametrize("dtype", ["q8_0", "q4_0", "bfloat16", "nonsense"])
