@@ -33,9 +33,9 @@ def models(result: dict[str, Any]) -> str:
     by_name: dict[str, dict[str, dict[str, Any]]] = {}
     for row in result["models"]:
         by_name.setdefault(row["model"], {})[ENGINES.get(row["engine"], row["engine"])] = row
-    head = ["models", "layers", "erasers", "32K tokens", "given back", "tests on transformers", "on llama.cpp"]
-    rows = [_row(FAMILIES[name], engines) for name, engines in by_name.items() if name in FAMILIES]
-    refused = [[row["kind"], row["said"]] for row in result["refused"]]
+    head = ["layers", "erasers", "32K tokens", "given back", "tests on transformers", "on llama.cpp"]
+    rows = {FAMILIES[name]: _row(engines) for name, engines in by_name.items() if name in FAMILIES}
+    refused = {row["kind"]: [row["said"]] for row in result["refused"]}
     tokens, editable = result["tokens"], result["editable_tokens"]
     lines = [
         f"Each row is a tiny random model of that kind, on which the conformance suite ran (`benchmarks/models.py`, "
@@ -43,20 +43,19 @@ def models(result: dict[str, Any]) -> str:
         "tokens in 16 bits at the shape that transformers has as a default of its kind, computed as the engine keeps "
         f"them; given back: with `editable_tokens={editable:,}`.",
         "",
-        table(head, sorted(rows)),
+        *table(head, dict(sorted(rows.items())), "models"),
         "",
         "What is refused, and what it is told:",
         "",
-        table(["kind", "error"], refused),
+        *table(["error"], refused, "kind"),
     ]
     return "\n".join(lines)
 
 
-def _row(family: str, engines: dict[str, dict[str, Any]]) -> list[str]:
+def _row(engines: dict[str, dict[str, Any]]) -> list[str]:
     row = engines.get("transformers") or next(iter(engines.values()))
     given = row.get("gigabytes_given_back")
     return [
-        family,
         _layers(row),
         _erasers(row),
         f"{row['gigabytes']:.2f} GB" if "gigabytes" in row else "",
