@@ -190,8 +190,8 @@ class Engine(ABC):
         self.lock = TurnLock()
         """Held by callers around each call and each step of a `generate`; the engine itself never takes it."""
         self.ruled_out: dict[str, str] = {}
-        """Capabilities of the engine's parts that this model or its settings rule out, by name, each with the reason;
-        messages put it after "the engine of NAME lacks it:"."""
+        """Capabilities that this model or its settings rule out, by name, each with the reason, also of parts that the
+        engine is without; messages put it after "the engine of NAME lacks it:"."""
 
     def weights_digest(self) -> str | None:
         """Return a digest of some of the weights, which tells models of one shape apart; None where none is known."""
@@ -236,6 +236,22 @@ class Engine(ABC):
     @abstractmethod
     def truncate(self, seq: SequenceId, start: int) -> None:
         """Remove the cells at positions from `start` on."""
+
+    def replayed_from(self, seq: SequenceId, start: int) -> int:
+        """Return the first position whose token runs again once the sequence is truncated at `start` and goes on.
+
+        It is `start` itself, unless the engine can only go back to where it kept its state.
+        """
+        return start
+
+    def mark(self, seq: SequenceId, positions: Sequence[int]) -> None:  # noqa: B027  # most engines need no marks
+        """Note that parts of the conversation begin at these positions, from `next_position` on: the sequence may be
+        truncated there. An engine that can only go back to where it kept its state keeps it there."""
+
+    def marks(self, seq: SequenceId) -> list[int]:
+        """Return the positions noted by `mark` that the sequence still reaches, ascending; none where the engine needs
+        none."""
+        return []
 
     @abstractmethod
     def prefill(

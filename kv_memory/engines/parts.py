@@ -151,7 +151,8 @@ PARTS: dict[str, tuple[type[Engine], str]] = {
     "deviation": (Deviation, "it stops at no layer"),
     "score": (Scoring, "it gives no log-probabilities of tokens"),
 }
-"""Part that each capability comes with, and the reason why an engine without that part lacks it."""
+"""Part that each capability comes with, and the reason why an engine without that part lacks it, unless
+`Engine.ruled_out` has a better one."""
 
 Part = TypeVar("Part", bound=Engine)
 
@@ -159,7 +160,7 @@ Part = TypeVar("Part", bound=Engine)
 def lacks(engine: Engine, capability: str) -> str:
     """Return why this engine lacks a capability; empty where it has it."""
     kind, absent = PARTS[capability]
-    return engine.ruled_out.get(capability, "") if isinstance(engine, kind) else absent
+    return engine.ruled_out.get(capability, "" if isinstance(engine, kind) else absent)
 
 
 def capabilities(engine: Engine) -> frozenset[str]:
@@ -180,7 +181,8 @@ def require(engine: Engine, kind: type[Part], use: str) -> Part:
     if isinstance(engine, kind):
         return engine
     name, absent = next((name, absent) for name, (known, absent) in PARTS.items() if known is kind)
-    raise UnsupportedOperationError(f"{use} needs {name}, which the engine of {engine.name} lacks: {absent}.")
+    reason = engine.ruled_out.get(name, absent)
+    raise UnsupportedOperationError(f"{use} needs {name}, which the engine of {engine.name} lacks: {reason}.")
 
 
 def chosen_layers(

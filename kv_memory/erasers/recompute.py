@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -14,7 +15,8 @@ class Recompute(Eraser):
     """The exact eraser: truncates at the first span and prefills the kept tokens after it again, without holes.
 
     The reference that the others are measured against ("full recompute" in KVEraser, arXiv 2606.17034). Cost: a prefill
-    of all kept tokens after the first span, whatever the spans' length.
+    of all kept tokens after the first span, whatever the spans' length; where the engine can only go back to where it
+    kept its state, also of those between that place and the span.
     """
 
     name: ClassVar[str] = "recompute"
@@ -34,7 +36,13 @@ class Recompute(Eraser):
         erased = {position for first, end in spans for position in range(first, end)}
         kept = [(p, token) for p, token in engine.cells(seq) if p >= start and p not in erased and token != STEERED]
 
+        positions = [position for position, _ in kept]
+        marks = [mark for mark in engine.marks(seq) if mark >= start]
+        first = engine.replayed_from(seq, start)
+        replayed = sum(1 for position in engine.positions(seq) if first <= position < start)
+
         engine.truncate(seq, start)
         new_start = engine.next_position(seq)
+        engine.mark(seq, [new_start + bisect_left(positions, mark) for mark in marks])
         engine.prefill(seq, [token for _, token in kept])
-        return Erasure(recomputed=len(kept), moves=moves_to([position for position, _ in kept], new_start))
+        return Erasure(recomputed=replayed + len(kept), moves=moves_to(positions, new_start))

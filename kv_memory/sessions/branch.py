@@ -127,6 +127,7 @@ class Branch:
         """
         ids = [i for _, piece in pieces for i in piece.ids]
         at = self.engine.next_position(self.seq)
+        self._mark(pieces, at)
         self.busy = True
         try:
             self._prefill(ids, progress or (lambda done: None))
@@ -143,6 +144,14 @@ class Branch:
         for message, own, left_out in zip(messages, runs, cuts, strict=True):
             self.ledger.enter(message, own, at, cuts=left_out)
         return len(ids)
+
+    def _mark(self, pieces: Sequence[tuple[int, Piece]], at: int) -> None:
+        """Tell the engine where the messages begin: it may be truncated there."""
+        begins: dict[int, int] = {}
+        for owner, piece in pieces:
+            begins.setdefault(owner, at)
+            at += len(piece.ids)
+        self.engine.mark(self.seq, sorted(begins.values()))
 
     def _prefill(self, ids: Sequence[int], progress: Callable[[int], None]) -> None:
         for start in range(0, len(ids), CHUNK):

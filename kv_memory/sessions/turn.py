@@ -141,6 +141,7 @@ class Turn:
     def begin(self, branch: Branch) -> None:
         """Reserve the end of a branch that holds the conversation. Callers hold the engine's lock."""
         self._branch, self._start = branch, self._engine.next_position(branch.seq)
+        self._engine.mark(branch.seq, [self._start])
         branch.busy, branch.interrupt = True, self.interrupt
 
     def generate(self, cancelled: Callable[[], bool]) -> Generator[Written]:
