@@ -21,6 +21,7 @@ from kv_memory.cli.app import app
 from kv_memory.cli.demo import MESSAGES
 from kv_memory.erasers import ERASERS
 from kv_memory.pocket import model_path
+from kv_memory.testing.models import CHAT_HYBRID, save_model
 
 ROOT = Path(__file__).parents[1]
 README, LANGCHAIN = ROOT / "README.md", ROOT / "integrations" / "langchain" / "README.md"
@@ -30,6 +31,8 @@ OTHERS = [ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.
 STAND_INS = {"path/or/hub-id": model_path(), "path/to/eraser": model_path() / "eraser"}
 """What a page leaves to the reader, and what it is here."""
 SHELL_STAND_INS = STAND_INS | {"MODEL_DIR": model_path(), "ERASER_DIR": model_path() / "eraser"}
+HYBRID = "path/to/hybrid"
+"""A model with recurrent layers, which is made where a page names one."""
 NEEDS = {"langchain_kv_memory": "langchain_kv_memory", "model.gguf": "llama_cpp"}
 """What a page that says this needs to be installed."""
 LONG = ("calibrate", "train-eraser", "eval")
@@ -78,6 +81,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gguf: Callable[[], Pat
             named = re.match(r"# (\S+)\n", text)
             if info == "toml" and named:
                 Path(named[1]).write_text(text)
+        if HYBRID in TEXTS[page]:
+            save_model(CHAT_HYBRID, Path(HYBRID))
         for name in ("model.gguf", "eraser.gguf"):  # unless a command of the page writes it
             if name in TEXTS[page] and f"--out {name}" not in TEXTS[page]:
                 copyfile(gguf() / name, name)

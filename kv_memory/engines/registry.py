@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kv_memory.engines.base import ConfigCheck, Engine, Tokenizer
+from kv_memory.engines.checkpoints import CheckpointSettings, refuse_checkpoints
 from kv_memory.engines.gguf_header import trained_context
 from kv_memory.engines.parts import ProbeLayers
 from kv_memory.engines.threads import wait_passively
@@ -44,20 +45,25 @@ def open_engine(
     context_length: int | None = None,
     check: ConfigCheck = lambda config: None,
     probe_layers: ProbeLayers = None,
+    checkpoint_mb: float | None = None,
+    checkpoint_device: str | None = None,
 ) -> Engine:
     """Load a model directory, hub id or .gguf file into the engine that runs it.
 
     `name`: what the engine calls the model, by default as `model` says. `dtype`: of the weights, or of K and V alone
     where the file says what the weights are. `context_length`: longest sequence in tokens, by default what the model
     says. `check` is given the model's configuration. `probe_layers`: whose queries are kept for `influence`, or "all";
-    by default the engine's choice.
+    by default the engine's choice. `checkpoint_mb` and `checkpoint_device`: for a model with recurrent layers, the
+    memory in megabytes for copies of their states, from which it goes back in a conversation, by default 512, and where
+    they are, by default where the model is.
 
-    Raises ModelError, UnsupportedModelError and what `check` raises.
+    Raises ModelError, UnsupportedModelError, what `check` raises, and ArgumentError for a wrong `checkpoint_mb`.
     """
+    checkpoints = CheckpointSettings.of(checkpoint_mb, checkpoint_device)
     wait_passively()  # the engine imports torch
     load = next(entry.load for entry in ENGINES.values() if entry.runs(model))
     settings = {"device": device, "dtype": dtype, "context_length": context_length, "check": check}
-    return load(model, **settings, probe_layers=probe_layers, name=name)
+    return load(model, **settings, probe_layers=probe_layers, name=name, checkpoints=checkpoints)
 
 
 def open_tokenizer(model: str | Path | None) -> Tokenizer:
@@ -112,9 +118,10 @@ def _is_a(loaded: Any, module: str, kind: str) -> bool:
     return known is not None and isinstance(loaded, getattr(known, kind))
 
 
-def _load_llama_cpp(model: str | Path, **settings: Any) -> Engine:
+def _load_llama_cpp(model: str | Path, checkpoints: CheckpointSettings | None, **settings: Any) -> Engine:
     from kv_memory.engines.llama_cpp import LlamaCppEngine
 
+    refuse_checkpoints(model, checkpoints)
     return LlamaCppEngine.load(model, **settings)
 
 
@@ -131,9 +138,9 @@ def _over_llama(loaded: Any, tokenizer: Any) -> Engine:
 
 
 def _load_transformers(model: str | Path, **settings: Any) -> Engine:
-    from kv_memory.engines.transformers import TransformersEngine
+    from kv_memory.engines.transformers import load_engine
 
-    return TransformersEngine.load(model, **settings)
+    return load_engine(model, **settings)
 
 
 def _transformers_tokenizer(model: str | Path) -> Tokenizer:
@@ -143,11 +150,11 @@ def _transformers_tokenizer(model: str | Path) -> Tokenizer:
 
 
 def _over_transformers(loaded: Any, tokenizer: Any) -> Engine:
-    from kv_memory.engines.transformers import TransformersEngine
+    from kv_memory.engines.transformers import engine_of
 
     if tokenizer is None:
         raise TypeError(f"{type(loaded).__name__} is given without a tokenizer; give its tokenizer too.")
-    return TransformersEngine(loaded, tokenizer)
+    return engine_of(loaded, tokenizer)
 
 
 ENGINES: dict[str, Entry] = {

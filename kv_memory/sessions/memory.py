@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
@@ -73,6 +73,8 @@ class Memory:
         device: str | None = None,
         dtype: str | None = None,
         context_length: int | None = None,
+        checkpoint_mb: float | None = None,
+        checkpoint_device: str | None = None,
     ) -> None:
         """Load the model, and the trained eraser if there is one.
 
@@ -95,14 +97,19 @@ class Memory:
         `context_length`: longest conversation in tokens, by default what the model says; a GGUF model's takes its
         memory at once. Not for a ready engine.
 
+        `checkpoint_mb`: megabytes for the checkpoints of all sessions, for a model with recurrent layers (Qwen3.5,
+        LFM2, Granite 4, ...): copies of their states, from which the conversation goes on after a retraction; by
+        default 512. `checkpoint_device`: where they are kept, such as "cpu"; by default where the model is.
+
         `heal`: when an approximate erasure is made exact. "idle": in idle time, in chunks that give way to calls, where
         `cache_tokens` has room for a copy. "now": before the call that erased returns. "never": not at all. By default
         as the policy says. `on_heal` is called, in the healing thread or in that of the call that healed, with the
         report of each retraction that was made exact.
 
         Raises ModelError (a path that is not a model, or an eraser that is not this model's), UnsupportedModelError
-        (its cache cannot be edited), UnsupportedOperationError (the engine lacks what the eraser needs), KVMemoryError
-        (a calibration that cannot be read, or of a model of another shape), PolicyError, AuditError.
+        (its cache can neither be edited nor cut back), UnsupportedOperationError (the engine lacks what the eraser
+        needs), ArgumentError (a wrong `checkpoint_mb`), KVMemoryError (a calibration that cannot be read, or of a model
+        of another shape), PolicyError, AuditError.
         """
         if heal is not None and heal not in get_args(Heal):
             raise PolicyError(f"There is no heal={heal!r}; give one of {', '.join(get_args(Heal))}.")
@@ -126,8 +133,16 @@ class Memory:
         check("context_length", context_length, (int, NoneType), "a number of tokens")
         check("cache_tokens", cache_tokens, (int, NoneType), "the number of cells that may be held")
         check_function("on_heal", on_heal)
-        if context_length is not None and isinstance(model, Engine):
-            raise ModelError("A ready engine has a context_length already; give it to the engine.")
+        asked = {
+            "device": device,
+            "dtype": dtype,
+            "context_length": context_length,
+            "checkpoint_mb": checkpoint_mb,
+            "checkpoint_device": checkpoint_device,
+        }
+        for setting in ("context_length", "checkpoint_mb", "checkpoint_device"):
+            if asked[setting] is not None and isinstance(model, Engine):
+                raise ModelError(f"A ready engine has a {setting} already; give it to the engine.")
         if cache_tokens is not None and cache_tokens < 1:
             raise PolicyError(f"cache_tokens is the number of cells that may be held, at least 1, not {cache_tokens}.")
         trained = open_eraser(eraser) if isinstance(eraser, (str, Path)) and is_trained_eraser(eraser) else None
@@ -139,7 +154,6 @@ class Memory:
         own = None if isinstance(model, Engine) else _path(model) / BESIDE
         self._own_eraser = own if own is not None and own.is_dir() else None
         self.calibration = load(Path(calibration)) if isinstance(calibration, (str, Path)) else calibration
-        asked = {"device": device, "dtype": dtype, "context_length": context_length}
         self.engine = model if isinstance(model, Engine) else _load(model, self.calibration, trained, asked)
         self.format = ChatFormat(self.engine.tokenizer)
         self.eraser: Eraser | None = None
@@ -305,7 +319,7 @@ def _load(
     model: str | Path | None,
     calibration: Calibration | None,
     trained: TrainedEraser | None,
-    asked: dict[str, Any],
+    asked: Mapping[str, Any],
 ) -> Engine:
     name = "pocket" if model is None else str(model)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    CONFIG_MAPPING,
     AutoModelForCausalLM,
     Cohere2Config,
     DeepseekV3Config,
@@ -23,6 +25,7 @@ from transformers import (
     Olmo3Config,
     Phi3Config,
     PreTrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
@@ -30,8 +33,8 @@ from transformers import (
 
 from kv_memory.testing.chat import tiny_model, tiny_tokenizer
 
-CHAT = "chat"
-"""Name of the model with a chat template, which is none of CONFIGS."""
+CHAT, CHAT_HYBRID = "chat", "chat-hybrid"
+"""Names of the models with a chat template, which are none of CONFIGS and HYBRIDS."""
 VOCABULARY = 416
 CONTEXT = 256
 
@@ -40,7 +43,9 @@ def _rope(kind: str, **parameters: float) -> dict[str, Any]:
     return {"rope_parameters": {"rope_type": kind, "rope_theta": 10_000.0, **parameters}}
 
 
-def _config(kind: Callable[..., PreTrainedConfig], **settings: Any) -> Callable[[], PreTrainedConfig]:
+def _config(
+    kind: Callable[..., PreTrainedConfig], leave_out: Collection[str] = (), **settings: Any
+) -> Callable[[], PreTrainedConfig]:
     """Return a function that makes a config of 3 layers of width 32, with weights large enough for tokens to matter to
     each other."""
     shape = {
@@ -56,7 +61,7 @@ def _config(kind: Callable[..., PreTrainedConfig], **settings: Any) -> Callable[
         "eos_token_id": 400,
         "pad_token_id": None,
     }
-    return lambda: kind(**(shape | settings))
+    return lambda: kind(**{name: value for name, value in (shape | settings).items() if name not in leave_out})
 
 
 CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
@@ -157,6 +162,75 @@ WINDOWS: dict[str, Callable[[], PreTrainedConfig]] = {
 ALL = CONFIGS | WINDOWS
 
 
+def _hybrid(kind: str, **settings: Any) -> Callable[[], PreTrainedConfig]:
+    """Return a function that makes a config of 4 layers, with weights small enough for rounding to stay small."""
+    shape = {"num_hidden_layers": 4, "initializer_range": 0.1, **settings}
+    return _config(CONFIG_MAPPING[kind], **shape)
+
+
+_DELTA_NET: dict[str, Any] = {
+    "layer_types": ["linear_attention"] * 3 + ["full_attention"],
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "linear_conv_kernel_dim": 4,
+}
+_SPARSE = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+}
+_MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_d_conv": 4}
+
+HYBRIDS: dict[str, Callable[[], PreTrainedConfig]] = {
+    "qwen3_5": _hybrid("qwen3_5_text", head_dim=16, initializer_range=0.15, **_DELTA_NET),
+    "qwen3_next": _hybrid("qwen3_next", head_dim=16, **_DELTA_NET, **_SPARSE),
+    "olmo_hybrid": _hybrid("olmo_hybrid", **_DELTA_NET),
+    "kimi_linear": _hybrid(
+        "kimi_linear",
+        layer_types=["linear_attention"] * 3 + ["full_attention"],
+        num_key_value_heads=4,
+        kv_lora_rank=16,
+        qk_nope_head_dim=8,
+        qk_rope_head_dim=8,
+        v_head_dim=8,
+    ),
+    "lfm2": _hybrid("lfm2", layer_types=["conv", "conv", "full_attention", "conv"], block_auto_adjust_ff_dim=False),
+    "granitemoehybrid": _hybrid(
+        "granitemoehybrid",
+        layer_types=["mamba", "mamba", "attention", "mamba"],
+        num_local_experts=0,
+        shared_intermediate_size=48,
+        **_MAMBA,
+    ),
+    "bamba": _hybrid("bamba", attn_layer_indices=[2], **_MAMBA),
+    "falcon_h1": _hybrid("falcon_h1", mamba_d_ssm=64, **_MAMBA),
+    "nemotron_h": _hybrid(
+        "nemotron_h",
+        leave_out=("num_hidden_layers",),
+        layers_block_type=["linear_attention", "mlp", "full_attention", "mlp"],
+        mamba_num_heads=8,
+        mamba_head_dim=8,
+        ssm_state_size=8,
+        n_groups=1,
+        conv_kernel=4,
+        head_dim=8,
+    ),
+    "jamba": _hybrid(
+        "jamba",
+        attn_layer_period=4,
+        attn_layer_offset=2,
+        num_experts=1,
+        expert_layer_period=100,
+        mamba_d_state=8,
+        use_mamba_kernels=False,
+    ),
+}
+"""Models in which some layers keep one running state of all tokens: gated delta-net, mamba, short convolution."""
+
+
 def tokenizer() -> PreTrainedTokenizerFast:
     """Make a tokenizer of bytes in which each pair of two of the letters a to l is a token too; 400 ends a turn."""
     letters = "abcdefghijkl"
@@ -176,8 +250,33 @@ def save_model(name: str, folder: Path) -> Path:
         tiny_model().save_pretrained(folder)
         tiny_tokenizer().save_pretrained(folder)
         return folder
-    torch.manual_seed(list(ALL).index(name))
-    model = AutoModelForCausalLM.from_config(ALL[name]())
+    if name == CHAT_HYBRID:
+        settings = {"vocab_size": 272, "max_position_embeddings": 2048, "eos_token_id": None}
+        tiny_hybrid("qwen3_5", **settings).save_pretrained(folder)
+        tiny_tokenizer().save_pretrained(folder)
+        return folder
+    if name in HYBRIDS:
+        model = tiny_hybrid(name)
+    else:
+        torch.manual_seed(list(ALL).index(name))
+        model = AutoModelForCausalLM.from_config(ALL[name]())
     model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder
+
+
+def tiny_hybrid(name: str, **settings: Any) -> PreTrainedModel:
+    """Make a model of HYBRIDS, with other settings of its configuration.
+
+    NOTE: random states decay within a few tokens; here slowly, so that a state that still holds a text shows it.
+    """
+    config = HYBRIDS[name]()
+    for key, value in settings.items():
+        setattr(config, key, value)
+    torch.manual_seed(sorted(HYBRIDS).index(name))
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter, weight in model.named_parameters():
+            if parameter.endswith("A_log"):
+                weight.uniform_(math.log(0.01), math.log(0.5))
+    return model

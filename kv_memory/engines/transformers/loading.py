@@ -48,19 +48,21 @@ def load_model(
     device: str | torch.device | None,
     dtype: str | torch.dtype | None,
     check: Callable[[dict[str, Any]], object] = lambda config: None,
+    check_layers: Callable[[Any], object] = reaches,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model onto its device, and its tokenizer.
 
     `device`: by default CUDA where there is one, else the CPU. `dtype`: by default, on CUDA the checkpoint's if that
     has 16 bits, else bfloat16; on the CPU float32 for a model of less than a thousand million parameters, else the
-    checkpoint's. Raises ModelError, UnsupportedModelError for layers that cannot be edited, and what `check` raises,
-    which is given the text model's configuration, before the weights are read.
+    checkpoint's. Raises ModelError, and before the weights are read what `check_layers` raises, which is given the
+    configuration (by default UnsupportedModelError for layers that cannot be edited), and what `check` raises, which is
+    given that of the text model.
     """
-    name = _checked(name)
+    name = checked_path(name)
     place, wanted = _place(device), _dtype(dtype)
     with reading(name):
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-        reaches(config)
+        check_layers(config)
         check(config.get_text_config(decoder=True).to_dict())
         tokenizer = load_tokenizer(name)
         model = class_of(config).from_pretrained(name, dtype=wanted or _choose_dtype(config, place)).to(place)
@@ -72,7 +74,7 @@ def outline(name: str, device: str | torch.device | None = None) -> PreTrainedMo
 
     Raises ModelError where there is no such model.
     """
-    name = _checked(name)
+    name = checked_path(name)
     place = _place(device)
     with reading(name):
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
@@ -125,7 +127,7 @@ def tokenizer_of(name: str) -> HFTokenizer:
 
     Raises ModelError.
     """
-    name = _checked(name)
+    name = checked_path(name)
     with reading(name):
         return HFTokenizer(load_tokenizer(name))
 
@@ -143,7 +145,7 @@ def reading(name: str) -> Iterator[None]:
         ) from error
 
 
-def _checked(name: str) -> str:
+def checked_path(name: str) -> str:
     """Return the directory or the hub id; tells a missing or empty directory from an id before the hub is asked for
     it."""
     path = Path(name).expanduser()

@@ -92,7 +92,9 @@ class Cases:
     `ids`."""
 
     models: ClassVar[tuple[str, ...]] = tuple(CONFIGS)
-    """Names of kv_memory.testing.models.CONFIGS."""
+    """Names of kv_memory.testing.models.CONFIGS or HYBRIDS."""
+    chat: ClassVar[str] = CHAT
+    """Name of the model with a chat template: CHAT or CHAT_HYBRID."""
     repeats: ClassVar[bool] = True
     """Whether the same pass in two sequences gives the same bits; else it is equal but for rounding."""
     _made: ClassVar[dict[tuple[type, str], Case]] = {}
@@ -129,7 +131,7 @@ class Cases:
     @pytest.fixture
     def chat_case(self, tmp_path_factory: pytest.TempPathFactory) -> Case:
         """Give the engine on a model with a chat template."""
-        return self._case(CHAT, tmp_path_factory)
+        return self._case(self.chat, tmp_path_factory)
 
     @pytest.fixture
     def ids(self) -> list[int]:
