@@ -27,9 +27,13 @@ class Candidate:
     """Fidelity target that it misses, in words; empty where none is missed. An exact eraser never misses one."""
     late: str = ""
     """Latency target that it misses, in words; empty where none is missed."""
+    replayed: int = 0
+    """Tokens before the span that run again too, since the engine goes back to where it kept its state."""
 
     @classmethod
-    def of(cls, name: str, eraser: Eraser, figures: Figures, engine: Engine, handling: Handling) -> Candidate:
+    def of(
+        cls, name: str, eraser: Eraser, figures: Figures, engine: Engine, handling: Handling, *, replayed: int = 0
+    ) -> Candidate:
         """Judge one eraser by its figures."""
         lacking = [_LACKING.get(need, need) for need in eraser.lacking(engine)]
         return cls(
@@ -39,6 +43,7 @@ class Candidate:
             lacking=f"the engine has no {' and no '.join(lacking)}" if lacking else "",
             unfaithful="" if eraser.exact else " and ".join(_unfaithful(figures, handling)),
             late=_late(figures, handling),
+            replayed=replayed,
         )
 
     @property
@@ -117,6 +122,8 @@ def _figures(candidate: Candidate) -> Iterator[str]:
     known = candidate.figures
     if candidate.eraser.exact:
         yield "exact"
+        if candidate.replayed:
+            yield f"{candidate.replayed} tokens before the span run again, from the last checkpoint"
     elif known.fidelity is None:
         yield "residual influence not measured"
     else:

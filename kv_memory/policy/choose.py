@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from kv_memory.calibration.decide import GAIN, measured
 from kv_memory.calibration.record import Calibration
@@ -32,12 +33,15 @@ def choose(
     span: int,
     following: int,
     *,
+    replayed: int = 0,
     calibration: Calibration | None = None,
     policy: Policy | None = None,
     reason: Reason | str = "",
     erasers: Mapping[str, Eraser] | None = None,
 ) -> Choice:
     """Choose how to erase `span` tokens that are followed by `following` kept tokens.
+
+    `replayed`: tokens before the span that an exact eraser has to run again too; see `Engine.replayed_from`.
 
     - For a reason that the policy wants exact (security, unless it says otherwise): the fastest exact eraser.
     - Without targets: the calibration's default for this length, `recompute` below the shortest length measured or
@@ -59,8 +63,9 @@ def choose(
     known = dict(erasers or {})
     if not any(eraser.exact and not eraser.lacking(engine) for eraser in known.values()):
         known[Recompute.name] = Recompute()
-    rows = figures(calibration, span, following) if calibration else {}
-    judged = [Candidate.of(name, eraser, rows.get(name, Figures()), engine, handling) for name, eraser in known.items()]
+    rows = _rows(calibration, span, following, replayed)
+    asked: dict[str, Any] = {"handling": handling, "rows": rows, "replayed": replayed}
+    judged = [_judge(name, eraser, engine, **asked) for name, eraser in known.items()]
     able = [candidate for candidate in judged if not candidate.lacking]
     if handling.exact:
         chosen = _exact(judged)
@@ -70,7 +75,7 @@ def choose(
     elif calibration is not None:
         chosen, why = _as_calibrated(judged, following, calibration)
     else:
-        chosen, why = _uncalibrated(engine, judged, following, handling)
+        chosen, why = _uncalibrated(engine, judged, following + replayed, handling)
     return Choice(chosen, why, tuple((c, _rejection(c, chosen, handling)) for c in judged if c is not chosen))
 
 
@@ -80,17 +85,36 @@ def as_named(
     span: int,
     following: int,
     *,
+    replayed: int = 0,
     calibration: Calibration | None = None,
     policy: Policy | None = None,
     reason: Reason | str = "",
 ) -> Choice:
     """Return a choice for an eraser that the caller named, with its figures and the targets that it misses."""
     handling = (policy or Policy()).handling(reason)
-    name, known = eraser.name, Figures()
+    name = eraser.name
     if calibration is not None:
         name = next((label for label, known in measured(calibration).items() if _same(known, eraser)), name)
-        known = figures(calibration, span, following).get(name, known)
-    return Choice(Candidate.of(name, eraser, known, engine, handling), "since the call or the memory names it")
+    rows = _rows(calibration, span, following, replayed)
+    judged = _judge(name, eraser, engine, handling=handling, rows=rows, replayed=replayed)
+    return Choice(judged, "since the call or the memory names it")
+
+
+_Rows = Mapping[bool, Mapping[str, Figures]]
+"""Figures by eraser, of those that are exact and of those that are not."""
+
+
+def _rows(calibration: Calibration | None, span: int, following: int, replayed: int) -> _Rows:
+    """Return the figures for these lengths: an exact eraser recomputes the replayed tokens beside the following."""
+    if calibration is None:
+        return {True: {}, False: {}}
+    approximate = figures(calibration, span, following)
+    return {True: figures(calibration, span, following + replayed) if replayed else approximate, False: approximate}
+
+
+def _judge(name: str, eraser: Eraser, engine: Engine, *, handling: Handling, rows: _Rows, replayed: int) -> Candidate:
+    known = rows[eraser.exact].get(name, Figures())
+    return Candidate.of(name, eraser, known, engine, handling, replayed=replayed if eraser.exact else 0)
 
 
 def _same(one: Eraser, other: Eraser) -> bool:

@@ -242,12 +242,20 @@ class Branch:
         """Remove the cells after the last token: what was cut off, and steering states with no token after them."""
         self.engine.truncate(self.seq, self.ledger.end)
 
+    def _replayed(self, start: int) -> int:
+        """Return the number of tokens before this position that run again where the cells from it on are recomputed."""
+        if not self.resident:
+            return 0
+        first = self.engine.replayed_from(self.seq, start)
+        return self.ledger.cells_from(first) - self.ledger.cells_from(start)
+
     def choose(self, spans: Sequence[Interval], reason: Reason | str = "", named: Eraser | None = None) -> Choice:
         """Choose how to erase these cells: by the eraser `named`, or as `policy.choose` says."""
         erased = sum(end - start for start, end in spans)
         start = min((start for start, _ in spans), default=0)
         following = self.ledger.cells_from(start) - erased
         known: dict[str, Any] = {"calibration": self.calibration, "policy": self.policy, "reason": reason}
+        known["replayed"] = self._replayed(start)
         if named is not None:
             return as_named(self.engine, named, erased, following, **known)
         return choose(self.engine, erased, following, **known)

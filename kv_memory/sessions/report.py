@@ -56,6 +56,7 @@ class RetractionReport(BaseModel):
     redactions: tuple[Redaction, ...]
     tokens_erased: int
     tokens_recomputed: int
+    """Tokens that the model ran again; with recurrent layers also those between the last checkpoint and the span."""
     tokens_reused: int
     """Cells that were kept as they were."""
     seconds: float
