@@ -7,8 +7,10 @@ from pathlib import Path
 
 from kv_memory import Memory, Session
 from kv_memory.engines.base import Engine
-from kv_memory.engines.transformers import TransformersEngine
+from kv_memory.engines.checkpoints import CheckpointSettings
+from kv_memory.engines.transformers import RecurrentEngine, TransformersEngine
 from kv_memory.testing.chat import tiny_model, tiny_tokenizer
+from kv_memory.testing.models import tiny_hybrid
 
 # like Mistral's and Gemma's: no system role, strict alternation, no tools, contents trimmed
 STRICT = """{{ bos_token }}
@@ -38,6 +40,12 @@ def save_tiny(folder: Path) -> Path:
 def tiny_engine(seed: int = 0, max_positions: int = 2048) -> TransformersEngine:
     """The engine over that model and a ChatML tokenizer."""
     return TransformersEngine(tiny_model(seed, max_positions), tiny_tokenizer(), name="tiny")
+
+
+def hybrid_engine(checkpoints: CheckpointSettings | None = None) -> RecurrentEngine:
+    """The engine over a tiny Qwen3.5 and that tokenizer."""
+    model = tiny_hybrid("qwen3_5", vocab_size=272, max_position_embeddings=2048, eos_token_id=None)
+    return RecurrentEngine(model, tiny_tokenizer(), name="hybrid", checkpoints=checkpoints)
 
 
 def lent_memory(engine: Engine) -> Iterator[Memory]:

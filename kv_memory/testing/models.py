@@ -182,7 +182,14 @@ _SPARSE = {
     "moe_intermediate_size": 16,
     "shared_expert_intermediate_size": 16,
 }
-_MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_d_conv": 4}
+_MAMBA = {
+    "mamba_n_heads": 8,
+    "mamba_d_head": 8,
+    "mamba_d_state": 8,
+    "mamba_n_groups": 1,
+    "mamba_d_conv": 4,
+    "mamba_chunk_size": 16,
+}
 
 HYBRIDS: dict[str, Callable[[], PreTrainedConfig]] = {
     "qwen3_5": _hybrid("qwen3_5_text", head_dim=16, initializer_range=0.15, **_DELTA_NET),
@@ -216,6 +223,7 @@ HYBRIDS: dict[str, Callable[[], PreTrainedConfig]] = {
         ssm_state_size=8,
         n_groups=1,
         conv_kernel=4,
+        chunk_size=16,
         head_dim=8,
     ),
     "jamba": _hybrid(

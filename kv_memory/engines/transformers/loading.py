@@ -59,7 +59,7 @@ def load_model(
     given that of the text model.
     """
     name = checked_path(name)
-    place, wanted = _place(device), _dtype(dtype)
+    place, wanted = place_of(device), _dtype(dtype)
     with reading(name):
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         check_layers(config)
@@ -75,7 +75,7 @@ def outline(name: str, device: str | torch.device | None = None) -> PreTrainedMo
     Raises ModelError where there is no such model.
     """
     name = checked_path(name)
-    place = _place(device)
+    place = place_of(device)
     with reading(name):
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         dtype = _choose_dtype(config, place)
@@ -83,7 +83,7 @@ def outline(name: str, device: str | torch.device | None = None) -> PreTrainedMo
             return class_of(config).from_config(config, dtype=dtype)
 
 
-def _place(device: str | torch.device | None) -> torch.device:
+def place_of(device: str | torch.device | None) -> torch.device:
     """Return the device of this name, by default a GPU. Raises ModelError where there is none."""
     there = torch.cuda.is_available()
     try:

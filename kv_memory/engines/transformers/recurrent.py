@@ -20,7 +20,7 @@ from kv_memory.engines.generation import generate
 from kv_memory.engines.parts import PARTS, ProbeLayers, Scoring
 from kv_memory.engines.threads import wait_passively
 from kv_memory.engines.transformers.adapters import Adapters
-from kv_memory.engines.transformers.loading import load_model
+from kv_memory.engines.transformers.loading import load_model, place_of
 from kv_memory.engines.transformers.probe import context_limit
 from kv_memory.engines.transformers.recurrent_cache import (
     SavedState,
@@ -107,9 +107,7 @@ class RecurrentEngine(Scoring):
         self._created = 0
         ends = getattr(base.generation_config, "eos_token_id", None)
         self.tokenizer = HFTokenizer(tokenizer, [ends] if isinstance(ends, int) else ends or ())
-        if context_length is None and not hasattr(self._forward.config, "max_position_embeddings"):
-            raise ModelError(f"{self.name} does not say how long a context it takes; give context_length.")
-        self.max_positions = context_limit(base.config, context_length)
+        self.max_positions = self._limit(base.config, context_length)
         self.kv_dtype = str(base.dtype).removeprefix("torch.")
         self.free_tokens = FREE_ON_GPU if self._forward.device.type == "cuda" else 1
         settings = checkpoints or CheckpointSettings()
@@ -119,7 +117,7 @@ class RecurrentEngine(Scoring):
                 f"One checkpoint of {self.name} takes {size / 1e6:.3g} MB, more than the {settings.megabytes:g} MB for "
                 "all; raise checkpoint_mb, or give 0 to keep none."
             )
-        self._device = settings.device
+        self._device = place_of(settings.device) if settings.device else None
         self.checkpoints: Checkpoints[SavedState] = Checkpoints(
             settings.megabytes * 1e6, self.next_position, max(NEAR, self.free_tokens)
         )
@@ -309,6 +307,14 @@ class RecurrentEngine(Scoring):
         state.ran = state.below(kept.position)
         state.cache = cut_cache(state.cache, kept.state, state.ran)
         state.logits = kept.state.logits.to(self._forward.device)
+
+    def _limit(self, config: Any, wanted: int | None) -> int:
+        """Return the longest sequence. Raises ModelError where nobody says it, and beyond what the model can take."""
+        if hasattr(self._forward.config, "max_position_embeddings"):
+            return context_limit(config, wanted)
+        if wanted is None:
+            raise ModelError(f"{self.name} does not say how long a context it takes; give context_length.")
+        return wanted
 
     def _add(self, state: _Sequence) -> SequenceId:
         self._created += 1

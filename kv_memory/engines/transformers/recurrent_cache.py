@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import DynamicCache, cache_utils
 from transformers.cache_utils import (
@@ -87,7 +88,7 @@ class SavedState:
         return sum(tensor.nbytes for tensor in [*tensors, self.logits])
 
 
-def saved_state(cache: DynamicCache, logits: Tensor, device: str | None) -> SavedState:
+def saved_state(cache: DynamicCache, logits: Tensor, device: torch.device | None) -> SavedState:
     """Copy the state of the recurrent layers, to a device or, with None, where it is."""
     layers = []
     for layer in cache.layers:
@@ -145,7 +146,7 @@ def _tensors(layer: Any) -> list[Tensor]:
     return [value for value in values if isinstance(value, Tensor)]
 
 
-def _moved(tensor: Tensor, device: str | None) -> Tensor:
+def _moved(tensor: Tensor, device: torch.device | None) -> Tensor:
     return tensor.to(device or tensor.device, copy=True)
 
 
