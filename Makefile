@@ -24,6 +24,7 @@ ANSWERS ?= 10000
 SEED ?= 7
 nightly: $(STAMP)
 	@$(BIN)/python -m tests.histories --histories $(HISTORIES) --seed $(SEED)
+	@$(BIN)/python -m tests.histories --histories $$(($(HISTORIES) / 10)) --seed $(SEED) --hybrid
 	@$(BIN)/python -m tests.tool_calls --texts $(ANSWERS) --seed $(SEED)
 	@$(BIN)/python -m pytest -q -n 2 tests/conformance/every_hybrid.py
 

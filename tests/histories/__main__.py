@@ -16,6 +16,8 @@ from multiprocessing import get_context
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported, see tests/conftest.py
+if "--hybrid" in sys.argv:
+    os.environ["KV_MEMORY_HISTORIES_HYBRID"] = "1"  # before the engine is made, see checks.py
 
 from benchmarks import record
 from tests.histories.running import BLOCK, Block, read
@@ -40,6 +42,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--only", type=int, help="read the block with this seed alone, and write nothing")
+    parser.add_argument("--hybrid", action="store_true", help="on a model with recurrent layers, and write nothing")
     given = parser.parse_args()
     if given.only is not None:
         block = read(given.only, BLOCK, shrink=True)
@@ -65,6 +68,8 @@ def main() -> None:
             )
             if block.failure:
                 print(f"Seed {block.seed}:\n{block.failure}", flush=True)
+    if given.hybrid:
+        sys.exit(bool(failed))
     whole = {
         **record.environment(given.seed),
         "histories": given.histories,

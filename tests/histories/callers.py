@@ -8,13 +8,17 @@ from typing import Any
 from hypothesis.stateful import RuleBasedStateMachine
 
 from kv_memory import CharRange, RetractionReport, RetractionStatus, Session
+from kv_memory.engines.parts import lacks
+from kv_memory.erasers import get_eraser
 from kv_memory.errors import ContextLengthError, TargetError
-from tests.histories.checks import check_read, check_report, messages_of, state_of
+from tests.histories.checks import ENGINE, check_read, check_report, messages_of, state_of
 from tests.histories.choices import Choices
 from tests.histories.oracle import Parts, Record, Said, Version, differ
 from tests.histories.world import Known, World
 
 ERASERS = [None, "recompute", "drop", "shift", "influence", "shift+influence", "steer"]
+ERASERS = [name for name in ERASERS if name is None or not get_eraser(name).lacking(ENGINE)]
+KEEPS_ROWS = not lacks(ENGINE, "rows")
 REASONS = ["", "stale", "security: it was wrong", "privacy"]
 Named = tuple[Any, Said, Parts, list[Version]]
 """A target, the message and the parts that it means, and the conversation in which it means them."""
@@ -195,7 +199,7 @@ class Callers(RuleBasedStateMachine):
         options: dict[str, Any] = {
             "eraser": choose.of(ERASERS),
             "reason": choose.of(REASONS),
-            "keep_undo": choose.yes(),
+            "keep_undo": choose.yes() and KEEPS_ROWS,
         }
         if choose.yes(3):
             options["cascade"] = choose.of(["report", "retract", "regenerate"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -12,13 +13,17 @@ from kv_memory import Memory, RetractionReport, RetractionStatus, Session
 from kv_memory.conversation.ledger import Entry
 from kv_memory.conversation.messages import Cuts, parse_messages
 from kv_memory.engines.base import STEERED
+from kv_memory.engines.checkpoints import CheckpointSettings
 from kv_memory.positions import merge
 from kv_memory.sessions.branch import Branch
 from kv_memory.sessions.reply import Usage
 from tests.histories.oracle import Hidden, Parts, Said, Version, is_part, of
 from tests.lora import steering_engine
+from tests.tiny import hybrid_engine
 
-ENGINE = steering_engine()
+HYBRID = bool(os.environ.get("KV_MEMORY_HISTORIES_HYBRID"))
+"""Whether histories are read on a model with recurrent layers."""
+ENGINE = hybrid_engine(CheckpointSettings(0.05)) if HYBRID else steering_engine()
 FRESH = Memory(ENGINE, heal="never")
 
 
