@@ -35,6 +35,7 @@ class Mutant:
 
 GUARANTEE, VERSIONS, ENFORCEMENT = "tests/test_guarantee.py", "tests/test_versions.py", "tests/test_enforcement.py"
 HISTORIES = "tests/test_histories.py"
+RECURRENT = "tests/engines/test_recurrent.py"
 SESSIONS, CONVERSATION = "kv_memory/sessions", "kv_memory/conversation"
 MUTANTS = (
     # the point of enforcement
@@ -360,6 +361,77 @@ MUTANTS = (
         "        if not sequence.in_order:",
         "        if False:",
         ("tests/engines/llama/test_alone.py",),
+    ),
+    # recurrent layers
+    Mutant(
+        "a truncation leaves checkpoints that hold what was cut off",
+        "kv_memory/engines/transformers/recurrent.py",
+        "        self.checkpoints.cut(seq, start)\n        if cells",
+        "        if cells",
+        (RECURRENT,),
+    ),
+    Mutant(
+        "a truncation leaves the state as it is",
+        "kv_memory/engines/transformers/recurrent.py",
+        "        self.checkpoints.cut(seq, start)\n        if cells < state.ran:",
+        "        self.checkpoints.cut(seq, start)\n        if False:",
+        (RECURRENT,),
+    ),
+    Mutant(
+        "a pass that was interrupted leaves its state",
+        "kv_memory/engines/transformers/recurrent.py",
+        "                self._go_back(seq, state.ran)  # some",
+        "                pass  # some",
+        (RECURRENT,),
+    ),
+    Mutant(
+        "a checkpoint is overwritten by what runs after it",
+        "kv_memory/engines/transformers/recurrent_cache.py",
+        "    return tensor.to(own.device, copy=True)",
+        "    return tensor.to(own.device)",
+        (RECURRENT,),
+    ),
+    Mutant(
+        "a copy shares the state of its source",
+        "kv_memory/engines/transformers/recurrent_cache.py",
+        "lambda tensor: tensor.clone()",
+        "lambda tensor: tensor",
+        (RECURRENT,),
+    ),
+    Mutant(
+        "a model that ignores its state in long passes runs them",
+        "kv_memory/engines/transformers/recurrent_forward.py",
+        "        for step, found in went_on.items():",
+        "        for step, found in went_on.items():\n            return step",
+        (RECURRENT,),
+    ),
+    Mutant(
+        "after a recomputation the conversation has no marks",
+        "kv_memory/erasers/recompute.py",
+        "        engine.mark(seq, [",
+        "        engine.mark(seq, [] and [",
+        (RECURRENT,),
+    ),
+    Mutant(
+        "an exact erasure does not tell what it ran again before the text",
+        "kv_memory/erasers/recompute.py",
+        "recomputed=replayed + len(kept)",
+        "recomputed=len(kept)",
+        (RECURRENT,),
+    ),
+    Mutant(
+        "messages are not marked",
+        "kv_memory/sessions/branch.py",
+        "        self._mark(pieces, at)\n",
+        "",
+        ("tests/test_recurrent_sessions.py",),
+    ),
+    Mutant(
+        "the assistant's turn is not marked",
+        "kv_memory/sessions/turn.py",
+        "        self._engine.mark(branch.seq, [self._start])\n",
+        "",
+        ("tests/test_recurrent_sessions.py",),
     ),
     Mutant(
         "a grammar takes tokens that carry structure for text",

@@ -71,6 +71,12 @@ def test_replay_with_another_context_length(run: Run, conversation: Path, model:
     assert "A context_length of this model is 1 to" in err
 
 
+def test_replay_with_memory_for_checkpoints(run: Run, conversation: Path, model: Path) -> None:
+    code, _, err = run("replay", conversation, "--retract", "c1", "--model", model, "--checkpoint-mb", "5")
+    assert code != 0
+    assert "has no recurrent layers, so that it needs no checkpoints" in err
+
+
 def test_replay_with_a_trained_eraser(run: Run, conversation: Path, model: Path, tmp_path: Path) -> None:
     trained = save_lora(tiny_model(), tmp_path / "eraser")
     arguments = ("replay", conversation, "--retract", "c1", "--model", model, "--json", "--eraser", trained)

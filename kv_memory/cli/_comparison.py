@@ -20,6 +20,7 @@ def run_comparison(
     model: str | None,
     as_json: bool,
     context_length: int | None = None,
+    checkpoint_mb: float | None = None,
 ) -> None:
     """Run a comparison and print the result."""
     from rich.console import Console
@@ -30,7 +31,8 @@ def run_comparison(
         from kv_memory.evaluation.compare import compare
         from kv_memory.sessions.memory import Memory
 
-        memory = Memory(model, eraser=trained or name, heal="never", context_length=context_length)
+        sizes: dict[str, Any] = {"context_length": context_length, "checkpoint_mb": checkpoint_mb}
+        memory = Memory(model, eraser=trained or name, heal="never", **sizes)
         memory.cache_tokens = 16 * memory.engine.max_positions  # room for several copies of the conversation
         if name is not None:
             memory.load_eraser(name)

@@ -34,6 +34,10 @@ def replay(
         int | None,
         typer.Option(help="Longest conversation in tokens; default: what the model says. A GGUF model's takes memory."),
     ] = None,
+    checkpoint_mb: Annotated[
+        float | None,
+        typer.Option(help="Megabytes for checkpoints of a model with recurrent layers; default: 512."),
+    ] = None,
     index: Annotated[int, typer.Option(help="Which conversation of the file, from 0.")] = 0,
     list_all: Annotated[
         bool, typer.Option("--list", help="List the conversations of the file, with their tokens.")
@@ -67,4 +71,5 @@ def replay(
         model=model,
         as_json=as_json,
         context_length=context_length,
+        checkpoint_mb=checkpoint_mb,
     )

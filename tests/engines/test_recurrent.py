@@ -107,6 +107,14 @@ def test_what_is_between_the_checkpoint_and_the_cut_runs_with_what_comes_next(
     assert passes == [20, 1], "the logits after a checkpoint are kept with it"
 
 
+def test_a_checkpoint_serves_any_number_of_times(engine: RecurrentEngine) -> None:
+    seq = filled(engine)
+    for start in (40, 90, 40):
+        engine.truncate(seq, start)
+        engine.prefill(seq, IDS[100 + start : 180])
+    assert_fresh(engine, seq)
+
+
 def test_a_fork_shares_checkpoints_and_outlives_its_source(engine: RecurrentEngine) -> None:
     seq = filled(engine)
     before = engine.checkpoints.bytes

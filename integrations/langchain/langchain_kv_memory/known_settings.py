@@ -13,6 +13,8 @@ _OF_THE_MEMORY = (
     "device",
     "dtype",
     "context_length",
+    "checkpoint_mb",
+    "checkpoint_device",
     "cache_tokens",
     "calibration",
     "policy",

@@ -39,6 +39,10 @@ class LocalChatModel(SessionEntryPoints):
     dtype: str | None = None
     context_length: int | None = None
     """Longest conversation in tokens; by default what the model says."""
+    checkpoint_mb: float | None = None
+    """Megabytes for the checkpoints of a model with recurrent layers, such as Qwen3.5; by default 512."""
+    checkpoint_device: str | None = None
+    """Device on which they are kept, such as "cpu"; by default where the model is."""
     cache_tokens: int | None = None
     """Number of cells of all sessions together; by default four times the model's context."""
     calibration: Calibration | str | Path | None = Field(default=None, exclude=True, repr=False)
@@ -99,6 +103,7 @@ class LocalChatModel(SessionEntryPoints):
         make = partial(Memory, self.model, device=self.device, dtype=self.dtype, context_length=self.context_length)
         make = partial(make, eraser=self.eraser, policy=self.policy, audit=self.audit, heal=self.heal)
         make = partial(make, calibration=self.calibration, cache_tokens=self.cache_tokens)
+        make = partial(make, checkpoint_mb=self.checkpoint_mb, checkpoint_device=self.checkpoint_device)
         memory = self.loader.get(self._name, make)
         if self.profile is not None and "tool_calling" not in self.profile:
             for name, value in profile_of(memory).items():

@@ -38,9 +38,9 @@ def test_settings_that_mean_something_to_remote_models_alone_are_let_pass() -> N
     assert ErasableChatModel(timeout=60, max_retries=2, max_tokens=3).max_tokens == 3
 
 
-@pytest.mark.parametrize("name", ["model", "policy", "heal", "cache_tokens", "calibration"])
+@pytest.mark.parametrize("name", ["model", "policy", "heal", "cache_tokens", "checkpoint_mb", "calibration"])
 def test_a_ready_memory_takes_no_settings(name: str) -> None:
-    value = {"heal": "never", "cache_tokens": 9}.get(name, "x")
+    value = {"heal": "never", "cache_tokens": 9, "checkpoint_mb": 9}.get(name, "x")
     makes: list[Callable[[Any], Any]] = [
         lambda m: ErasableChatModel(memory=m, **{name: value}),
         lambda m: _wrap(m, **{name: value}),
@@ -58,7 +58,7 @@ def test_a_ready_memory_takes_an_erasers_name_but_no_files(tmp_path: Path) -> No
 
 def test_the_memory_is_made_of_the_settings(made: list[dict[str, Any]], tmp_path: Path) -> None:
     given = {"policy": "p.toml", "audit": tmp_path / "a", "heal": "now", "calibration": "c.json", "dtype": "float32"}
-    sizes = {"cache_tokens": 9, "context_length": 5}
+    sizes: dict[str, Any] = {"cache_tokens": 9, "context_length": 5, "checkpoint_mb": 7.5, "checkpoint_device": "cpu"}
     model = ErasableChatModel(model=tmp_path, eraser=tmp_path, **sizes, **given)
     assert model.load() is model.load() is model.ready
     assert made == [{"model": tmp_path, "eraser": tmp_path, **sizes, "device": None, **given}]
