@@ -109,9 +109,12 @@ class Checkpoints(Generic[State]):
 
     def next_due(self, seq: SequenceId, position: int) -> int:
         """Return the next position after this one at which a checkpoint is due: how far a pass may run."""
+        if not self.budget:
+            return position + STRIDE
         last = self._last(seq, position)
         marks = [mark for mark in self._marked(seq) if mark > position and mark - last > self._near]
-        return min([*marks, max(last + STRIDE, position + 1)])
+        stride = last + STRIDE if last + STRIDE > position else position + STRIDE
+        return min([*marks, stride])
 
     def keep(self, seq: SequenceId, position: int, state: State, size: int) -> None:
         """Keep a copy of the state, after the sequence's other checkpoints. `size`: bytes."""

@@ -99,6 +99,7 @@ def test_without_memory_none_is_due() -> None:
     kept: Checkpoints[str] = Checkpoints(0, Ends({1: 10_000}))
     kept.mark(1, [100])
     assert not kept.due(1, 100)
+    assert [kept.next_due(1, position) for position in (0, 3 * STRIDE)] == [STRIDE, 4 * STRIDE], "long passes stay long"
     assert kept.marks(1) == [100]
 
 
