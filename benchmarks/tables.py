@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.checkpoint_tables import checkpoints
 from benchmarks.fidelity_tables import central, fidelity, precision
 from benchmarks.real_tables import real_example, real_models
 from benchmarks.record import RESULTS, source, table
@@ -19,6 +20,7 @@ from kv_memory.evaluation.baselines import NEVER_SAW, NO_ERASE
 
 ROOT = Path(__file__).parents[1]
 README, PAGE, TEMPLATES = ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "templates.md"
+HYBRIDS = ROOT / "docs" / "hybrids.md"
 SHAPES = {"pocket": "the pocket model", "qwen3-8b": "random weights of Qwen3-8B's shape"}
 SIMPLE = ("drop", "shift", "repair", "selective")
 LLAMA_CPP = ("recompute", "drop", "shift", "repair", "selective", "influence", "shift+influence", "steer")
@@ -39,7 +41,8 @@ def pages() -> dict[Path, list[str]]:
     """Return what is between the marks of each page, in their order."""
     line = pocket(_load("eraser"), _load("latency_pocket_cpu"))
     readme = [real_example(_load("real_models")), f"{central(_load('fidelity'))} {line}"]
-    return {README: readme, PAGE: [figures()], TEMPLATES: [templates(_load("templates"))]}
+    kept = checkpoints(_load("checkpoints"))
+    return {README: readme, PAGE: [figures()], TEMPLATES: [templates(_load("templates"))], HYBRIDS: [kept]}
 
 
 def filled(page: str, texts: Sequence[str]) -> str:

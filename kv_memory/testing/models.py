@@ -159,7 +159,6 @@ WINDOWS: dict[str, Callable[[], PreTrainedConfig]] = {
     "deepseek-v3": _config(DeepseekV3Config, **_LATENT),
 }
 """Models of which some layers do not see all that is before a token, or keep other rows than one K and one V a head."""
-ALL = CONFIGS | WINDOWS
 
 
 def _hybrid(kind: str, **settings: Any) -> Callable[[], PreTrainedConfig]:
@@ -237,6 +236,7 @@ HYBRIDS: dict[str, Callable[[], PreTrainedConfig]] = {
     ),
 }
 """Models in which some layers keep one running state of all tokens: gated delta-net, mamba, short convolution."""
+ALL = CONFIGS | WINDOWS | HYBRIDS
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
