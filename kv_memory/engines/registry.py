@@ -17,6 +17,7 @@ from kv_memory.engines.checkpoints import CheckpointSettings, refuse_checkpoints
 from kv_memory.engines.gguf_header import trained_context
 from kv_memory.engines.parts import ProbeLayers
 from kv_memory.engines.threads import wait_passively
+from kv_memory.errors import ModelError
 from kv_memory.pocket import model_path
 
 
@@ -47,6 +48,7 @@ def open_engine(
     probe_layers: ProbeLayers = None,
     checkpoint_mb: float | None = None,
     checkpoint_device: str | None = None,
+    editable_tokens: int | None = None,
 ) -> Engine:
     """Load a model directory, hub id or .gguf file into the engine that runs it.
 
@@ -55,7 +57,8 @@ def open_engine(
     says. `check` is given the model's configuration. `probe_layers`: whose queries are kept for `influence`, or "all";
     by default the engine's choice. `checkpoint_mb` and `checkpoint_device`: for a model with recurrent layers, the
     memory in megabytes for copies of their states, from which it goes back in a conversation, by default 512, and where
-    they are, by default where the model is.
+    they are, by default where the model is. `editable_tokens`: for a model with sliding windows, the number of last
+    tokens that can be edited in place, see TransformersEngine.
 
     Raises ModelError, UnsupportedModelError, what `check` raises, and ArgumentError for a wrong `checkpoint_mb`.
     """
@@ -63,6 +66,7 @@ def open_engine(
     wait_passively()  # the engine imports torch
     load = next(entry.load for entry in ENGINES.values() if entry.runs(model))
     settings = {"device": device, "dtype": dtype, "context_length": context_length, "check": check}
+    settings |= {} if editable_tokens is None else {"editable_tokens": editable_tokens}
     return load(model, **settings, probe_layers=probe_layers, name=name, checkpoints=checkpoints)
 
 
@@ -122,6 +126,8 @@ def _load_llama_cpp(model: str | Path, checkpoints: CheckpointSettings | None, *
     from kv_memory.engines.llama_cpp import LlamaCppEngine
 
     refuse_checkpoints(model, checkpoints)
+    if "editable_tokens" in settings:
+        raise ModelError("A GGUF model keeps all cells of its windows; leave out editable_tokens.")
     return LlamaCppEngine.load(model, **settings)
 
 

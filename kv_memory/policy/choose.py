@@ -17,6 +17,7 @@ from kv_memory.policy.config import Handling, Policy
 from kv_memory.policy.figures import Figures, figures
 from kv_memory.policy.reasons import Reason
 
+GIVEN_BACK = "layers with a window gave back what this text needs to be edited in place (editable_tokens)"
 EXACT_UP_TO = 128
 """Number of tokens after a span up to which, without a calibration, recomputing them costs about as much as an
 approximation."""
@@ -34,6 +35,7 @@ def choose(
     following: int,
     *,
     replayed: int = 0,
+    in_place: bool = True,
     calibration: Calibration | None = None,
     policy: Policy | None = None,
     reason: Reason | str = "",
@@ -42,6 +44,7 @@ def choose(
     """Choose how to erase `span` tokens that are followed by `following` kept tokens.
 
     `replayed`: tokens before the span that an exact eraser has to run again too; see `Engine.replayed_from`.
+    `in_place`: whether the span can be edited in place at all; else an exact eraser is chosen (`Engine.editable_from`).
 
     - For a reason that the policy wants exact (security, unless it says otherwise): the fastest exact eraser.
     - Without targets: the calibration's default for this length, `recompute` below the shortest length measured or
@@ -70,6 +73,8 @@ def choose(
     if handling.exact:
         chosen = _exact(judged)
         why = f"since this policy erases exactly for reasons of {handling.category}"
+    elif not in_place:
+        chosen, why = _exact(judged), f"since {GIVEN_BACK}"
     elif handling.targets and calibration is not None:
         chosen, why = _by_targets(able, handling)
     elif calibration is not None:

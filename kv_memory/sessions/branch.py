@@ -177,7 +177,7 @@ class Branch:
         gone.
         """
         spans = merge(i for selection in selections for i in selection.intervals())
-        eraser = eraser or self.choose(spans, reason).eraser
+        eraser = self.choose(spans, reason, eraser).eraser if spans or eraser is None else eraser
         if not self.resident:
             self.ledger.erase(selections, (), exact=True)
             return Erasure(recomputed=0), eraser
@@ -208,7 +208,7 @@ class Branch:
     def remove(self, entries: Sequence[Entry], eraser: Eraser | None) -> None:
         """Erase whole messages, scaffolding too."""
         spans = merge(i for entry in entries for i in entry.intervals)
-        eraser = eraser or self.choose(spans).eraser
+        eraser = self.choose(spans, named=eraser).eraser
         done = self._run(eraser, spans, entries)
         self.ledger.remove(entries, done.moves, exact=eraser.exact, steered=done.steered)
         self._trim()
@@ -250,15 +250,17 @@ class Branch:
         return self.ledger.cells_from(first) - self.ledger.cells_from(start)
 
     def choose(self, spans: Sequence[Interval], reason: Reason | str = "", named: Eraser | None = None) -> Choice:
-        """Choose how to erase these cells: by the eraser `named`, or as `policy.choose` says."""
+        """Choose how to erase these cells: by the eraser `named`, or as `policy.choose` says; exactly where they can no
+        longer be edited in place."""
         erased = sum(end - start for start, end in spans)
         start = min((start for start, _ in spans), default=0)
         following = self.ledger.cells_from(start) - erased
         known: dict[str, Any] = {"calibration": self.calibration, "policy": self.policy, "reason": reason}
         known["replayed"] = self._replayed(start)
-        if named is not None:
+        in_place = not self.resident or not spans or start >= self.engine.editable_from(self.seq)
+        if named is not None and (in_place or named.exact):
             return as_named(self.engine, named, erased, following, **known)
-        return choose(self.engine, erased, following, **known)
+        return choose(self.engine, erased, following, in_place=in_place, **known)
 
 
 def _add(progress: Callable[[int], None], before: int, done: int) -> None:

@@ -75,6 +75,7 @@ class Memory:
         context_length: int | None = None,
         checkpoint_mb: float | None = None,
         checkpoint_device: str | None = None,
+        editable_tokens: int | None = None,
     ) -> None:
         """Load the model, and the trained eraser if there is one.
 
@@ -100,6 +101,10 @@ class Memory:
         `checkpoint_mb`: megabytes for the checkpoints of all sessions, for a model with recurrent layers (Qwen3.5,
         LFM2, Granite 4, ...): copies of their states, from which the conversation goes on after a retraction; by
         default 512. `checkpoint_device`: where they are kept, such as "cpu"; by default where the model is.
+
+        `editable_tokens`: for a model with sliding windows, number of last tokens of a conversation that can be erased
+        in place; by default all. Layers with a window give back what they keep beyond, and earlier text is erased by
+        prefilling the conversation from its beginning.
 
         `heal`: when an approximate erasure is made exact. "idle": in idle time, in chunks that give way to calls, where
         `cache_tokens` has room for a copy. "now": before the call that erased returns. "never": not at all. By default
@@ -131,6 +136,7 @@ class Memory:
         check("device", device, text, "a name that torch knows, such as 'cpu'")
         check("dtype", dtype, text, "a name that torch knows, such as 'bfloat16'")
         check("context_length", context_length, (int, NoneType), "a number of tokens")
+        check("editable_tokens", editable_tokens, (int, NoneType), "a number of tokens")
         check("cache_tokens", cache_tokens, (int, NoneType), "the number of cells that may be held")
         check_function("on_heal", on_heal)
         asked = {
@@ -139,8 +145,9 @@ class Memory:
             "context_length": context_length,
             "checkpoint_mb": checkpoint_mb,
             "checkpoint_device": checkpoint_device,
+            "editable_tokens": editable_tokens,
         }
-        for setting in ("context_length", "checkpoint_mb", "checkpoint_device"):
+        for setting in ("context_length", "checkpoint_mb", "checkpoint_device", "editable_tokens"):
             if asked[setting] is not None and isinstance(model, Engine):
                 raise ModelError(f"A ready engine has a {setting} already; give it to the engine.")
         if cache_tokens is not None and cache_tokens < 1:

@@ -16,9 +16,10 @@ from kv_memory.conversation.spans import Span, Target
 from kv_memory.conversation.targets import ResolvedTarget
 from kv_memory.engines.parts import CellRows, Scoring, require
 from kv_memory.erasers.base import Eraser
-from kv_memory.errors import PolicyError, UnknownTargetError
+from kv_memory.errors import PolicyError, UnknownTargetError, UnsupportedOperationError
 from kv_memory.policy.authority import OWNER
 from kv_memory.policy.choice import Choice
+from kv_memory.policy.choose import GIVEN_BACK
 from kv_memory.policy.config import Cascade, Handling
 from kv_memory.policy.reasons import Reason
 from kv_memory.positions import Interval, merge
@@ -144,6 +145,9 @@ def plan_retraction(
     wanted = None if eraser is None and handling.exact else state.eraser(eraser)
     resolved = state.resolve(targets, state.given(messages))
     redactions = tuple(state.records.described(resolved))
+    branches = plan_branches(state.branches, redactions, wanted, reason)
+    if eraser is not None and wanted is not None:
+        _check_in_place(wanted, branches)
     return RetractionPlan(
         targets=tuple(targets),
         reason=reason,
@@ -154,7 +158,7 @@ def plan_retraction(
         keep_undo=keep_undo,
         resolved=tuple(resolved),
         redactions=redactions,
-        branches=plan_branches(state.branches, redactions, wanted, reason),
+        branches=branches,
         derived=_answers_after(resolved),
     )
 
@@ -176,6 +180,12 @@ def _plan_branch(
     intervals = tuple(merge(interval for chosen in concerned for interval in chosen.intervals()))
     choice = branch.choose(intervals, reason, eraser) if branch.resident and intervals else None
     return BranchPlan(branch, tuple(concerned), intervals, choice)
+
+
+def _check_in_place(named: Eraser, branches: Iterable[BranchPlan]) -> None:
+    """Raise UnsupportedOperationError where the eraser that the caller names cannot edit what is to be erased."""
+    if any(plan.choice is not None and plan.choice.eraser is not named for plan in branches):
+        raise UnsupportedOperationError(f"The eraser {named.name!r} cannot run here: {GIVEN_BACK}; use 'recompute'.")
 
 
 def named_spans(resolved: Iterable[ResolvedTarget]) -> tuple[Span, ...]:

@@ -15,6 +15,7 @@ _OF_THE_MEMORY = (
     "context_length",
     "checkpoint_mb",
     "checkpoint_device",
+    "editable_tokens",
     "cache_tokens",
     "calibration",
     "policy",

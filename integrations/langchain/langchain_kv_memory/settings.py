@@ -43,6 +43,8 @@ class LocalChatModel(SessionEntryPoints):
     """Megabytes for the checkpoints of a model with recurrent layers, such as Qwen3.5; by default 512."""
     checkpoint_device: str | None = None
     """Device on which they are kept, such as "cpu"; by default where the model is."""
+    editable_tokens: int | None = None
+    """Last tokens of a conversation that can be erased in place, for a model with sliding windows; by default all."""
     cache_tokens: int | None = None
     """Number of cells of all sessions together; by default four times the model's context."""
     calibration: Calibration | str | Path | None = Field(default=None, exclude=True, repr=False)
@@ -104,6 +106,7 @@ class LocalChatModel(SessionEntryPoints):
         make = partial(make, eraser=self.eraser, policy=self.policy, audit=self.audit, heal=self.heal)
         make = partial(make, calibration=self.calibration, cache_tokens=self.cache_tokens)
         make = partial(make, checkpoint_mb=self.checkpoint_mb, checkpoint_device=self.checkpoint_device)
+        make = partial(make, editable_tokens=self.editable_tokens)
         memory = self.loader.get(self._name, make)
         if self.profile is not None and "tool_calling" not in self.profile:
             for name, value in profile_of(memory).items():

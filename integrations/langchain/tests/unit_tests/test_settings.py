@@ -59,6 +59,7 @@ def test_a_ready_memory_takes_an_erasers_name_but_no_files(tmp_path: Path) -> No
 def test_the_memory_is_made_of_the_settings(made: list[dict[str, Any]], tmp_path: Path) -> None:
     given = {"policy": "p.toml", "audit": tmp_path / "a", "heal": "now", "calibration": "c.json", "dtype": "float32"}
     sizes: dict[str, Any] = {"cache_tokens": 9, "context_length": 5, "checkpoint_mb": 7.5, "checkpoint_device": "cpu"}
+    sizes |= {"editable_tokens": 3}
     model = ErasableChatModel(model=tmp_path, eraser=tmp_path, **sizes, **given)
     assert model.load() is model.load() is model.ready
     assert made == [{"model": tmp_path, "eraser": tmp_path, **sizes, "device": None, **given}]
