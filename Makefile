@@ -17,7 +17,7 @@ demo: $(STAMP)
 test: $(STAMP) llama
 	@scripts/run_tests.sh $(VENV)
 
-# Random histories of sessions and answers with tool calls, more than the tests read, and every model with recurrent layers:
+# Random histories of sessions and answers with tool calls, more than the tests read, and the conformance of every model:
 # make nightly HISTORIES=20000 SEED=7
 HISTORIES ?= 20000
 ANSWERS ?= 10000
@@ -26,7 +26,7 @@ nightly: $(STAMP)
 	@$(BIN)/python -m tests.histories --histories $(HISTORIES) --seed $(SEED)
 	@$(BIN)/python -m tests.histories --histories $$(($(HISTORIES) / 10)) --seed $(SEED) --hybrid
 	@$(BIN)/python -m tests.tool_calls --texts $(ANSWERS) --seed $(SEED)
-	@$(BIN)/python -m pytest -q -n 2 tests/conformance/every_hybrid.py
+	@$(BIN)/python -m benchmarks.models
 
 # The tests with the newest release of everything but torch and llama.cpp, in an environment beside the pinned one
 test-newest:

@@ -23,6 +23,7 @@ from benchmarks import record
 from kv_memory.engines.base import Engine
 from kv_memory.engines.registry import open_engine
 from kv_memory.engines.transformers.probe import reaches
+from kv_memory.engines.transformers.recurrent_cache import recurrent_kinds
 from kv_memory.erasers import ERASERS
 from kv_memory.errors import UnsupportedModelError
 from kv_memory.testing import models as tiny
@@ -114,6 +115,8 @@ def refusals() -> Iterator[dict[str, str]]:
 def described(name: str, config: PreTrainedConfig) -> dict[str, Any]:
     """Return a model's layers in words, and the memory of a session at the default shape of its kind."""
     text = config.get_text_config(decoder=True)
+    if kinds := recurrent_kinds(config):
+        return {"recurrent": sorted(set(kinds))}
     try:
         default = type(text)(**DEFAULTS.get(name, {}))
         reach = reaches(default)

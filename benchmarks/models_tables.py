@@ -23,6 +23,16 @@ FAMILIES = {
     "llama4": "Llama 4",
     "glm4-moe-lite": "GLM-4.7-Flash",
     "deepseek-v3": "DeepSeek V3, Kimi K2",
+    "qwen3_5": "Qwen3.5 and later",
+    "qwen3_next": "Qwen3-Next",
+    "olmo_hybrid": "OLMo Hybrid",
+    "kimi_linear": "Kimi Linear",
+    "lfm2": "LFM2",
+    "granitemoehybrid": "Granite 4",
+    "bamba": "Bamba",
+    "falcon_h1": "Falcon-H1",
+    "nemotron_h": "Nemotron-H, Nemotron 3",
+    "jamba": "Jamba",
 }
 """Models that people run, by the tiny model that stands for them; those without a name are variants of another."""
 ENGINES = {"TransformersEngine": "transformers", "RecurrentEngine": "transformers", "LlamaCppEngine": "llama.cpp"}
@@ -66,8 +76,8 @@ def _row(engines: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def _layers(row: dict[str, Any]) -> str:
-    if "layers" not in row:
-        return str(row.get("kind", ""))
+    if "recurrent" in row:
+        return f"[recurrent](hybrids.md) ({', '.join(name.replace('_', ' ') for name in row['recurrent'])})"
     if row["latent"]:
         return "latent attention"
     if row["see_all"] == row["layers"]:
@@ -77,8 +87,10 @@ def _layers(row: dict[str, Any]) -> str:
 
 def _erasers(row: dict[str, Any]) -> str:
     able = row.get("erasers", [])
+    if "recurrent" in row:
+        return f"`{'`, `'.join(able)}`"
     if row.get("lacking"):
-        return f"{', '.join(able)}: {'; '.join(row['lacking'])}"
+        return f"`{'`, `'.join(able)}`: {'; '.join(row['lacking'])}"
     return "all; without a calibration `recompute` alone is chosen" if row.get("unproven") else "all"
 
 

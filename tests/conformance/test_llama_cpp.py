@@ -20,6 +20,7 @@ from kv_memory.testing.conformance.case import needs
 from kv_memory.testing.gguf_models import convert, convert_lora
 from kv_memory.testing.models import CONFIGS
 from tests.conformance.own import OwnEngine
+from tests.conformance.which import models
 
 NOT_CONVERTED = {"mistral", "gemma-mqa", "phi3-partial"}
 """Architectures that kv_memory does not convert to GGUF."""
@@ -52,7 +53,7 @@ def without_feed_forward(weights: Path) -> None:
 class TestWindows(EngineConformance):
     """Sliding windows, sinks, a rotation of each kind of layer and layers without one, and latent attention."""
 
-    models = ("gemma3", "gpt-oss", "olmo3", "cohere2", "glm4-moe-lite")
+    models = models(("gemma3", "gpt-oss", "olmo3", "cohere2", "glm4-moe-lite"), "gemma3", "gpt-oss")
     repeats = False
 
     def save(self, model: str, folder: Path) -> Path:

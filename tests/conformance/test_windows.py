@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from kv_memory.engines.base import Engine
 from kv_memory.engines.transformers import TransformersEngine
 from kv_memory.testing.models import WINDOWS
 from tests.conformance.own import OwnEngine
-
-REPRESENTATIVE = ("gemma3", "gemma4", "gpt-oss", "llama4", "glm4-moe-lite")
-"""One of each kind; `make nightly` reads all."""
+from tests.conformance.which import models
 
 
 class TestWindows(OwnEngine):
-    models = tuple(WINDOWS) if os.environ.get("KV_MEMORY_ALL_MODELS") else REPRESENTATIVE
+    models = models(WINDOWS, "gemma3", "gemma4", "gpt-oss", "llama4", "glm4-moe-lite")
 
     def open(self, path: Path) -> Engine:
         return TransformersEngine.load(path, device="cpu", dtype="float32")

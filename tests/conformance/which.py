@@ -1,0 +1,11 @@
+"""Which models a suite runs on: a representative of each kind in the tests, all in `make nightly`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+
+def models(every: Iterable[str], *representative: str) -> tuple[str, ...]:
+    """Return the models to run on."""
+    return tuple(every) if os.environ.get("KV_MEMORY_ALL_MODELS") else representative
