@@ -36,6 +36,7 @@ class Mutant:
 GUARANTEE, VERSIONS, ENFORCEMENT = "tests/test_guarantee.py", "tests/test_versions.py", "tests/test_enforcement.py"
 HISTORIES = "tests/test_histories.py"
 RECURRENT = "tests/engines/test_recurrent.py"
+OPENED_AGAIN = "test_a_fork_that_is_opened_again_knows_tombstones_of_a_retraction_that_was_undone_before_it"
 SESSIONS, CONVERSATION = "kv_memory/sessions", "kv_memory/conversation"
 MUTANTS = (
     # the point of enforcement
@@ -146,6 +147,27 @@ MUTANTS = (
         "self._originals.completed(made)",
         "made",
         (f"{HISTORIES}::test_what_is_left_of_a_message_is_known_in_the_next_process_of_a_fork",),
+    ),
+    Mutant(
+        "a fork's log lacks what was undone before it",
+        f"{SESSIONS}/records.py",
+        "inherited, [*self._undone], origin",
+        "inherited, [], origin",
+        (f"{HISTORIES}::{OPENED_AGAIN}",),
+    ),
+    Mutant(
+        "what was undone in a copy, and in no log, is not passed on to a fork of it",
+        f"{SESSIONS}/records.py",
+        "        undone, in_force = [*(known.redaction for known in self._read), *self._undone], set(self.redactions)",
+        "        undone, in_force = [known.redaction for known in self._read], set(self.redactions)",
+        (f"{HISTORIES}::{OPENED_AGAIN}",),
+    ),
+    Mutant(
+        "a fork logs again what the log holds under its id",
+        f"{SESSIONS}/records.py",
+        "        inherited = list(dict.fromkeys(redaction for _, redaction in self._unlogged))",
+        "        inherited = self.redactions",
+        (f"{HISTORIES}::test_a_fork_logs_what_it_began_with_and_not_what_its_own_log_holds",),
     ),
     Mutant(
         "the log lacks digests of parts that this process knew otherwise",

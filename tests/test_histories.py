@@ -296,6 +296,49 @@ def test_what_is_left_of_a_message_is_known_in_the_next_process_of_a_fork(tmp_pa
     check_next_process(fork, tmp_path, left, "one ")
 
 
+@pytest.mark.parametrize("copied", [False, True], ids=["of the session", "of a copy without something"])
+def test_a_fork_that_is_opened_again_knows_tombstones_of_a_retraction_that_was_undone_before_it(
+    tmp_path: Path, copied: bool
+) -> None:
+    """Nothing was in force when it began, so nothing in its log told that the text is a version of the message."""
+    whole = {"role": "user", "id": "m", "content": "one two "}
+    memory = Memory(ENGINE, audit=tmp_path / "audit.sqlite", heal="never")
+    session = memory.session("s")
+    session.prefill([H[0], whole])
+    report = session.retract(CharRange(message="m", start=4, end=8))
+    (left,) = report.tombstones([whole])
+    session.undo(report)
+    session.prefill([H[0], whole])
+    origin = session.without("u") if copied else session
+    origin.fork("f")
+    memory.delete_session("f")
+    fork = memory.session("f")
+    fork.prefill([H[0], left])
+    fork.retract(CharRange(message="m", start=0, end=3), reason="security")
+    usage = fork.prefill([H[0], whole])
+    assert not visible(fork, text="one")
+    assert usage.corrected == ()
+    for name in memory.sessions():
+        memory.delete_session(name)
+
+
+def test_a_fork_logs_what_it_began_with_and_not_what_its_own_log_holds(tmp_path: Path) -> None:
+    memory = Memory(ENGINE, audit=tmp_path / "audit.sqlite", heal="never")
+    session = memory.session("s")
+    session.prefill(H)
+    session.retract("u")
+    fork = session.fork("f")
+    report = fork.retract("c1")
+    memory.delete_session("f")
+    again = session.fork("f")
+    again.undo(report)
+    again.prefill(H)
+    assert visible(again)
+    assert not visible(again, text="q<")
+    for name in memory.sessions():
+        memory.delete_session(name)
+
+
 def check_next_process(session: Session, folder: Path, left: list[dict[str, Any]], text: str) -> None:
     """Check that another process, which knows what the log says, reads this of a message of which something is left."""
     session.evict()

@@ -142,6 +142,23 @@ class AuditLog:
         """Log that a running retraction takes out more: another intent, on the disk before that is erased."""
         self._write("intent", session, retraction, by=by, reason=reason, **self._named((), spans, redactions))
 
+    def inherited(
+        self, session: str, redactions: Iterable[Redaction], former: Iterable[Redaction], *, origin: str, by: str = ""
+    ) -> str:
+        """Log what a session begins with as a fork of the session `origin`; return the id that stands for it.
+
+        `redactions`: those in force. `former`: those that were undone; histories may hold tombstones of them.
+        """
+        attempt, reason, undone = Attempt(), f"forked from {origin}", self.seal(former)
+        named = self._named((), (), [*redactions, *undone])
+        with self._store.transaction() as connection:
+            self._append(connection, "intent", session, attempt.id, {"by": by, "reason": reason, **named})
+            self._append(connection, "outcome", session, attempt.id, asdict(Outcome("inherited")))
+            if undone:
+                held: dict[str, Value | None] = {"by": by, "reason": reason, REDACTIONS: as_json(undone)}
+                self._append(connection, "undone", session, attempt.id, held)
+        return attempt.id
+
     def outcome(self, session: str, retraction: str, outcome: Outcome) -> None:
         """Log the outcome of a retraction; a second time for one that was `queued`, once it has been applied."""
         self._write("outcome", session, retraction, **asdict(outcome))

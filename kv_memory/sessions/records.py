@@ -39,6 +39,8 @@ class Records:
         """Reasons that were given in this process, by retraction."""
         self._unlogged: dict[tuple[str, Redaction], None] = {}
         """Redactions in force that the log of this session does not have."""
+        self._undone: dict[Redaction, None] = {}
+        """Redactions that were undone in this process, here or in the session that this is a fork of."""
         self._logged: dict[tuple[str, Redaction], None] = {}
         """Redactions in force by the log, asked for in this process or another."""
         self._read: list[Logged] = []
@@ -51,6 +53,12 @@ class Records:
     def redactions(self) -> list[Redaction]:
         """Return those in force, each once, in the order in which they came."""
         return list(dict.fromkeys(redaction for _, redaction in (*self._logged, *self._unlogged)))
+
+    @property
+    def former(self) -> list[Redaction]:
+        """Return those that were in force once: histories may hold their tombstones, which stay known as versions."""
+        undone, in_force = [*(known.redaction for known in self._read), *self._undone], set(self.redactions)
+        return [redaction for redaction in dict.fromkeys(undone) if redaction not in in_force]
 
     def refresh(self) -> None:
         """Read from the log what other processes have retracted or undone."""
@@ -101,12 +109,14 @@ class Records:
             self._logged |= made
 
     def inherit(self, other: Records) -> None:
-        """Put in force exactly what is in force in another session."""
+        """Put in force exactly what is in force in another session, and know what was."""
         other.refresh()  # another process may have retracted there since
         held = [*other._logged, *other._unlogged]
-        made = other.redactions
+        former = other.former
+        made = [*other.redactions, *former]
         whole = dict(zip(made, self._originals.completed(made), strict=True))
         self._unlogged = {(owner, whole[redaction]): None for owner, redaction in held}
+        self._undone = {whole[redaction]: None for redaction in former}
         self._reasons = {
             (owner, whole.get(redaction, redaction)): reason for (owner, redaction), reason in other._reasons.items()
         }
@@ -117,11 +127,11 @@ class Records:
         self._logs = None
 
     def log_inherited(self, origin: str) -> None:
-        """Log that this session begins with what is retracted in the session `origin`."""
-        inherited, log = self.redactions, self._logs is not None and bool(self._unlogged)
-        with self.logged((), inherited, reason=f"forked from {origin}", log=log) as attempt:
-            self._reasons |= {(attempt.id, redaction): self.reason(redaction) for redaction in inherited}
-            attempt.outcome = Outcome("inherited")
+        """Log that this session begins with what is, and what was, retracted in the session `origin`."""
+        inherited = list(dict.fromkeys(redaction for _, redaction in self._unlogged))
+        if self._logs is not None and (inherited or self._undone):
+            retraction = self._logs.inherited(self._session, inherited, [*self._undone], origin=origin, by=OWNER)
+            self._reasons |= {(retraction, redaction): self.reason(redaction) for redaction in inherited}
 
     def withdraw(
         self,
@@ -139,6 +149,7 @@ class Records:
             for owner in [owner for owner in held if owner[0] == retraction]:
                 if redactions is None or owner[1] in redactions:
                     del held[owner]
+                    self._undone[owner[1]] = None
 
     def corrected(self, messages: Iterable[Message]) -> tuple[str, ...]:
         """Return the ids of those of these messages that are corrections: under the id another text is retracted."""
@@ -162,11 +173,9 @@ class Records:
         spans: Sequence[Span] = (),
         by: str = OWNER,
         reason: str = "",
-        *,
-        log: bool = True,
     ) -> AbstractContextManager[Attempt]:
         """Return a context for the work of a retraction: its intent is logged before and its outcome after."""
-        if self._logs is None or not log:
+        if self._logs is None:
             return nullcontext(Attempt())
         return self._logs.retraction(
             session=self._session, targets=targets, redactions=redactions, spans=spans, by=by, reason=reason

@@ -145,11 +145,13 @@ def test_more_may_turn_out_to_be_retracted_and_a_part_of_it_taken_back(log: Audi
 
 def test_edits_pass_on_to_a_fork_still_sealed(log: AuditLog) -> None:
     retract(log)
-    with log.retraction(
-        session="s/fork", targets=[], redactions=[*log.retracted("s"), redaction(2)], reason="fork of s"
-    ) as it:
-        it.outcome = Outcome("inherited")
+    undone = redaction(0)
+    name = log.inherited("s/fork", [*log.retracted("s"), redaction(2)], [undone], origin="s", by="owner")
     assert log.retracted("s/fork") == list(log.seal([redaction(1), redaction(2)]))
+    assert [known.redaction for known in log.logged("s/fork") if not known.in_force] == list(log.seal([undone]))
+    assert [row.kind for row in log.entries("s/fork", name)] == ["intent", "outcome", "undone"]
+    assert log.unfinished() == []
+    assert log.verify() == []
 
 
 def test_entries_are_the_latest_in_order(log: AuditLog) -> None:
