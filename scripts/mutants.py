@@ -129,8 +129,8 @@ MUTANTS = (
     Mutant(
         "a tombstone is taken for an equal message that was retracted under another id",
         f"{CONVERSATION}/originals.py",
-        "            if known.fits_ids_of(message):",
-        "            if True:",
+        "            if (here is None or known.digest in here) and known.fits_ids_of(message):",
+        "            if here is None or known.digest in here:",
         (f"{HISTORIES}::test_a_tombstone_is_not_taken_for_an_equal_message_that_was_retracted_under_another_id",),
     ),
     # records
@@ -168,6 +168,13 @@ MUTANTS = (
         "        inherited = list(dict.fromkeys(redaction for _, redaction in self._unlogged))",
         "        inherited = self.redactions",
         (f"{HISTORIES}::test_a_fork_logs_what_it_began_with_and_not_what_its_own_log_holds",),
+    ),
+    Mutant(
+        "a tombstone is not known where another session has retracted the same text as a message",
+        f"{CONVERSATION}/originals.py",
+        "            if (here is None or known.digest in here) and known.fits_ids_of(message):",
+        "            if known.fits_ids_of(message):",
+        (f"{HISTORIES}::test_a_tombstone_is_known_also_where_another_session_retracts_the_same_text_as_a_message",),
     ),
     Mutant(
         "the log lacks digests of parts that this process knew otherwise",

@@ -339,6 +339,21 @@ def test_a_fork_logs_what_it_began_with_and_not_what_its_own_log_holds(tmp_path:
         memory.delete_session(name)
 
 
+def test_a_tombstone_is_known_also_where_another_session_retracts_the_same_text_as_a_message(session: Session) -> None:
+    whole = {"role": "user", "id": "m", "content": "one two "}
+    session.prefill([whole])
+    report = session.retract(CharRange(message="m", start=4, end=8))
+    (left,) = report.tombstones([whole])
+    session.undo(report)
+    with session._memory.new_session("other") as other:
+        other.prefill([left])
+        other.retract("m")
+    session.prefill([left])
+    session.retract(CharRange(message="m", start=0, end=3), reason="security")
+    assert session.prefill([whole]).corrected == ()
+    assert not visible(session, text="one")
+
+
 def check_next_process(session: Session, folder: Path, left: list[dict[str, Any]], text: str) -> None:
     """Check that another process, which knows what the log says, reads this of a message of which something is left."""
     session.evict()

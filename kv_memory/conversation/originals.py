@@ -253,7 +253,7 @@ class Originals:
         known = self._known.get(sealed.identity)
         if known is not None:
             known.read(message, self.key)
-            if known.fits_ids_of(message):
+            if (here is None or known.digest in here) and known.fits_ids_of(message):
                 return sealed
         for original in self._candidates(message):
             if (here is None or original.digest in here) and original.may_be(message, before):
