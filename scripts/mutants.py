@@ -156,6 +156,13 @@ MUTANTS = (
         (f"{HISTORIES}::{OPENED_AGAIN}",),
     ),
     Mutant(
+        "a fork that fails keeps its id",
+        f"{SESSIONS}/session.py",
+        "            self._memory.delete_session(other.id)\n            raise\n",
+        "            raise\n",
+        ("tests/audit/test_memory.py",),
+    ),
+    Mutant(
         "what was undone in a copy, and in no log, is not passed on to a fork of it",
         f"{SESSIONS}/records.py",
         "        undone, in_force = [*(known.redaction for known in self._read), *self._undone], set(self.redactions)",

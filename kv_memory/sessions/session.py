@@ -374,9 +374,8 @@ class Session:
         if session_id is not None:
             check_session_id(session_id)
         with self._engine.lock:
-            other = self._copy(session_id or f"{self.id}/{uuid.uuid4().hex[:6]}")
-            other._state.records.log_inherited(self.id)
-            return other
+            name = session_id or f"{self.id}/{uuid.uuid4().hex[:6]}"
+            return self._copy(name, lambda other: other._state.records.log_inherited(self.id))
 
     def without(self, *targets: Target, eraser: str | Eraser | None = None) -> Session:
         """Return a fork that never read these targets, to ask a question in and then delete.
@@ -388,29 +387,33 @@ class Session:
 
         Costs a copy of the cells and an erasure. The fork never heals; leaving the block deletes it.
         """
-        with self._engine.lock:
-            other = self._copy(f"{self.id}/without/{uuid.uuid4().hex[:6]}")
+
+        def begin(other: Session) -> None:
             other._state.heals = False
             other._state.records.stop_logging()  # the fork only answers a question: nothing is retracted
-            try:
-                other.retract(*targets, reason="counterfactual", eraser=eraser)
-            except BaseException:
-                self._memory.delete_session(other.id)
-                raise
-            return other
+            other.retract(*targets, reason="counterfactual", eraser=eraser)
 
-    def _copy(self, session_id: str) -> Session:
+        with self._engine.lock:
+            return self._copy(f"{self.id}/without/{uuid.uuid4().hex[:6]}", begin)
+
+    def _copy(self, session_id: str, begin: Callable[[Session], object]) -> Session:
+        """Return a copy on which `begin` has run; where it raises, there is none."""
         self._state.catch_up()
         latest = self.branches.latest
         copied = latest if latest is not None and latest.resident else None
         if copied is not None:
             self._memory.make_room(copied.cells, copied)
         other = self._memory.new_session(session_id)
-        other._state.records.inherit(self._state.records)
-        other.branches.numbers = self.branches.numbers  # a span id means one message in both
-        if copied is not None:
-            other.branches.add(copy := copied.fork())
-            enforce(other._state, copy)
+        try:
+            other._state.records.inherit(self._state.records)
+            other.branches.numbers = self.branches.numbers  # a span id means one message in both
+            if copied is not None:
+                other.branches.add(copy := copied.fork())
+                enforce(other._state, copy)
+            begin(other)
+        except BaseException:
+            self._memory.delete_session(other.id)
+            raise
         return other
 
     def attribute(self, answer: str, *targets: Target, eraser: str | Eraser | None = None) -> list[Attribution]:

@@ -63,6 +63,17 @@ def test_a_fork_takes_along_what_is_retracted(file: Path) -> None:
     assert left_out(memory(file), "f") > 0
 
 
+def test_a_fork_that_cannot_be_logged_leaves_its_id_free(file: Path) -> None:
+    first = memory(file)
+    session = first.session("s")
+    session.prefill(CONVERSATION, without=["c1"])
+    with mock.patch.object(AuditLog, "inherited", side_effect=AuditError("full")), pytest.raises(AuditError):
+        session.fork("f")
+    assert first.sessions() == ["s"]
+    session.fork("f")
+    assert left_out(first, "f") > 0
+
+
 def test_a_killed_retraction_is_found_and_counts(file: Path) -> None:
     def die(*_: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
