@@ -137,23 +137,19 @@ MUTANTS = (
     Mutant(
         "a fork does not take over what the log holds",
         f"{SESSIONS}/records.py",
-        "        held = [*other._logged, *other._unlogged]",
-        "        held = [*other._unlogged]",
+        "        self._unlogged = {**other._logged, **other._unlogged}",
+        "        self._unlogged = {**other._unlogged}",
         (GUARANTEE, VERSIONS),
-    ),
-    Mutant(
-        "a fork's log lacks digests of parts that came with a retraction that was undone",
-        f"{SESSIONS}/records.py",
-        "self._originals.completed(made)",
-        "made",
-        (f"{HISTORIES}::test_what_is_left_of_a_message_is_known_in_the_next_process_of_a_fork",),
     ),
     Mutant(
         "a fork's log lacks what was undone before it",
         f"{SESSIONS}/records.py",
         "inherited, [*self._undone], origin",
         "inherited, [], origin",
-        (f"{HISTORIES}::{OPENED_AGAIN}",),
+        (
+            f"{HISTORIES}::{OPENED_AGAIN}",
+            f"{HISTORIES}::test_what_is_left_of_a_message_is_known_in_the_next_process_of_a_fork",
+        ),
     ),
     Mutant(
         "a fork that fails keeps its id",

@@ -297,19 +297,6 @@ class Originals:
             result.append(redaction.model_copy(update=update))
         return result
 
-    def completed(self, redactions: Sequence[Redaction]) -> list[Redaction]:
-        """Return redactions of which the first of each message has all digests that are known of its parts, so that
-        they can be kept without others of the message."""
-        first = {group[0] for group in by_digest(redactions).values()}
-        return [self._completed(redaction) if redaction in first else redaction for redaction in redactions]
-
-    def _completed(self, redaction: Redaction) -> Redaction:
-        original = self._known.get(redaction.digest)
-        if original is None:
-            return redaction
-        known = {"texts": _as_texts(original.texts()), "call_texts": tuple(sorted(original.call_texts().items()))}
-        return redaction.model_copy(update={"fingerprints": redaction.fingerprints.model_copy(update=known)})
-
     def _fingerprints(
         self,
         redaction: Redaction,

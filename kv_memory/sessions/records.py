@@ -111,15 +111,9 @@ class Records:
     def inherit(self, other: Records) -> None:
         """Put in force exactly what is in force in another session, and know what was."""
         other.refresh()  # another process may have retracted there since
-        held = [*other._logged, *other._unlogged]
-        former = other.former
-        made = [*other.redactions, *former]
-        whole = dict(zip(made, self._originals.completed(made), strict=True))
-        self._unlogged = {(owner, whole[redaction]): None for owner, redaction in held}
-        self._undone = {whole[redaction]: None for redaction in former}
-        self._reasons = {
-            (owner, whole.get(redaction, redaction)): reason for (owner, redaction), reason in other._reasons.items()
-        }
+        self._unlogged = {**other._logged, **other._unlogged}
+        self._undone = dict.fromkeys(other.former)
+        self._reasons = dict(other._reasons)
         self.known |= other.known
 
     def stop_logging(self) -> None:
