@@ -37,6 +37,7 @@ GUARANTEE, VERSIONS, ENFORCEMENT = "tests/test_guarantee.py", "tests/test_versio
 HISTORIES = "tests/test_histories.py"
 RECURRENT = "tests/engines/test_recurrent.py"
 OPENED_AGAIN = "test_a_fork_that_is_opened_again_knows_tombstones_of_a_retraction_that_was_undone_before_it"
+GUESSED = "test_a_text_that_was_retracted_as_it_is_is_not_guessed_by_a_report_to_be_what_is_left_of_another"
 SESSIONS, CONVERSATION = "kv_memory/sessions", "kv_memory/conversation"
 MUTANTS = (
     # the point of enforcement
@@ -178,6 +179,20 @@ MUTANTS = (
         "            if (here is None or known.digest in here) and known.fits_ids_of(message):",
         "            if known.fits_ids_of(message):",
         (f"{HISTORIES}::test_a_tombstone_is_known_also_where_another_session_retracts_the_same_text_as_a_message",),
+    ),
+    Mutant(
+        "a report leaves a version as it is where another session has retracted the same text as a message",
+        f"{CONVERSATION}/tombstones.py",
+        "identify(parsed, {redaction.digest for redaction in own}, originals.digests)",
+        "identify(parsed)",
+        (f"{HISTORIES}::test_a_tombstone_is_known_also_where_another_session_retracts_the_same_text_as_a_message",),
+    ),
+    Mutant(
+        "a report guesses a text that was retracted as it is to be what is left of another",
+        f"{CONVERSATION}/tombstones.py",
+        " for redaction in own}, originals.digests)",
+        " for redaction in own})",
+        (f"{HISTORIES}::{GUESSED}",),
     ),
     Mutant(
         "the log lacks digests of parts that this process knew otherwise",

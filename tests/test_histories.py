@@ -180,6 +180,19 @@ def test_a_text_that_was_read_as_it_is_is_not_guessed_to_be_what_is_left_of_anot
     assert visible(session, text="right")
 
 
+def test_a_text_that_was_retracted_as_it_is_is_not_guessed_by_a_report_to_be_what_is_left_of_another(
+    session: Session,
+) -> None:
+    one, other = ([{"role": "user", "id": "m", "content": text}] for text in ("0123456789abcdef", "right"))
+    session.prefill(other)
+    session.retract("m")
+    session.prefill(one)
+    name = session.spans()[0].id
+    session.retract(name)
+    report = session.retract(CharRange(message=name, start=11, end=16))
+    assert report.tombstones(other) == other
+
+
 def test_a_fork_lacks_what_another_process_has_retracted_just_before(tmp_path: Path) -> None:
     here, there = (Memory(ENGINE, audit=tmp_path / "audit.sqlite", heal="never").session("s") for _ in range(2))
     here.prefill(H)
@@ -349,7 +362,8 @@ def test_a_tombstone_is_known_also_where_another_session_retracts_the_same_text_
         other.prefill([left])
         other.retract("m")
     session.prefill([left])
-    session.retract(CharRange(message="m", start=0, end=3), reason="security")
+    report = session.retract(CharRange(message="m", start=0, end=3), reason="security")
+    assert [message["content"] for message in report.tombstones([left])] == [" "]
     assert session.prefill([whole]).corrected == ()
     assert not visible(session, text="one")
 

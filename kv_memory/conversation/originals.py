@@ -224,6 +224,10 @@ class Originals:
             if not ids:
                 self._without_ids.setdefault(original.role, {})[original.digest] = original
 
+    def digests(self) -> Container[str]:
+        """Return the digests of all originals."""
+        return self._known
+
     def sealed(self, message: Message) -> Message:
         """Return the message under its keyed digest, as one that is no version of another."""
         return replace(message, identity=self.key.seal(message.digest()) if self.key else message.digest())

@@ -23,7 +23,7 @@ def cuts_of(messages: Sequence[Mapping[str, Any]], redactions: Sequence[Redactio
         own = [redaction for redaction in redactions if redaction.key == key]
         originals = Originals.named(key)
         originals.learn(own)
-        identified = originals.identify(parsed)
+        identified = originals.identify(parsed, {redaction.digest for redaction in own}, originals.digests)
         for i, cuts in cuts_for(identified, own).items():
             result[i] = result.get(i, Cuts()) | in_version(cuts, identified[i])
     return {i: cuts for i, cuts in sorted(result.items()) if cuts}
