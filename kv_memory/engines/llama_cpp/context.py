@@ -131,6 +131,10 @@ class Context:
                 self.copy(home, HELD, start, end)
             return self._read(HELD)
 
+    def read_states(self, home: int) -> NDArray[np.uint8]:
+        """Read what the recurrent layers hold of a sequence."""
+        return self._read(home, library().LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY)
+
     def _read(self, home: int, flags: int = 0) -> NDArray[np.uint8]:
         lib = library()
         size = lib.llama_state_seq_get_size_ext(self.pointer, home, flags)
@@ -149,9 +153,8 @@ class Context:
         self._write(home, data, 0)
 
     def write_states(self, home: int, data: NDArray[np.uint8]) -> None:
-        """Replace what a sequence has in the layers with a sliding window by what a state says that has no others.
-
-        Raises CacheFullError.
+        """Replace what a sequence has in the layers with a sliding window, or in recurrent ones, by what a state says
+        that has no others. Raises CacheFullError.
         """
         self._write(home, data, library().LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY)
 
