@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from kv_memory.engines.base import ConfigCheck, Engine, Tokenizer
-from kv_memory.engines.checkpoints import CheckpointSettings, refuse_checkpoints
+from kv_memory.engines.checkpoints import CheckpointSettings
 from kv_memory.engines.gguf_header import trained_context
 from kv_memory.engines.parts import ProbeLayers
 from kv_memory.engines.threads import wait_passively
-from kv_memory.errors import ModelError
 from kv_memory.pocket import model_path
 
 
@@ -122,13 +121,10 @@ def _is_a(loaded: Any, module: str, kind: str) -> bool:
     return known is not None and isinstance(loaded, getattr(known, kind))
 
 
-def _load_llama_cpp(model: str | Path, checkpoints: CheckpointSettings | None, **settings: Any) -> Engine:
-    from kv_memory.engines.llama_cpp import LlamaCppEngine
+def _load_llama_cpp(model: str | Path, **settings: Any) -> Engine:
+    from kv_memory.engines.llama_cpp import load_engine
 
-    refuse_checkpoints(model, checkpoints)
-    if "editable_tokens" in settings:
-        raise ModelError("A GGUF model keeps all cells of its windows; leave out editable_tokens.")
-    return LlamaCppEngine.load(model, **settings)
+    return load_engine(model, **settings)
 
 
 def _llama_cpp_tokenizer(model: str | Path) -> Tokenizer:
@@ -138,9 +134,9 @@ def _llama_cpp_tokenizer(model: str | Path) -> Tokenizer:
 
 
 def _over_llama(loaded: Any, tokenizer: Any) -> Engine:
-    from kv_memory.engines.llama_cpp import LlamaCppEngine
+    from kv_memory.engines.llama_cpp import engine_of
 
-    return LlamaCppEngine.over(loaded)
+    return engine_of(loaded)
 
 
 def _load_transformers(model: str | Path, **settings: Any) -> Engine:

@@ -26,6 +26,7 @@ ARCHITECTURES: dict[str, gguf.MODEL_ARCH] = {
     "cohere2": gguf.MODEL_ARCH.COHERE2,
     "glm4_moe_lite": gguf.MODEL_ARCH.DEEPSEEK2,
     "lfm2": gguf.MODEL_ARCH.LFM2,
+    "qwen3_5_text": gguf.MODEL_ARCH.QWEN35,
 }
 """GGUF architectures by `model_type` of a transformers config."""
 _SIZES = {
@@ -140,9 +141,24 @@ def _latent(config: Any) -> dict[str, Any]:
     }
 
 
+def _delta_net(config: Any) -> dict[str, Any]:
+    rotary = int(config.head_dim * config.rope_parameters["partial_rotary_factor"])
+    return {
+        "ssm.conv_kernel": config.linear_conv_kernel_dim,
+        "ssm.state_size": config.linear_key_head_dim,
+        "ssm.group_count": config.linear_num_key_heads,
+        "ssm.time_step_rank": config.linear_num_value_heads,
+        "ssm.inner_size": config.linear_num_value_heads * config.linear_value_head_dim,
+        "full_attention_interval": config.layer_types.index("full_attention") + 1,
+        "rope.dimension_count": rotary,
+        "rope.dimension_sections": [(rotary // 2 + i) // 3 for i in (2, 1, 0)] + [0],  # axes of pairs, by turns
+    }
+
+
 _OWN_METADATA: dict[str, Callable[[Any], dict[str, Any]]] = {
     "gpt_oss": lambda config: {"expert_feed_forward_length": config.intermediate_size},
     "glm4_moe_lite": _latent,
+    "qwen3_5_text": _delta_net,
     "lfm2": lambda config: {
         "attention.head_count_kv": [
             config.num_key_value_heads if kind == "full_attention" else 0 for kind in config.layer_types
@@ -213,9 +229,38 @@ def _lfm2(config: Any, name: str, tensor: Tensor) -> Changed:
     yield name, tensor.squeeze(1) if name.endswith("conv.conv.weight") else tensor
 
 
+def _qwen35(config: Any, name: str, tensor: Tensor) -> Changed:
+    """Heads of V that share one of K are apart in llama.cpp: the first of each group, then the second of each."""
+    keys, values, width = config.linear_num_key_heads, config.linear_num_value_heads, config.linear_value_head_dim
+
+    def tiled(rows: Tensor, size: int) -> Tensor:
+        heads = rows.reshape(keys, values // keys, size, *rows.shape[1:])
+        return heads.transpose(0, 1).reshape(rows.shape)
+
+    before = 2 * keys * config.linear_key_head_dim  # rows of Q and K
+    if name.endswith("A_log"):
+        yield name, tiled(-tensor.exp(), 1)
+    elif name.endswith("dt_bias"):
+        yield name.replace("dt_bias", "dt_proj.bias"), tiled(tensor, 1)
+    elif name.endswith(("conv1d.weight", "in_proj_qkv.weight")):
+        rows = tensor.squeeze(1) if "conv1d" in name else tensor
+        yield name, torch.cat([rows[:before], tiled(rows[before:], width)])
+    elif name.endswith("in_proj_z.weight"):
+        yield name, tiled(tensor, width)
+    elif name.endswith(("in_proj_a.weight", "in_proj_b.weight")):
+        yield name, tiled(tensor, 1)
+    elif name.endswith("linear_attn.out_proj.weight"):
+        yield name, tiled(tensor.T, width).T
+    elif name.endswith("norm.weight") and "linear_attn" not in name:
+        yield name, tensor + 1
+    else:
+        yield name, tensor
+
+
 _CHANGES: dict[str, Callable[[Any, str, Tensor], Changed]] = {
     "gemma3_text": _gemma,
     "gpt_oss": _gpt_oss,
     "glm4_moe_lite": _glm_lite,
     "lfm2": _lfm2,
+    "qwen3_5_text": _qwen35,
 }

@@ -12,13 +12,14 @@ from safetensors.torch import load_file, save_file
 from kv_memory.engines.base import Engine
 from kv_memory.engines.parts import AdapterPass
 from kv_memory.erasers.steering import Steering, steer_with
+from kv_memory.errors import UnsupportedOperationError
 from kv_memory.gguf import export_model
 from kv_memory.gguf.architecture import ARCHITECTURES
 from kv_memory.positions import Interval
 from kv_memory.testing.conformance import Case, EngineConformance
 from kv_memory.testing.conformance.case import needs
 from kv_memory.testing.gguf_models import convert, convert_lora
-from kv_memory.testing.models import CONFIGS
+from kv_memory.testing.models import CHAT_HYBRID, CONFIGS
 from tests.conformance.own import OwnEngine
 from tests.conformance.which import models
 
@@ -88,3 +89,30 @@ class TestWindows(EngineConformance):
         if case.name == "cohere2":
             pytest.skip("its keys turn in pairs of neighbours, which are shown half a head apart here")
         super().test_a_span_gets_the_rows_that_the_adapted_model_writes(case, ids, span)
+
+
+class TestRecurrent(EngineConformance):
+    models = ("qwen3_5", "lfm2")
+    chat = CHAT_HYBRID
+
+    def open(self, path: Path) -> Engine:
+        pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (make llama)", exc_type=ImportError)
+        from kv_memory.engines.llama_cpp import LlamaCppRecurrentEngine
+
+        converted = path / "model.gguf"
+        if not converted.exists():
+            convert(path, converted)
+        return LlamaCppRecurrentEngine.load(converted, dtype="float32")
+
+    def test_prefill_at_given_positions_equals_a_plain_pass_there(self, case: Case, ids: list[int]) -> None:
+        self._a_hole_is_refused(case)
+
+    def test_positions_and_tokens_are_those_that_were_appended(self, one_case: Case, ids: list[int]) -> None:
+        self._a_hole_is_refused(one_case)
+
+    def _a_hole_is_refused(self, case: Case) -> None:
+        """Recomputing leaves none, so that sessions never ask for one."""
+        engine, seq = case.engine, case.sequence([1, 2, 3])
+        with pytest.raises(UnsupportedOperationError, match="right after the last one, at position 3"):
+            engine.prefill(seq, [4, 5], [5, 6])
+        assert engine.cells(seq) == [(0, 1), (1, 2), (2, 3)]

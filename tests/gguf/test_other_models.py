@@ -18,7 +18,7 @@ GELU = 1e-2
 """NOTE: llama.cpp looks Gemma's GELU up in a table of 16-bit numbers. Seen: 2e-3 with logits up to 8."""
 
 
-@pytest.mark.parametrize("name", ["gemma3", "gpt-oss", "olmo3", "cohere2", "glm4-moe-lite"])
+@pytest.mark.parametrize("name", ["gemma3", "gpt-oss", "olmo3", "cohere2", "glm4-moe-lite", "lfm2", "qwen3_5"])
 def test_logits_are_those_of_the_source(name: str, tmp_path: Path) -> None:
     path = save_model(name, tmp_path)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()

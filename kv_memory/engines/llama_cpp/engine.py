@@ -20,7 +20,7 @@ from kv_memory.engines.llama_cpp.cell_rows import ContextRows
 from kv_memory.engines.llama_cpp.context import WORK, Context
 from kv_memory.engines.llama_cpp.exclusive import exclusive
 from kv_memory.engines.llama_cpp.llama_object import settings_of
-from kv_memory.engines.llama_cpp.model import Model
+from kv_memory.engines.llama_cpp.model import Model, open_model
 from kv_memory.engines.llama_cpp.options import checked_rope, kv_type
 from kv_memory.engines.llama_cpp.passes import Run, after_last, append, rerun, runs_of
 from kv_memory.engines.llama_cpp.probe import probe
@@ -40,7 +40,6 @@ from kv_memory.engines.parts import (
     unsupported,
 )
 from kv_memory.engines.threads import wait_passively
-from kv_memory.errors import ModelError
 from kv_memory.positions import Interval
 
 SPARE = 32
@@ -134,11 +133,7 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
         Raises as the class, ModelError for another `device` than the CPU and where the file is not a whole model that
         llama.cpp knows, and what `check` raises, which is given the model's configuration.
         """
-        if device not in (None, "cpu"):
-            raise ModelError(f"GGUF models run on the CPU here, not on {device}; leave device out.")
-        model = Model.load(Path(path).expanduser())
-        check(model.config())
-        return cls(model, **settings)
+        return cls(open_model(path, device, check), **settings)
 
     @classmethod
     def over(cls, llama: Any, **settings: Any) -> LlamaCppEngine:

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from kv_memory.engines.base import ConfigCheck
 from kv_memory.engines.llama_cpp.library import forget_errors, last_error, library
 from kv_memory.engines.reach import Reach
 from kv_memory.errors import ModelError, UnsupportedModelError
@@ -105,6 +106,12 @@ class Model:
         return int(said) if said else default
 
     @property
+    def recurrent(self) -> bool:
+        """Return whether layers keep one running state of all tokens."""
+        lib = library()
+        return bool(lib.llama_model_is_recurrent(self.pointer) or lib.llama_model_is_hybrid(self.pointer))
+
+    @property
     def architecture(self) -> str:
         """Return llama.cpp's name of the architecture."""
         return self.metadata("general.architecture") or "unknown"
@@ -161,11 +168,10 @@ class Model:
     def check(self) -> None:
         """Raise UnsupportedModelError where the cache cannot be edited by the cell."""
         lib, kind = library(), f"This {self.architecture} model"
-        if lib.llama_model_is_recurrent(self.pointer):
-            raise UnsupportedModelError(f"{kind} is recurrent: its state cannot be edited by the cell; {INSTEAD}.")
-        if lib.llama_model_is_hybrid(self.pointer):
+        if self.recurrent:
             raise UnsupportedModelError(
-                f"{kind} is hybrid: the state of its recurrent layers cannot be edited by the cell; {INSTEAD}."
+                f"{kind} has recurrent layers, whose state cannot be edited by the cell; open it with Memory(path) or "
+                "LlamaCppRecurrentEngine, which erase by going back to a state that was kept."
             )
         if lib.llama_model_has_encoder(self.pointer) or not lib.llama_model_has_decoder(self.pointer):
             raise UnsupportedModelError(f"{kind} is no causal language model; {INSTEAD}.")
@@ -175,6 +181,16 @@ class Model:
             raise UnsupportedModelError(
                 f"{kind} chooses the cells that a token sees by an index of its own; {INSTEAD}."
             )
+
+
+def open_model(path: str | Path, device: str | None, check: ConfigCheck) -> Model:
+    """Load a file. Raises ModelError as `Model.load` and for another `device` than the CPU, and what `check` raises,
+    which is given the model's configuration."""
+    if device not in (None, "cpu"):
+        raise ModelError(f"GGUF models run on the CPU here, not on {device}; leave device out.")
+    model = Model.load(Path(path).expanduser())
+    check(model.config())
+    return model
 
 
 def check_is_gguf(path: Path) -> None:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import ref
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -47,15 +47,23 @@ class SavedState:
         return self.layers.nbytes + self.logits.nbytes
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes that a model's cells take."""
+
+    state: int
+    """Of a checkpoint."""
+    cell: int
+    """Of a cell, in the layers that are not recurrent."""
+
+
 class RecurrentCells:
     """Passes over, and copies of, the cells of the sequences of one context."""
 
     def __init__(self, context: Context) -> None:
-        """Raise UnsupportedModelError where the model does not go on from a state that was kept."""
         self._context = context
-        self._here: Held | None = None
-        self.state_size = self._try()
-        """Bytes of a checkpoint."""
+        self._last: ref[Held] | None = None
+        """The sequence in the context, while anyone has it."""
 
     def run(self, held: Held, tokens: Sequence[int], keep: int) -> Tensor:
         """Append tokens; return the logits [keep, vocabulary] of the last ones. What failed half way is unusable."""
@@ -82,29 +90,31 @@ class RecurrentCells:
         other.cells = cells
         return other
 
-    def forget(self, held: Held) -> None:
-        """Release the cells of a sequence that is deleted."""
-        if self._here is held:
-            self._context.remove(HOME)
-            self._here = None
+    @property
+    def _here(self) -> Held | None:
+        return self._last() if self._last is not None else None
 
     def _state(self, held: Held) -> NDArray[np.uint8] | None:
         return self._context.read(HOME) if held is self._here and held.cells else held.outside
 
     def _enter(self, held: Held) -> None:
         """Put a sequence into the context, in place of the one that is there."""
-        if held is self._here:
+        before = self._here
+        if held is before:
             return
-        if self._here is not None:
-            self._here.outside = self._state(self._here)
-            self._context.remove(HOME)
-        self._here = None
+        if before is not None:
+            before.outside = self._state(before)
+        self._last = None
+        self._context.remove(HOME)
         if held.outside is not None:
             self._context.write(HOME, held.outside)
-        held.outside, self._here = None, held
+        held.outside, self._last = None, ref(held)
 
-    def _try(self) -> int:
-        """Go back to a kept state, and on from there; return the bytes of one."""
+    def measured(self) -> Sizes:
+        """Go back to a kept state and on from there, to see whether the model can, and what it takes.
+
+        Raises UnsupportedModelError where it does not go on as in one pass.
+        """
         tokens = [token % self._context.model.vocabulary_size for token in range(1, _ALL + 1)]
         whole = self.run(Held(), tokens, _ALL - _BEFORE)
         one = Held()
@@ -112,10 +122,10 @@ class RecurrentCells:
         self.run(one, tokens[::-1], 1)
         back = self.cut(one, saved, _BEFORE)
         found = self.run(back, tokens[_BEFORE:], _ALL - _BEFORE)
-        self.forget(back)
         if not bool((found - whole).abs().max() <= _ROUNDING * whole.abs().max()):
             raise UnsupportedModelError(
                 f"This {self._context.model.architecture} model does not go on from a state that llama.cpp kept as it "
                 "would in one pass; use its transformers directory, or a model with attention in every layer."
             )
-        return saved.size
+        rows = self._context.read(HOME).nbytes - self._context.read_states(HOME).nbytes
+        return Sizes(saved.size, max(0, rows) // _ALL)

@@ -49,8 +49,8 @@ def test_an_unknown_architecture_is_refused_by_name(tmp_path: Path) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "recurrent (trap 3)": (odd_models.recurrent, "mamba model is recurrent"),
-    "hybrid (trap 3)": (odd_models.hybrid, "lfm2 model is hybrid"),
+    "recurrent (trap 3)": (odd_models.recurrent, "mamba model has recurrent layers"),
+    "hybrid (trap 3)": (odd_models.hybrid, "lfm2 model has recurrent layers"),
     "M-RoPE (trap 7)": (odd_models.of_several_axes, "qwen2vl .* several axes"),
     "encoder": (odd_models.encoder, "t5encoder model is no causal language model"),
     "indexed": (odd_models.indexed, "llama .* by an index of its own"),
