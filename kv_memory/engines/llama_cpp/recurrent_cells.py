@@ -52,9 +52,9 @@ class Sizes:
     """Bytes that a model's cells take."""
 
     state: int
-    """Of a checkpoint."""
+    """Bytes of a checkpoint."""
     cell: int
-    """Of a cell, in the layers that are not recurrent."""
+    """Bytes of a cell, in the layers that are not recurrent."""
 
 
 class RecurrentCells:
@@ -111,7 +111,7 @@ class RecurrentCells:
         held.outside, self._last = None, ref(held)
 
     def measured(self) -> Sizes:
-        """Go back to a kept state and on from there, to see whether the model can, and what it takes.
+        """Measure what a state and a cell take, and check that the model goes on from a kept state as it should.
 
         Raises UnsupportedModelError where it does not go on as in one pass.
         """
