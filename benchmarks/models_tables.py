@@ -35,7 +35,12 @@ FAMILIES = {
     "jamba": "Jamba",
 }
 """Models that people run, by the tiny model that stands for them; those without a name are variants of another."""
-ENGINES = {"TransformersEngine": "transformers", "RecurrentEngine": "transformers", "LlamaCppEngine": "llama.cpp"}
+ENGINES = {
+    "TransformersEngine": "transformers",
+    "RecurrentEngine": "transformers",
+    "LlamaCppEngine": "llama.cpp",
+    "LlamaCppRecurrentEngine": "llama.cpp",
+}
 
 
 def models(result: dict[str, Any]) -> str:

@@ -412,14 +412,14 @@ MUTANTS = (
     # recurrent layers
     Mutant(
         "a truncation leaves checkpoints that hold what was cut off",
-        "kv_memory/engines/transformers/recurrent.py",
+        "kv_memory/engines/recurrent.py",
         "        self.checkpoints.cut(seq, start)\n        if cells",
         "        if cells",
         (RECURRENT,),
     ),
     Mutant(
         "a truncation leaves the state as it is",
-        "kv_memory/engines/transformers/recurrent.py",
+        "kv_memory/engines/recurrent.py",
         "        self.checkpoints.cut(seq, start)\n        if cells < state.ran:",
         "        self.checkpoints.cut(seq, start)\n        if False:",
         (RECURRENT,),

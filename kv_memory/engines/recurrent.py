@@ -69,6 +69,8 @@ class CheckpointEngine(Scoring, Generic[Cache, State]):
     A subclass says how its library runs tokens over a cache, copies it and cuts it back.
     """
 
+    checkpoints: Checkpoints[State]
+
     def __init__(self, name: str, layers: str, probe_layers: ProbeLayers) -> None:
         """Begin without sequences. `layers`: which layers keep one running state, in words.
 
@@ -88,7 +90,6 @@ class CheckpointEngine(Scoring, Generic[Cache, State]):
         }
         self._sequences: dict[SequenceId, _Sequence[Cache]] = {}
         self._created = 0
-        self.checkpoints: Checkpoints[State] = Checkpoints(0, self.next_position)
 
     def _keep_within(self, settings: CheckpointSettings | None, size: int) -> None:
         """Have checkpoints of `size` bytes each kept within the budget. Raises ModelError where it holds not one."""

@@ -32,7 +32,9 @@ read or must outlive a change, BRIDGE for cells that are written from a state be
 for all cells while others are added."""
 HOMES = 7
 """Number of homes: those five, that of the sequence in use, and that of a fork of it. Each costs a row of logits in
-memory."""
+memory, and in a model with recurrent layers a state of them."""
+SPARE = 32
+"""Cells beyond the longest sequence, so that a full one can still be continued from, scored and edited."""
 CHUNK = 512
 """Most tokens in one call of the library."""
 
@@ -49,17 +51,20 @@ class Context:
         model: Model,
         *,
         cells: int,
-        threads: int,
+        threads: int | None,
         kv_type: int,
-        flash_attention: bool,
+        flash_attention: bool | None,
         rope: Mapping[str, float],
-        watch: Callable[[int, bool], bool] | None,
+        watch: Callable[[int, bool], bool] | None = None,
+        homes: int = HOMES,
         cell_bytes: int | None = None,
     ) -> None:
         """Create a context. Raises ModelError, also where its cells take more memory than is free.
 
-        `rope`: settings of the rotary embedding, by their names in options.py. `watch` is called for each tensor that
-        is computed; see watch.py. `cell_bytes`: memory of a cell, where the file does not say it.
+        `threads`: by default torch's. `flash_attention`: by default on with float16 alone, where llama.cpp does not
+        round more with it. `rope`: settings of the rotary embedding, by their names in options.py. `watch` is called
+        for each tensor that is computed; see watch.py. `homes`: see HOMES; with sliding windows it is all of them.
+        `cell_bytes`: memory of a cell, by default as the file says.
         """
         lib = library()
         self.model = model
@@ -69,11 +74,12 @@ class Context:
         parameters = lib.llama_context_default_params()
         parameters.n_ctx = cells
         parameters.n_batch = parameters.n_ubatch = self.chunk
-        parameters.n_seq_max = HOMES
+        parameters.n_seq_max = homes
         parameters.kv_unified = parameters.swa_full = True
-        parameters.n_threads = parameters.n_threads_batch = threads
+        parameters.n_threads = parameters.n_threads_batch = threads or torch.get_num_threads()
         parameters.type_k = parameters.type_v = kv_type
-        parameters.flash_attn_type = int(flash_attention)
+        exact = TYPES[kv_type] == torch.float32
+        parameters.flash_attn_type = int(not exact if flash_attention is None else flash_attention)
         parameters.no_perf = True
         for name, value in rope.items():
             setattr(parameters, name, value)

@@ -17,7 +17,7 @@ from kv_memory.engines.checks import asked_about, check_appended, check_fits, ch
 from kv_memory.engines.generation import generate
 from kv_memory.engines.llama_cpp.adapter import Adapter
 from kv_memory.engines.llama_cpp.cell_rows import ContextRows
-from kv_memory.engines.llama_cpp.context import WORK, Context
+from kv_memory.engines.llama_cpp.context import SPARE, WORK, Context
 from kv_memory.engines.llama_cpp.exclusive import exclusive
 from kv_memory.engines.llama_cpp.llama_object import settings_of
 from kv_memory.engines.llama_cpp.model import Model, open_model
@@ -25,7 +25,6 @@ from kv_memory.engines.llama_cpp.options import checked_rope, kv_type
 from kv_memory.engines.llama_cpp.passes import Run, after_last, append, rerun, runs_of
 from kv_memory.engines.llama_cpp.probe import probe
 from kv_memory.engines.llama_cpp.probe_rows import ProbeRows
-from kv_memory.engines.llama_cpp.rows import TYPES
 from kv_memory.engines.llama_cpp.sequences import Sequence, Sequences
 from kv_memory.engines.llama_cpp.vocabulary import tokenizer_of
 from kv_memory.engines.llama_cpp.watch import Watch
@@ -42,12 +41,9 @@ from kv_memory.engines.parts import (
 from kv_memory.engines.threads import wait_passively
 from kv_memory.positions import Interval
 
-SPARE = 32
-"""Cells beyond those asked for, so that a full sequence can still be continued from, scored and edited."""
-
 
 class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring):
-    """A GGUF model whose layers all have full attention, in one llama.cpp context, which the sequence in use has alone.
+    """A GGUF model with attention in every layer, in one llama.cpp context, which the sequence in use has alone.
 
     The others are kept outside of it until they are used again, so that what a sequence computes is the same, to the
     last bit, whichever other sequences there are. Removed cells are no longer seen by any token; their rows stay in the
@@ -75,29 +71,27 @@ class LlamaCppEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scoring)
 
         `context_length`: longest sequence in tokens, by default what the file says; the memory of all its cells is
         allocated at once. `cells`: of the context, by default as many; with more a re-encoding has room for old and new
-        cells beside each other. `dtype`: of
-        K and V, float16 or float32. `flash_attention`: by default on with float16 alone, where llama.cpp does not round
-        more with it. `threads`: by default torch's. `rope`: llama.cpp's settings of the rotary embedding, such as
-        rope_freq_base (options.py). `chat_template`: one to use instead of the file's, in Jinja.
+        cells beside each other. `dtype`: of K and V, float16 or float32. `flash_attention` and `threads`: see Context.
+        `rope`: llama.cpp's settings of the rotary embedding, such as rope_freq_base (options.py). `chat_template`: one
+        to use instead of the file's, in Jinja.
 
-        Raises UnsupportedModelError for recurrent and hybrid models, for sliding windows shorter than the context and
-        for positions of several axes; ModelError for a K and V type that is quantised, for a context that is longer
-        than the model was trained for without `rope`, and for one that takes more memory than is free.
+        Raises UnsupportedModelError for what Model.check and the probe refuse, such as recurrent layers; ModelError for
+        a K and V type that is quantised, for a context that is longer than the model was trained for without `rope`,
+        and for one that takes more memory than is free.
         """
         super().__init__()
         wait_passively()
         rotary = checked_rope(rope)
         limit = model.context_length(context_length, stretched=bool(rotary))
         model.check()
-        kind = kv_type(dtype or "float16")
         self._model = model
         self._watch = Watch()
         self._context = Context(
             model,
             cells=max(cells or limit, limit) + SPARE,
-            threads=threads or torch.get_num_threads(),
-            kv_type=kind,
-            flash_attention=TYPES[kind] != torch.float32 if flash_attention is None else flash_attention,
+            threads=threads,
+            kv_type=kv_type(dtype or "float16"),
+            flash_attention=flash_attention,
             rope=rotary,
             watch=self._watch,
         )

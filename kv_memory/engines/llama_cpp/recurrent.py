@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from kv_memory.engines.base import ConfigCheck, SequenceId
 from kv_memory.engines.checkpoints import CheckpointSettings
 from kv_memory.engines.checks import check_appended
-from kv_memory.engines.llama_cpp.context import Context
+from kv_memory.engines.llama_cpp.context import SPARE, Context
+from kv_memory.engines.llama_cpp.exclusive import exclusive
 from kv_memory.engines.llama_cpp.llama_object import settings_of
 from kv_memory.engines.llama_cpp.model import Model, open_model
 from kv_memory.engines.llama_cpp.options import checked_rope, kv_type
@@ -24,7 +24,6 @@ from kv_memory.engines.recurrent import CheckpointEngine
 from kv_memory.engines.threads import wait_passively
 from kv_memory.errors import ModelError, UnsupportedModelError, UnsupportedOperationError
 
-_SPARE = 32
 _TRIED = 256
 """Cells of the context in which a model is tried."""
 
@@ -32,8 +31,7 @@ _TRIED = 256
 class LlamaCppRecurrentEngine(CheckpointEngine[Held, SavedState]):
     """A GGUF model in which some layers keep one running state of all tokens; see CheckpointEngine.
 
-    One sequence is in the context at a time; the others are kept outside of it. Callers hold `lock`, as llama.cpp
-    wants it.
+    One sequence is in the context at a time; the others are kept outside of it.
     """
 
     def __init__(
@@ -77,18 +75,18 @@ class LlamaCppRecurrentEngine(CheckpointEngine[Held, SavedState]):
             return Context(
                 model,
                 cells=cells,
-                threads=threads or torch.get_num_threads(),
+                threads=threads,
                 kv_type=kind,
-                flash_attention=TYPES[kind] != torch.float32 if flash_attention is None else flash_attention,
+                flash_attention=flash_attention,
                 rope=rotary,
-                watch=None,
+                homes=1,
                 cell_bytes=cell_bytes,
             )
 
         tried = context(_TRIED, 0)
         found = RecurrentCells(tried).measured()
         tried.close()
-        self._cells = RecurrentCells(context(limit + _SPARE, found.cell))
+        self._cells = RecurrentCells(context(limit + SPARE, found.cell))
         self.config = model.config()
         self.tokenizer = tokenizer_of(model, chat_template)
         self.max_positions = limit
@@ -126,8 +124,8 @@ class LlamaCppRecurrentEngine(CheckpointEngine[Held, SavedState]):
         """Append tokens, in chunks. Raises ValueError for ids or positions that cannot be appended,
         UnsupportedOperationError for positions that are not right after the last cell's."""
         end = self.next_position(seq)
-        check_appended(ids, range(end, end + len(ids)) if positions is None else positions, end, self._vocabulary)
         if positions is not None and list(positions) != list(range(end, end + len(ids))):
+            check_appended(ids, positions, end, self._vocabulary)
             raise UnsupportedOperationError(
                 f"llama.cpp appends tokens to {self.name} right after the last one, at position {end}; leave out the "
                 "positions."
@@ -141,17 +139,21 @@ class LlamaCppRecurrentEngine(CheckpointEngine[Held, SavedState]):
     def _new(self) -> Held:
         return Held()
 
+    @exclusive
     def _copied(self, cache: Held) -> Held:
         return self._cells.copy(cache)
 
+    @exclusive
     def _saved(self, cache: Held, logits: Tensor) -> SavedState:
         return self._cells.save(cache, logits)
 
+    @exclusive
     def _cut(self, cache: Held, saved: SavedState, cells: int) -> Held:
         return self._cells.cut(cache, saved, cells)
 
     def _step(self, ran: int, wanted: int) -> int:
         return wanted
 
+    @exclusive
     def _pass(self, cache: Held, tokens: Sequence[int], positions: Sequence[int], ran: int, keep: int = 1) -> Tensor:
         return self._cells.run(cache, tokens, keep or len(tokens))

@@ -34,11 +34,7 @@ from kv_memory.errors import ModelError
 
 
 class RecurrentEngine(CheckpointEngine[DynamicCache, SavedState]):
-    """Any causal language model of transformers in which some layers keep one running state of all tokens.
-
-    Nothing can be taken out of such a state, so that the only eraser is `recompute`: the sequence goes back to the last
-    checkpoint, a copy of the states, and the tokens run again from there. Checkpoints are kept where messages begin
-    (`mark`), within a budget; see checkpoints.py. Attention layers keep the rows of the tokens before it.
+    """Any causal language model of transformers in which some layers keep one running state; see CheckpointEngine.
 
     The model is put in eval mode and the adapters that it has are switched off; nobody else may run it at the same
     time. `checkpoints`: their memory and device. `context_length`: longest sequence in tokens, by default what the
