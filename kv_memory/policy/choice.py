@@ -123,7 +123,7 @@ def _figures(candidate: Candidate) -> Iterator[str]:
     if candidate.eraser.exact:
         yield "exact"
         if candidate.replayed:
-            yield f"{candidate.replayed} tokens before the span run again, from the last checkpoint"
+            yield f"{candidate.replayed} tokens before the span run again too"
     elif known.fidelity is None:
         yield "residual influence not measured"
     else:
