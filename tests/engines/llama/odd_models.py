@@ -1,4 +1,4 @@
-"""Tiny random GGUF models of kinds that the engine refuses, written tensor by tensor."""
+"""Tiny random GGUF models of kinds that LlamaCppEngine refuses, written tensor by tensor."""
 
 from __future__ import annotations
 
@@ -32,6 +32,16 @@ _STATE_SPACE = {
     "ssm_d": (INNER,),
     "ssm_out.weight": (WIDTH, INNER),
 }
+_GROUPED_STATE_SPACE = {
+    "ssm_in.weight": (2 * INNER + 2 * 8 + 4, WIDTH),
+    "ssm_conv1d.weight": (INNER + 2 * 8, 4),
+    "ssm_conv1d.bias": (INNER + 2 * 8,),
+    "ssm_dt.bias": (4,),
+    "ssm_a": (4, 1),
+    "ssm_d": (4, 1),
+    "ssm_norm.weight": (1, INNER),
+    "ssm_out.weight": (WIDTH, INNER),
+}
 _CONVOLUTION = {
     "shortconv.conv.weight": (WIDTH, 3),
     "shortconv.in_proj.weight": (3 * WIDTH, WIDTH),
@@ -54,11 +64,19 @@ def recurrent(path: Path) -> Path:
     return _write(path, "mamba", sizes, [_NORM | _STATE_SPACE] * 2)
 
 
-def hybrid(path: Path) -> Path:
-    """LFM2: a layer of convolution and one of attention."""
+def granite(path: Path) -> Path:
+    """Granite 4: layers of Mamba 2 around one of attention."""
+    ssm = {"conv_kernel": 4, "inner_size": INNER, "state_size": 8, "time_step_rank": 4, "group_count": 1}
+    sizes = {**_HEADS, "attention.head_count_kv": [0, 2, 0], **{f"ssm.{name}": size for name, size in ssm.items()}}
+    mixers = [_GROUPED_STATE_SPACE, _ATTENTION, _GROUPED_STATE_SPACE]
+    return _write(path, "granitehybrid", sizes, [_NORM | mixer | _FEED_FORWARD for mixer in mixers])
+
+
+def hybrid(path: Path, window: int = 0) -> Path:
+    """LFM2: a layer of convolution and one of attention, which sees only `window` tokens if that is given."""
     norms = {"attn_q_norm.weight": (8,), "attn_k_norm.weight": (8,)}
     layers = [_NORM | _CONVOLUTION | _FEED_FORWARD, _NORM | _ATTENTION | norms | _FEED_FORWARD]
-    sizes = {**_HEADS, "attention.head_count_kv": [0, 2], "shortconv.l_cache": 3}
+    sizes = {**_HEADS, "attention.head_count_kv": [0, 2], "shortconv.l_cache": 3, "attention.sliding_window": window}
     return _write(path, "lfm2", sizes, layers, norm="token_embd_norm.weight")
 
 
