@@ -50,8 +50,9 @@ class LlamaCppRecurrentEngine(CheckpointEngine[Held, SavedState]):
     ) -> None:
         """Create an engine for a loaded model, with the settings of LlamaCppEngine. `checkpoints`: their memory.
 
-        Raises UnsupportedModelError where the model does not go on from a state that was kept, or has sliding windows
-        too; ModelError as LlamaCppEngine, for a budget below one checkpoint and for a device of checkpoints.
+        Raises UnsupportedModelError where no layer is recurrent, the model does not go on from a state that was kept,
+        or it has sliding windows too; UnsupportedOperationError for `probe_layers`; ModelError as LlamaCppEngine, for a
+        budget below one checkpoint and for a device of checkpoints.
         """
         wait_passively()
         super().__init__(
@@ -59,6 +60,10 @@ class LlamaCppRecurrentEngine(CheckpointEngine[Held, SavedState]):
             "its recurrent layers keep one running state of all tokens",
             probe_layers,
         )
+        if not model.recurrent:
+            raise UnsupportedModelError(
+                f"This {model.architecture} model has no recurrent layers; open it with Memory(path) or LlamaCppEngine."
+            )
         if checkpoints is not None and checkpoints.device not in (None, "cpu"):
             raise ModelError(f"Checkpoints of GGUF models are kept on the CPU, not on {checkpoints.device}.")
         if model.window:

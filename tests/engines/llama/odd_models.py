@@ -9,7 +9,7 @@ import gguf
 import numpy as np
 
 WIDTH, INNER, VOCABULARY, CONTEXT = 32, 64, 64, 256
-_ATTENTION = {
+_ATTENTION: dict[str, tuple[int, ...]] = {
     "attn_q.weight": (WIDTH, WIDTH),
     "attn_k.weight": (16, WIDTH),
     "attn_v.weight": (16, WIDTH),
@@ -32,7 +32,7 @@ _STATE_SPACE = {
     "ssm_d": (INNER,),
     "ssm_out.weight": (WIDTH, INNER),
 }
-_GROUPED_STATE_SPACE = {
+_GROUPED_STATE_SPACE: dict[str, tuple[int, ...]] = {
     "ssm_in.weight": (2 * INNER + 2 * 8 + 4, WIDTH),
     "ssm_conv1d.weight": (INNER + 2 * 8, 4),
     "ssm_conv1d.bias": (INNER + 2 * 8,),

@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from kv_memory import Memory
+from kv_memory import Memory, engine_over
 from kv_memory.engines.checkpoints import CheckpointSettings
 from kv_memory.engines.llama_cpp import LlamaCppEngine, LlamaCppRecurrentEngine
 from kv_memory.engines.llama_cpp.context import Context
@@ -165,6 +165,20 @@ def test_a_model_that_rounds_by_the_length_of_a_pass_is_none_of_them(
 
     monkeypatch.setattr(Context, "decode", rounding)
     make()
+
+
+def test_a_model_without_recurrent_layers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match="qwen2vl model has no recurrent layers; open it with Memory"):
+        LlamaCppRecurrentEngine.load(odd_models.of_several_axes(tmp_path / "m.gguf"))
+
+
+def test_a_loaded_llama_is_taken_over(path: Path, make: Make) -> None:
+    loaded = library().Llama(str(path), n_ctx=256, type_k=0, type_v=0, verbose=False)
+    mine = engine_over(loaded)
+    assert isinstance(mine, LlamaCppRecurrentEngine)
+    assert (mine.max_positions, mine.kv_dtype) == (loaded.n_ctx(), "float32")
+    other = make()
+    assert torch.equal(mine.next_logits(filled(mine)), other.next_logits(filled(other)))
 
 
 def test_windows_beside_recurrent_layers_are_refused(tmp_path: Path) -> None:
