@@ -21,6 +21,8 @@ MASK_AT_ONCE = 2**25
 """Entries of the mask held in memory at a time (32 MiB, sampled 64 or 128)."""
 LOGITS_AT_ONCE = 2**25
 """Unnormalised scores held in memory at a time (128 MiB)."""
+FAINT = 1e-30
+"""Share of attention below which a quotient by it would lose precision."""
 FIRST, SAMPLE = 4, 256
 """Cells that a sampled normaliser sums: the FIRST ones, on which much attention rests in many models (StreamingLLM,
 arXiv 2309.17453), and about SAMPLE of the others, evenly spaced."""
@@ -98,7 +100,13 @@ def _log_normaliser(
             mask = torch.where(mask, weights.to(queries), float("-inf"))
         share = scaled_dot_product_attention(queries[:, :, part], keys, values, mask[None, None], scale=scaling)
         shares.append(share[0, :, :, 0].float())
-    return _with_sinks(shape, _logits(store, layer, asking, first, scaling) - torch.cat(shares, 1).log())
+    share = torch.cat(shares, 1)
+    whole = _logits(store, layer, asking, first, scaling) - share.log()
+    faint = (share < FAINT).any(0).cpu()
+    if bool(faint.any()):  # the first cells have no share that a quotient could be taken of
+        scores = _logits(store, layer, asking[faint], torch.arange(store.used)[over], scaling, weights=weights)
+        whole[:, faint.to(device)] = scores
+    return _with_sinks(shape, whole)
 
 
 def _with_sinks(shape: LayerShape, normaliser: Tensor) -> Tensor:
@@ -126,8 +134,13 @@ def _sample(store: CellStore, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.inference_mode()
-def _logits(store: CellStore, layer: int, asking: Tensor, target: Tensor, scaling: float) -> Tensor:
-    """Compute the log-sum-exp of the target's scaled scores, float32 [heads, asking]; -inf where a cell sees none."""
+def _logits(
+    store: CellStore, layer: int, asking: Tensor, target: Tensor, scaling: float, *, weights: Tensor | None = None
+) -> Tensor:
+    """Compute the log-sum-exp of the target's scaled scores, float32 [heads, asking]; -inf where a cell sees none.
+
+    `weights`: each of the target counts for exp(weight) cells.
+    """
     layout, shape = store.layout, store.layout.layers[layer]
     where = target.to(shape.device)
     keys = store.met_keys(layer, where)
@@ -139,5 +152,6 @@ def _logits(store: CellStore, layer: int, asking: Tensor, target: Tensor, scalin
     for part in torch.split(asking.to(shape.device), max(1, LOGITS_AT_ONCE // max(shape.heads * len(where), 1))):
         hidden = shape.reach.hides(position[part], position[where])
         logits = (queries[:, :, part] @ columns).float().mul_(scaling).masked_fill_(hidden, float("-inf"))
+        logits = logits if weights is None else logits + weights.to(logits)
         scores.append(logits.logsumexp(-1).flatten(0, 1))
     return torch.cat(scores, 1)

@@ -43,9 +43,10 @@ class CheckpointSettings:
         check("checkpoint_device", device, (str, NoneType), "a name that torch knows, such as 'cpu'")
         if megabytes is None and device is None:
             return None
-        size = BUDGET_MB if megabytes is None else float(megabytes)
-        if not 0 <= size < float("inf"):
-            raise ArgumentError(f"checkpoint_mb is a number of megabytes, at least 0, not {size:g}.")
+        size = BUDGET_MB if megabytes is None else megabytes
+        if not 0 <= size < 1e12:
+            raise ArgumentError(f"checkpoint_mb is a number of megabytes, at least 0, not {megabytes}.")
+        size = float(size)
         return cls(size, device)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from kv_memory.engines.base import Cells, Engine, SequenceId
-from kv_memory.errors import UnsupportedOperationError
+from kv_memory.errors import ArgumentError, UnsupportedOperationError
 from kv_memory.positions import Interval
 
 if TYPE_CHECKING:
@@ -201,6 +201,8 @@ def chosen_layers(
         wanted = default_probe_layer(depth)
         nearest = sorted(best or every, key=lambda layer: (abs(layer - wanted), layer))
         return tuple(nearest[:1])
+    if isinstance(layers, (str, int)) or not all(isinstance(layer, int) for layer in layers):
+        raise ArgumentError(f'probe_layers is a tuple of layer numbers, "all" or None, not {layers!r}.')
     chosen = tuple(sorted(set(layers)))
     for layer in chosen:
         if not 0 <= layer < depth:

@@ -74,11 +74,11 @@ class CheckpointEngine(Scoring, Generic[Cache, State]):
     def __init__(self, name: str, layers: str, probe_layers: ProbeLayers) -> None:
         """Begin without sequences. `layers`: which layers keep one running state, in words.
 
-        Raises UnsupportedOperationError for `probe_layers`.
+        Raises UnsupportedOperationError for `probe_layers` by number; of "all" there are none.
         """
         super().__init__()
         self.name = name
-        if probe_layers:
+        if probe_layers and probe_layers != "all":
             raise UnsupportedOperationError(
                 f"No probe layers can be chosen for {name}: {layers}, so that it has no influence; leave out the "
                 "probe layers, or the calibration that names them."

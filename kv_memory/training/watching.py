@@ -29,8 +29,11 @@ class Watch:
         """Queries by layer, [rows, heads, tokens, head_dim]."""
         self.scaling: dict[int, float] = {}
 
-    def mask(self, module: nn.Module) -> None:
-        """Return None: without a mask of the pass attention is causal."""
+    sinks = True
+
+    def mask(self, module: nn.Module, given: Tensor | None) -> Tensor | None:
+        """Return the mask that the pass was given; without one attention is causal."""
+        return given
 
     def record(self, module: nn.Module, query: Tensor, key: Tensor, options: dict[str, Any]) -> None:
         """Keep a layer's queries; called by the attention function (engines.transformers.attention.Recorder)."""

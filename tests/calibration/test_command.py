@@ -28,7 +28,7 @@ from kv_memory.trained.files import open_eraser
 from tests.core_only import CoreEngine
 from tests.lora import save_eraser
 from tests.test_cli import model, run
-from tests.tiny import save_tiny, tiny_engine
+from tests.tiny import hybrid_engine, save_tiny, tiny_engine
 
 __all__ = ["model", "run"]  # fixtures
 
@@ -216,3 +216,8 @@ def test_a_gguf_model_is_calibrated(run: Run, tmp_path: Path) -> None:
     assert memory.calibration == found
     assert isinstance(memory.engine, LlamaCppEngine)
     assert memory.engine.probe_layers == found.influence.probe_layers
+
+
+def test_where_recompute_is_the_only_eraser_there_is_nothing_to_calibrate() -> None:
+    with pytest.raises(UnsupportedOperationError, match="nothing to calibrate for hybrid, since 'recompute' is its"):
+        calibrate(hybrid_engine(), plan=Plan(followings=(40,), cases=1))

@@ -12,7 +12,7 @@ from tests.conformance.which import models
 
 
 class TestWindows(OwnEngine):
-    models = models(WINDOWS, "gemma3", "gemma4", "gpt-oss", "llama4", "glm4-moe-lite")
+    models = models(WINDOWS, "gpt-oss", "gemma3", "gemma4", "llama4", "glm4-moe-lite")
 
     def open(self, path: Path) -> Engine:
         return TransformersEngine.load(path, device="cpu", dtype="float32")

@@ -24,8 +24,14 @@ NAME = "kv_memory"
 class Recorder(Protocol):
     """Object that is shown each layer's attention call of one forward pass, and says what its tokens see."""
 
-    def mask(self, module: nn.Module) -> Tensor | None:
-        """Return the additive mask [1, 1, tokens, cells] of a layer; None for a causal one, or nothing to hide."""
+    sinks: bool
+    """Whether sinks take part in the softmax."""
+
+    def mask(self, module: nn.Module, given: Tensor | None) -> Tensor | None:
+        """Return the additive mask [1, 1, tokens, cells] of a layer; None for a causal one, or nothing to hide.
+
+        `given`: the mask that the model's own code gives.
+        """
         ...
 
     def record(self, module: nn.Module, query: Tensor, key: Tensor, options: dict[str, Any]) -> None:
@@ -46,11 +52,11 @@ def _recording_attention(
 ) -> tuple[Tensor, None]:
     recorder = _recorder.get()
     recorder.record(module, query, key, options)
-    mask = attention_mask if attention_mask is not None else recorder.mask(module)
+    mask = recorder.mask(module, attention_mask)
     # Where the last layers write no K and V, a model may run them for the tokens alone whose logits are wanted.
     mask = None if mask is None else mask[:, :, -query.shape[2] :]
     sinks = options.pop("s_aux", None)
-    if sinks is None:
+    if sinks is None or not recorder.sinks:
         return sdpa_attention_forward(module, query, key, value, mask, **options)[0], None
     scaling = options.pop("scaling", None) or query.shape[-1] ** -0.5
     query, key, value = _with_sinks(query, key, value, sinks / scaling)

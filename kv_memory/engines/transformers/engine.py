@@ -106,11 +106,16 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
         self.kv_dtype = str(self._layout.dtype).removeprefix("torch.")
         self.free_tokens = FREE_ON_GPU if self._forward.device.type == "cuda" else 1
         if self.rotation is None:
-            self.ruled_out["shift"] = "its keys cannot be moved, since the model has no plain rotary embedding"
+            self.ruled_out["shift"] = "its keys cannot be moved, since how they turn with the position is not known"
         if editable_tokens is not None:
             self.ruled_out |= dict.fromkeys(("adapters", "ahead"), "with editable_tokens no steering state is kept")
         if not self.probe_layers:
-            self.ruled_out["influence"] = "it keeps no queries (construct it with probe_layers)"
+            why = (
+                "construct it with probe_layers"
+                if probe_layers is not None
+                else "none of its layers meets its own keys"
+            )
+            self.ruled_out["influence"] = f"it keeps no queries ({why})"
 
     @classmethod
     def load(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from kv_memory.engines.window_rows import EMPTY
 
 class PassCache(Cache):  # type: ignore[misc]  # transformers is untyped
     """A model's cache during one pass: new rows go to given slots, and the model gets the rows of all slots in use."""
+
+    sinks = True
 
     def __init__(
         self, store: CellStore, slots: Slots, stop_at: int | None = None, ahead_of: Tensor | None = None
@@ -52,10 +55,10 @@ class PassCache(Cache):  # type: ignore[misc]  # transformers is untyped
         return torch.cat(parts, dim=-1).square().sum((0, 1, 3)).sqrt()
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Return the number of slots in use."""
-        return self.store.used
+        """Return the position of the first token of the pass: some models count on from it (see `Forward.counts`)."""
+        return int(self.store.position[self.slots].min())
 
-    def mask(self, module: nn.Module) -> Tensor | None:
+    def mask(self, module: nn.Module, given: Tensor | None) -> Tensor | None:
         """Return the additive mask of a layer, [1, 1, tokens, rows in use]; see `_mask`."""
         layer = layer_of(module)
         shape = self.store.layout.layers[layer]
@@ -93,6 +96,9 @@ class Forward:
         self.vocabulary: int = model.get_input_embeddings().num_embeddings
         self.chunk = 2048 if self.device.type == "cuda" else 512
         """Tokens in one pass. The mask has a row for each, so that short passes keep it small."""
+        self.counts = bool(getattr(self.config, "attn_temperature_tuning", False))
+        """Whether the model counts positions on from where the cache ends, beside those that it is given (Llama 4, to
+        scale queries): a pass then has tokens at consecutive positions alone."""
 
     @torch.inference_mode()
     def __call__(self, cache: Any, tokens: Tensor, positions: Tensor, keep: int) -> Tensor:
@@ -131,16 +137,25 @@ class Forward:
         logits = []
         try:
             store.reserve(len(ids))
-            for start in range(0, len(ids), self.chunk):
-                part = slice(start, start + self.chunk)
+            for part in self._lengths(new_positions):
                 slots = store.allocate(new_positions[part], new_ids[part])
                 logits.append(self.over(PassCache(store, slots), keep))
                 if progress is not None:
-                    progress(min(start + self.chunk, len(ids)))
+                    progress(part.stop)
         except BaseException:
             store.release(store.between(end))
             raise
         return logits
+
+    def _lengths(self, positions: Tensor) -> list[slice]:
+        """Divide new tokens at these positions into those of one pass each."""
+        jumps = ((positions.diff() != 1).nonzero()[:, 0] + 1).tolist() if self.counts else []
+        ends = [0, *jumps, len(positions)]
+        return [
+            slice(start, min(start + self.chunk, end))
+            for first, end in pairwise(ends)
+            for start in range(first, end, self.chunk)
+        ]
 
     def rerun(self, store: CellStore, slots: Tensor, *, ahead: bool = False) -> Tensor:
         """Recompute the rows of cells (slots in position order) and return the logits [vocabulary] after the last.
@@ -155,15 +170,22 @@ class Forward:
 
     def run_again(self, store: CellStore, slots: Tensor, *, ahead: bool = False) -> Tensor:
         """Do as `rerun` does, for a caller that puts the rows back."""
-        for part in torch.split(slots, self.chunk):
+        for part in self._parts(store, slots):
             logits = self.over(PassCache(store, compact(part), ahead_of=slots if ahead else None))
         return logits[-1]
+
+    def _parts(self, store: CellStore, slots: Tensor) -> list[Tensor]:
+        """Divide cells, in the order of their positions, into those of one pass each."""
+        if not self.counts:
+            return list(torch.split(slots, self.chunk))
+        jumps = (store.position[slots].diff() != 1).nonzero()[:, 0] + 1
+        return [part for run in slots.tensor_split(jumps) for part in torch.split(run, self.chunk)]
 
     def deviation(self, store: CellStore, slots: Tensor, layer: int) -> Tensor:
         """Measure what `rerun` would change in K and V at `layer`, as a Euclidean norm: [cells]. Changes nothing."""
         norms = []
         with restored(store, slots, below=layer):
-            for part in torch.split(slots, self.chunk):
+            for part in self._parts(store, slots):
                 cache = PassCache(store, compact(part), stop_at=layer)
                 with suppress(PassStopped):
                     self.over(cache)

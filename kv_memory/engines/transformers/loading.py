@@ -88,7 +88,7 @@ def place_of(device: str | torch.device | None) -> torch.device:
     there = torch.cuda.is_available()
     try:
         place = torch.device(device or ("cuda" if there else "cpu"))
-        torch.empty(0, device=place)
+        torch.zeros(1, device=place).item()  # "meta" has a name and no memory
     except (AssertionError, NotImplementedError, RuntimeError) as error:
         known = [f"cuda:{number}" for number in range(torch.cuda.device_count())] if there else []
         raise ModelError(

@@ -7,7 +7,8 @@ alone: they show whether keys can be moved (see rotary.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -32,6 +33,9 @@ _CHUNKED = "chunked_attention"
 class LayoutProbe(Cache):  # type: ignore[misc]  # transformers is untyped
     """A cache for one pass of one token that notes what each layer does with it."""
 
+    sinks = False
+    """A lone token sees itself alone, so that its rows differ by the position and not by how its score was rounded."""
+
     def __init__(self, depth: int) -> None:
         super().__init__(layers=[])
         self.depth = depth
@@ -46,12 +50,16 @@ class LayoutProbe(Cache):  # type: ignore[misc]  # transformers is untyped
         self.scaling: dict[int, float] = {}
         self.windows: dict[int, int | None] = {}
         """Window that each layer's attention is told of, if any."""
-        self.sinks: dict[int, Tensor] = {}
+        self.sink_logits: dict[int, Tensor] = {}
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Note the rows of a layer; the model's attention calls this."""
+        """Note the rows of a layer; the model's attention calls this.
+
+        Raises UnsupportedModelError where a layer runs twice.
+        """
+        self._check_once(layer_idx, self.rows)
         self.rows[layer_idx] = key_states, value_states
         return key_states, value_states
 
@@ -59,8 +67,13 @@ class LayoutProbe(Cache):  # type: ignore[misc]  # transformers is untyped
         """Return 0: nothing is cached."""
         return 0
 
-    def mask(self, module: nn.Module) -> None:
-        """Return None: a lone token sees itself."""
+    def mask(self, module: nn.Module, given: Tensor | None) -> None:
+        """Return None: a lone token sees itself. Raises UnsupportedModelError where the model makes a mask of its
+        own."""
+        if given is not None:
+            raise UnsupportedModelError(
+                f"Layer {layer_of(module)} makes a mask of its own, which an engine cannot know; {INSTEAD}."
+            )
 
     def record(self, module: nn.Module, query: Tensor, key: Tensor, options: dict[str, Any]) -> None:
         """Note how a layer attends; the attention function calls this.
@@ -68,6 +81,7 @@ class LayoutProbe(Cache):  # type: ignore[misc]  # transformers is untyped
         Raises UnsupportedModelError where scores are changed by more than scaling and sinks, or tokens see later ones.
         """
         layer = layer_of(module)
+        self._check_once(layer, self.modules)
         for name in _SOFTMAX_CHANGES:
             if options.get(name) is not None:
                 raise UnsupportedModelError(f"Layer {layer} changes its attention scores ({name}); {INSTEAD}.")
@@ -80,7 +94,14 @@ class LayoutProbe(Cache):  # type: ignore[misc]  # transformers is untyped
         self.scaling[layer] = float(query.shape[-1] ** -0.5 if scaling is None else scaling)
         self.windows[layer] = options.get("sliding_window")
         if options.get("s_aux") is not None:
-            self.sinks[layer] = options["s_aux"].detach()
+            self.sink_logits[layer] = options["s_aux"].detach()
+
+    def _check_once(self, layer: int, seen: Container[int]) -> None:
+        if layer in seen or layer >= self.depth:
+            raise UnsupportedModelError(
+                f"Layer {layer} runs more than once for a token, or is none of the model's {self.depth}: its layers "
+                f"run in loops; {INSTEAD}."
+            )
 
     def pairs(self, layer: int, other: LayoutProbe) -> Iterator[tuple[Tensor, Tensor]]:
         """Give key, value and query of a layer, each beside that of another pass; empty rows where it keeps none."""
@@ -96,7 +117,7 @@ def reaches(config: Any) -> tuple[Reach, ...]:
     """
     text = config.get_text_config(decoder=True)
     depth, kind = text.num_hidden_layers, text.model_type
-    if "mrope_section" in (getattr(text, "rope_parameters", None) or {}):
+    if any("mrope_section" in rope for rope in _ropes(text)):
         raise UnsupportedModelError(f"This {kind} model has positions of several axes (M-RoPE); {INSTEAD}.")
     layers = getattr(text, "per_layer_config", None) or [text] * depth
     types = getattr(text, "layer_types", None) or [_implied_type(layer) for layer in layers]
@@ -113,6 +134,13 @@ def reaches(config: Any) -> tuple[Reach, ...]:
             why = _REFUSED.get(name, "whose cache cannot be edited by the cell")
             raise UnsupportedModelError(f"Layer {layer} of this {kind} model is of type {name}, {why}; {INSTEAD}.")
     return tuple(found)
+
+
+def _ropes(config: Any) -> list[dict[str, Any]]:
+    """Return the settings of the rotary embedding: one, or one for each type of layer."""
+    said = getattr(config, "rope_parameters", None) or {}
+    nested = [part for part in said.values() if isinstance(part, dict)]
+    return nested or [said]
 
 
 def _implied_type(config: Any) -> str:
@@ -139,10 +167,11 @@ def run_probe(forward: Forward, position: int) -> LayoutProbe:
     kind, depth = forward.config.model_type, forward.config.num_hidden_layers
     probe = LayoutProbe(depth)
     try:
-        forward(probe, torch.tensor([0]), torch.tensor([position]), 1)
-    except (AttributeError, TypeError, ValueError, KeyError, IndexError) as error:
+        forward(probe, torch.tensor([_token(forward.model)]), torch.tensor([position]), 1)
+    except (AttributeError, TypeError, ValueError, KeyError, IndexError, RuntimeError) as error:
+        reason = str(error).strip().split("\n")[0]
         raise UnsupportedModelError(
-            f"This {kind} model does not run on an editable cache ({error}); {INSTEAD}."
+            f"This {kind} model does not run on an editable cache ({reason}); {INSTEAD}."
         ) from error
     for layer in range(depth):
         shared = getattr(probe.modules.get(layer), "is_kv_shared_layer", False)
@@ -154,6 +183,12 @@ def run_probe(forward: Forward, position: int) -> LayoutProbe:
                 f"{INSTEAD}."
             )
     return probe
+
+
+def _token(model: Any) -> int:
+    """Return the first token that the model embeds as something: zeros, as for padding, show nothing."""
+    weights = model.get_input_embeddings().weight
+    return next((token for token, row in enumerate(weights) if bool(row.any())), 0)
 
 
 def layout_of(
@@ -190,6 +225,11 @@ def _shape(probe: LayoutProbe, layer: int, reach: Reach) -> LayerShape:
             f"Layer {layer} attends through a window of {window:,} tokens of which its configuration says nothing; "
             f"{INSTEAD}."
         )
+    if reach.window is not None and window is None and not _makes_windows(probe.modules[layer]):
+        raise UnsupportedModelError(
+            f"The configuration gives layer {layer} a window of {reach.window:,} tokens of which its attention is not "
+            f"told; take sliding_window out of the configuration, or {INSTEAD}."
+        )
     keys, values = probe.rows.get(layer, (query[:, :0], query[:, :0]))
     if keys.shape[:3] != values.shape[:3] or (keys.shape[2] != 1 and layer in probe.rows):
         raise UnsupportedModelError(
@@ -205,9 +245,14 @@ def _shape(probe: LayoutProbe, layer: int, reach: Reach) -> LayerShape:
         query_dim=query.shape[3],
         device=query.device,
         reach=reach,
-        sinks=probe.sinks.get(layer),
+        sinks=probe.sink_logits.get(layer),
         expand=None if own else _expansion(probe.modules[layer]),
     )
+
+
+def _makes_windows(attention: nn.Module) -> bool:
+    """Return whether the code that this attention comes from makes masks of windows."""
+    return hasattr(sys.modules[type(attention).__module__], "create_sliding_window_causal_mask")
 
 
 def _expansion(attention: Any) -> Callable[[Tensor, Tensor], Tensor] | None:
@@ -227,10 +272,10 @@ def context_limit(config: Any, wanted: int | None) -> int:
     NOTE: LongRoPE ends at its original length: beyond it all frequencies change, and keys cached before would be wrong.
     """
     text = config.get_text_config(decoder=True)
-    rope = getattr(text, "rope_parameters", None) or {}
     limit = int(text.max_position_embeddings)
-    if rope.get("rope_type") == "longrope":
-        limit = min(limit, int(rope["original_max_position_embeddings"]))
+    for rope in _ropes(text):
+        if rope.get("rope_type") == "longrope":
+            limit = min(limit, int(rope["original_max_position_embeddings"]))
     if wanted is not None and not 1 <= wanted <= limit:
         raise ModelError(f"A context_length of this model is 1 to {limit:,} tokens, not {wanted:,}.")
     return wanted or limit

@@ -148,6 +148,8 @@ def rotation_of(model: nn.Module, near: LayoutProbe, far: LayoutProbe, delta: in
     for layer in range(near.depth):
         for found, (one, other) in zip(parts, near.pairs(layer, far), strict=True):
             # Without a rotary embedding both passes mostly computed the very same numbers.
+            if one.numel() and not (one.any() or other.any()):
+                return None  # zeros do not show how they turn
             turn = None if torch.equal(one, other) else _found(one, other, delta, known)
             if turn is None and not _same(one, other):
                 return None
@@ -160,7 +162,7 @@ def _found(one: Tensor, other: Tensor, delta: int, known: Sequence[Tensor]) -> T
     width = one.shape[-1]
     turns = [
         Turn(frequencies, start, neighbours)
-        for frequencies in known
+        for frequencies in (*known, *(-each for each in known))
         if 2 * len(frequencies) <= width
         for start in sorted({0, width - 2 * len(frequencies)})
         for neighbours in (False, True)

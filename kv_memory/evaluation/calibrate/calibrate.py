@@ -28,7 +28,7 @@ from kv_memory.calibration.record import (
 from kv_memory.engines.base import Engine
 from kv_memory.engines.parts import AttentionScores, ProbeLayers, Scoring, lacks, require
 from kv_memory.engines.registry import context_length, open_engine
-from kv_memory.errors import ContextLengthError
+from kv_memory.errors import ContextLengthError, UnsupportedOperationError
 from kv_memory.evaluation.calibrate.cases import changed, conversation_cases, document_cases, head_of, tables
 from kv_memory.evaluation.calibrate.layers import COARSE, FINE, choose_layers
 from kv_memory.evaluation.calibrate.measure import agreement, fidelity_and_latency
@@ -90,6 +90,10 @@ def calibrate(
         check(dict(model.config))
     engine = load("all" if known is None else known.influence.probe_layers)
     require(engine, Scoring, "Calibration")
+    if reason := lacks(engine, "edit"):
+        raise UnsupportedOperationError(
+            f"There is nothing to calibrate for {engine.name}, since 'recompute' is its only eraser: {reason}."
+        )
     longest = max(plan.followings) + 1 if text is None else plan.longest
     if longest > engine.max_positions:
         raise ContextLengthError(
