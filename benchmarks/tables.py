@@ -13,14 +13,17 @@ from typing import Any
 
 from benchmarks.checkpoint_tables import checkpoints
 from benchmarks.fidelity_tables import central, fidelity, precision
+from benchmarks.models_tables import models
 from benchmarks.real_tables import real_example, real_models
 from benchmarks.record import RESULTS, source, table
 from benchmarks.trust_tables import leakage, load, moves, provenance, templates
 from kv_memory.evaluation.baselines import NEVER_SAW, NO_ERASE
 
 ROOT = Path(__file__).parents[1]
-README, PAGE, TEMPLATES = ROOT / "README.md", ROOT / "docs" / "results.md", ROOT / "docs" / "templates.md"
-HYBRIDS = ROOT / "docs" / "hybrids.md"
+README = ROOT / "README.md"
+PAGE, TEMPLATES, MODELS, HYBRIDS = (
+    ROOT / "docs" / f"{name}.md" for name in ("results", "templates", "models", "hybrids")
+)
 SHAPES = {"pocket": "the pocket model", "qwen3-8b": "random weights of Qwen3-8B's shape"}
 SIMPLE = ("drop", "shift", "repair", "selective")
 LLAMA_CPP = ("recompute", "drop", "shift", "repair", "selective", "influence", "shift+influence", "steer")
@@ -41,8 +44,13 @@ def pages() -> dict[Path, list[str]]:
     """Return what is between the marks of each page, in their order."""
     line = pocket(_load("eraser"), _load("latency_pocket_cpu"))
     readme = [real_example(_load("real_models")), f"{central(_load('fidelity'))} {line}"]
-    kept = checkpoints(_load("checkpoints"))
-    return {README: readme, PAGE: [figures()], TEMPLATES: [templates(_load("templates"))], HYBRIDS: [kept]}
+    return {
+        README: readme,
+        PAGE: [figures()],
+        TEMPLATES: [templates(_load("templates"))],
+        MODELS: [models(_load("models"))],
+        HYBRIDS: [checkpoints(_load("checkpoints"))],
+    }
 
 
 def filled(page: str, texts: Sequence[str]) -> str:
