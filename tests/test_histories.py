@@ -14,7 +14,7 @@ from kv_memory import CharRange, Memory, RetractionStatus, Session, SpanKind
 from kv_memory.conversation import originals
 from kv_memory.engines.transformers.forward import Forward, PassCache
 from kv_memory.sessions import dependence
-from tests.histories.checks import check_cells, messages_of
+from tests.histories.checks import check_cells, check_influence, messages_of
 from tests.histories.machine import Histories
 from tests.histories.oracle import Record, place_of
 from tests.histories.running import run
@@ -47,6 +47,14 @@ def test_the_oracle_takes_equal_turns_that_a_cascade_took_along_for_other_messag
     machine.teardown()
     assert [bool(parts.must) for parts in hidden] == [False, True, not given]
     assert hidden[2].may == talk[2].said.whole
+
+
+def test_the_checks_pass_a_conversation_of_an_empty_answer_of_which_no_cells_are_made(session: Session) -> None:
+    session.prefill([{"role": "assistant", "id": "a", "content": ""}, H[2]])
+    session.undo(session.retract({"role": "user", "content": "z"}))
+    (branch, *_) = session.branches
+    assert (len(branch.ledger), branch.cells) == (1, 0)
+    check_influence(branch)
 
 
 @pytest.mark.parametrize("told", [False, True])

@@ -128,7 +128,7 @@ _checked: WeakKeyDictionary[Branch, object] = WeakKeyDictionary()
 
 def check_influence(branch: Branch) -> None:
     """Check that a branch without approximate erasures says what the same tokens say when they are read afresh."""
-    if branch.ledger.approximate_from is None and not branch.busy and branch.ledger.entries:
+    if branch.ledger.approximate_from is None and not branch.busy and branch.cells:
         now = (ENGINE.cells(branch.seq), branch.moves, branch.erasures)
         if _checked.get(branch) == now:
             return
