@@ -216,6 +216,20 @@ MUTANTS = (
         (VERSIONS, "tests/audit/test_memory.py"),
     ),
     Mutant(
+        "what an undo cuts off is no longer named by its id",
+        f"{SESSIONS}/undo.py",
+        "        enforce(state, state.branches.remember(branch))\n",
+        "",
+        ("tests/test_undo.py",),
+    ),
+    Mutant(
+        "what an undo cuts off is remembered with what is in force",
+        f"{SESSIONS}/undo.py",
+        "enforce(state, state.branches.remember(branch))",
+        "state.branches.remember(branch)",
+        ("tests/test_undo.py",),
+    ),
+    Mutant(
         "undo takes every retraction of the text out of force",
         f"{SESSIONS}/records.py",
         "            for owner in [owner for owner in held if owner[0] == retraction]:",

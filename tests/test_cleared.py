@@ -103,7 +103,7 @@ def test_a_cleared_message_is_no_correction_where_another_text_was_under_its_id_
     session.prefill(earlier)
     session.undo(session.retract("c1"))
     session.prefill(H)
-    session.retract("c1")
+    session.retract("c1", messages=H)
     assert session.prefill(cleared(how)).corrected == ()
     assert session.prefill(earlier).corrected == ("c1",)
 

@@ -61,6 +61,51 @@ def test_what_was_not_read_yet_is_found_in_the_conversation_that_is_given(sessio
     assert session.find("c1", more) == session.find("c1")
 
 
+@pytest.mark.parametrize("how", ["undone", "evicted"])
+def test_what_is_no_longer_in_the_cache_is_found_without_tokens(session: Session, how: str) -> None:
+    if how == "undone":
+        session.undo(session.retract("u1"))
+    else:
+        session.evict()
+    (span,) = session.find("u2")
+    assert (span.id, span.message_id, span.start, span.end, span.tokens) == ("s3", "u2", 0, 0, 0)
+
+
+@pytest.mark.parametrize("target", ["c2", "d2"])
+def test_calls_and_documents_are_found_that_a_shorter_history_cut_off(session: Session, target: str) -> None:
+    call = {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"id": "c2", "function": {"name": "f", "arguments": "{}"}}],
+    }
+    parts = {"role": "user", "content": [{"type": "text", "text": "Two.", "document_id": "d2"}, "Three."]}
+    session.prefill([*TALK, call if target == "c2" else parts])
+    session.prefill(TALK)
+    (span,) = session.find(target)
+    assert (span.tokens, target in (span.tool_call_id, span.document_id)) == (0, True)
+
+
+def test_a_call_is_meant_where_another_conversation_has_a_result_of_that_id(session: Session) -> None:
+    session.prefill([{"role": "user", "content": "Another."}, TALK[1]])
+    assert {span.kind for span in session.find("c1")} == {SpanKind.TOOL_CALL, SpanKind.TOOL_RESULT}
+
+
+def test_a_call_is_not_meant_where_its_conversation_goes_on_to_the_result(session: Session) -> None:
+    stream = session.stream(TALK[:2], max_tokens=8)  # in a branch that ends with the call
+    next(iter(stream))
+    assert {span.kind for span in session.find("c1")} == {SpanKind.TOOL_RESULT}
+    stream.close()
+
+
+def test_what_was_cut_off_for_want_of_room_is_found(session: Session) -> None:
+    engine = tiny_engine()
+    memory = Memory(engine, cache_tokens=Memory(engine).count_tokens(TALK, answer=False) + 10, heal="never")
+    session = memory.session("s")
+    session.prefill(TALK)
+    session.prefill([TALK[0], {"role": "user", "id": "u3", "content": "And?"}])
+    assert [span.tool_call_id for span in session.find("c1")] == ["c1"]
+
+
 def test_characters_outside_the_message_are_an_error(session: Session) -> None:
     with pytest.raises(TargetError, match="outside"):
         session.find(CharRange(message="u2", start=3, end=99))

@@ -13,7 +13,7 @@ import torch
 from kv_memory import CharRange, Memory, Session
 from kv_memory.testing.reference import flat
 from tests.lora import steering_engine
-from tests.test_session import CONVERSATION, in_step
+from tests.test_session import CONVERSATION, SECRET, in_step
 
 ENGINE = steering_engine()
 MORE = [*CONVERSATION, {"role": "assistant", "content": "So."}, {"role": "user", "content": "Really?"}]
@@ -171,3 +171,75 @@ def test_what_another_retraction_named_too_stays_retracted(session: Session) -> 
     session.undo(report)
     assert session.prefill(CONVERSATION).left_out > 0
     assert in_step(session)
+
+
+@pytest.mark.parametrize("evicted", [False, True])
+def test_what_was_undone_is_retracted_again_before_it_is_prefilled(session: Session, evicted: bool) -> None:
+    if evicted:
+        session.evict()
+    session.undo(session.retract("c1"))
+    again = session.retract("c1")
+    assert [redaction.role for redaction in again.redactions] == ["tool"]  # the call of that id is not meant
+    assert (again.status, again.tokens_erased) == ("exact", 0)
+    assert session.prefill(CONVERSATION).left_out == len(SECRET)
+    assert session.undo(again) == "pending_reread"
+    assert session.prefill(CONVERSATION).left_out == 0
+
+
+def test_the_text_that_an_id_had_last_is_retracted_again_after_an_undo(session: Session) -> None:
+    later = [*CONVERSATION[1:3], {**CONVERSATION[3], "content": "the code is 1234"}]  # read in a branch of its own
+    session.prefill(later)
+    session.undo(session.retract("c1", messages=later))
+    session.retract("c1")
+    assert session.prefill(later).left_out == len("the code is 1234")
+    assert session.prefill(CONVERSATION).left_out == len(SECRET)
+
+
+def test_what_was_undone_goes_before_what_an_older_conversation_has_twice_under_the_id(session: Session) -> None:
+    twice = [{"role": "user", "id": "c1", "content": text} for text in ("One.", "Two.")]
+    session.prefill(twice)
+    session.prefill(CONVERSATION)
+    session.undo(session.retract("c1"))
+    assert [redaction.role for redaction in session.retract("c1").redactions] == ["tool"]
+
+
+def test_undone_again_and_again_the_messages_are_remembered_once(session: Session) -> None:
+    for _ in range(4):
+        session.undo(session.retract("c1"))
+    assert len(list(session.branches)) == 2
+
+
+def test_later_messages_are_still_named_by_their_ids_after_an_undo(session: Session) -> None:
+    session.undo(session.retract("c1"))
+    report = session.retract("u2", "s3")
+    assert [(span.id, span.status) for span in report.spans] == [("s4", "exact"), ("s3", "exact")]
+    assert session.prefill(CONVERSATION).left_out > len(SECRET)
+
+
+@pytest.mark.parametrize("eraser", [None, "drop"])
+def test_the_report_of_what_was_undone_and_prefilled_names_the_eraser_of_the_cells_alone(
+    session: Session, eraser: str | None
+) -> None:
+    first = session.retract("c1", eraser=eraser)
+    session.undo(first)
+    session.prefill(CONVERSATION)
+    second = session.retract("c1", eraser=eraser)
+    assert (second.eraser, second.status, second.tokens_erased) == (first.eraser, first.status, first.tokens_erased)
+
+
+def test_what_is_named_after_an_undo_is_exact_where_no_cell_is_approximate(session: Session) -> None:
+    session.undo(session.retract("u1", eraser="drop"))
+    assert session.retract("u1").status == "exact"
+
+
+def test_an_undo_and_a_retraction_that_wait_for_one_answer_are_both_made(session: Session) -> None:
+    undone = session.retract("c1")
+    stream = session.stream(CONVERSATION, max_tokens=8, temperature=1.0, seed=1)
+    next(iter(stream))
+    session.undo(undone)
+    waiting = session.retract("u1")
+    assert waiting.status == "queued"
+    stream.close()
+    session.prefill(CONVERSATION)
+    assert session.report(waiting.id).status == "exact"
+    assert not any("What is" in entry.message.content for b in session.branches for entry in b.ledger.entries)

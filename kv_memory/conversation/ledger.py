@@ -87,6 +87,11 @@ class Entry:
         return self.message.id is not None or self.message.tool_call_id is not None
 
     @property
+    def nameable(self) -> bool:
+        """Return whether the message or a part of it may have an id that a target names."""
+        return self.named or bool(self.message.tool_calls or self.message.documents)
+
+    @property
     def empty(self) -> bool:
         """Return whether there was nothing in the message when it was read."""
         said = self.message
@@ -302,6 +307,12 @@ class Ledger:
     def end(self) -> int:
         """Return one past the position of the last token; 0 when empty."""
         return max((run.end for run in self._runs()), default=0)
+
+    def begins(self, other: Ledger) -> bool:
+        """Return whether the other conversation is this one and more: a number is that of a message after the same
+        messages."""
+        last = len(self) - 1
+        return last < 0 or (len(self) < len(other) and other.entries[last].serial == self.entries[last].serial)
 
     def closed(self, entries: int) -> bool:
         """Return whether all cells of the first `entries` messages come before those of the others."""

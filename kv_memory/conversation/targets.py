@@ -46,7 +46,8 @@ def resolve(target: Target | Message, ledgers: Sequence[Ledger], given: Ledger |
 
     Documents are meant wherever they are, also beside `given`, and so is a message of whose text `given` holds nothing
     under the id. A message of `given` that a ledger has is resolved there. What several ledgers hold alike is resolved
-    in the first. Raises UnknownTargetError where none knows it, and the errors of `find` in the first that does.
+    in the first. The id of a call does not mean the call where a ledger goes on from there and has the result. Raises
+    UnknownTargetError where none knows it, and the errors of `find` in the first that does.
     """
     unknown: UnknownTargetError | None = None
     found: list[ResolvedTarget] = []
@@ -69,6 +70,8 @@ def resolve(target: Target | Message, ledgers: Sequence[Ledger], given: Ledger |
             if not found:
                 raise
             continue  # another conversation has something else under this name
+        if any(ledger.begins(other) and _is_answered(chosen, target, other) for other in ledgers):
+            continue
         redactions = tuple(redaction for part in chosen for redaction in redactions_of(ledger, part))
         known = {redaction for resolved in found for redaction in resolved.redactions}
         if not known.issuperset(redactions):
@@ -82,6 +85,16 @@ def _cleared(message: Message, target: Target | Message) -> bool:
     """Return whether nothing is left of a message that is named by its id: only ledgers know which text it had."""
     left = message.missing.cut(message.content) and not message.placeholder
     return not left and target in (message.id, message.tool_call_id)
+
+
+def _is_answered(chosen: Sequence[Selection], target: Target | Message, ledger: Ledger) -> bool:
+    """Return whether what a target means is a call, and a conversation has the result, which is meant where it is."""
+    calls = [call for part in chosen for call in part.entry.message.tool_calls]
+    return any(call.id == target for call in calls) and any(_is_result(entry, target) for entry in ledger.entries)
+
+
+def _is_result(entry: Entry, name: object) -> bool:
+    return entry.message.role == "tool" and entry.message.tool_call_id == name
 
 
 def learn_ids(ledgers: Sequence[Ledger], given: Ledger) -> None:
@@ -187,7 +200,7 @@ def message_of(target: Mapping[str, Any]) -> Message:
 
 
 def _named(ledger: Ledger, name: str) -> Iterator[Selection]:
-    results = [e for e in ledger.entries if e.message.role == "tool" and e.message.tool_call_id == name]
+    results = [entry for entry in ledger.entries if _is_result(entry, name)]
     for entry in ledger.entries:
         if name in (entry.span_id, entry.message.id) or entry in results:
             yield Selection(entry, entry.span_id, entry.everything())

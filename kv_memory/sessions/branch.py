@@ -87,10 +87,11 @@ class Branch:
             self._seq = None
 
     def remembered(self) -> Branch:
-        """Return a branch without cells that knows the same messages."""
+        """Return a branch without cells that knows the same messages, as one that was used when this one was."""
         other = Branch(self.engine, self.calibration, self.policy, ledger=self.ledger.copy())
         other.evict()
-        other.tools_digest = self.tools_digest
+        other.ledger.erase([], (), exact=True)  # without cells there is no influence left in any
+        other.tools_digest, other.used = self.tools_digest, self.used
         return other
 
     def fork(self, entries: int | None = None) -> Branch:

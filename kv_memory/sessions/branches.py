@@ -68,6 +68,13 @@ class Branches:
             old.evict()
             self._branches.remove(old)
 
+    def remember(self, branch: Branch) -> Branch:
+        """Return a branch without cells, added here, by which targets still name the messages of this one once they are
+        cut off: the history may bring them back."""
+        remembered = branch.remembered()
+        self.add(remembered)
+        return remembered
+
     def open(self, plan: ReadingPlan[Branch], room: int = 0) -> tuple[Branch, int]:
         """Return the branch that a plan, made of these branches, continues: its source, a fork of its beginning, or an
         empty one; and the number of cells after that point, which were erased.
@@ -77,13 +84,11 @@ class Branches:
         """
         source, tokens = plan.source, plan.tokens + room
         if source is not None and not plan.in_place and not source.busy and not self._fits(source.cells, source):
-            source.cut_off(plan.alignment.end)  # there is no room for a copy of its beginning
+            self._cut_off(source, plan.alignment.end)  # there is no room for a copy of its beginning
             return self._checked(source, tokens), 0
         if source is not None and plan.in_place:
             cells = source.cells
-            if any(entry.named for entry in source.ledger.entries[plan.alignment.end :]):
-                self.add(source.remembered())  # a target may name what is cut off: the history may bring it back
-            source.cut_off(plan.alignment.end)
+            self._cut_off(source, plan.alignment.end)
             return self._checked(source, tokens), cells - source.cells
         if source is not None:
             self._host.make_room(source.cells, source)
@@ -127,6 +132,12 @@ class Branches:
             generated=0,
             branch=branch.number,
         )
+
+    def _cut_off(self, branch: Branch, entry: int) -> None:
+        """Delete the messages of a branch from this one on; those that a target may name by an id are remembered."""
+        if any(said.nameable for said in branch.ledger.entries[entry:]):
+            self.remember(branch)
+        branch.cut_off(entry)
 
     def _fits(self, tokens: int, branch: Branch) -> bool:
         """Return whether this many cells more have room beside those of a branch, whoever else is evicted."""

@@ -37,7 +37,7 @@ class RetractionRun:
     recomputed: int = 0
     """Number of tokens recomputed."""
     used: list[str] = field(default_factory=list)
-    """Names of the erasers used, each once."""
+    """Names of the erasers used on cells, each once."""
     edited: list[Branch] = field(default_factory=list)
     waiting: list[Branch] = field(default_factory=list)
     """Branches at whose end an answer is being generated."""
@@ -91,7 +91,7 @@ class RetractionRun:
             turns = [turn for turn in turns_after(branch, first) if turn.entry not in named]
         before = self._score(branch, turns, first)
         name = self._erase_cells(plan, eraser)
-        self.used += [name] if name not in self.used else []
+        self.used += [name] if branch.resident and name not in self.used else []
         self.found += dependences(turns, before, self._score(branch, turns, first))
 
     def _erase_cells(self, plan: BranchPlan, eraser: Eraser | None) -> str:

@@ -243,11 +243,11 @@ class Session:
         outside the message.
         """
         with self._engine.lock:
-            given = self._state.given(messages)
+            given, held = self._state.given(messages), [branch.ledger for branch in self.branches if branch.resident]
             found: dict[str, Span] = {}
             for resolved in self._state.resolve([target], given):
                 for span in map(resolved.ledger.span_of, resolved.selections):
-                    unread = {"start": 0, "end": 0, "tokens": 0} if resolved.ledger is given else {}
+                    unread = {"start": 0, "end": 0, "tokens": 0} if resolved.ledger not in held else {}
                     found.setdefault(span.id, span.model_copy(update=unread))
             return list(found.values())
 

@@ -31,7 +31,7 @@ def undo(state: SessionState, report: RetractionReport) -> UndoStatus:
     for rows in kept:
         rows.put_back()
     run_all(partial(enforce, state, branch) for branch in restored)  # another retraction may name part of it
-    for branch in state.branches:
+    for branch in list(state.branches):
         if branch.busy:
             state.when_free(branch, partial(_cut_off, state, branch, report.redactions))
         elif branch not in restored:
@@ -41,7 +41,10 @@ def undo(state: SessionState, report: RetractionReport) -> UndoStatus:
 
 def _cut_off(state: SessionState, branch: Branch, redactions: Sequence[Redaction]) -> None:
     """Cut the branch off before the first message of which these redactions, no longer in force, took something out
-    that no other does, so that it is prefilled again."""
+    that no other does, so that it is prefilled again. Targets still name what is cut off; a branch without cells keeps
+    its messages for the same reason."""
+    if not branch.resident:
+        return
     entries = branch.ledger.entries
     others: dict[int, Cuts] = {}
     for chosen in selections(branch.ledger, state.records.redactions):
@@ -50,4 +53,5 @@ def _cut_off(state: SessionState, branch: Branch, redactions: Sequence[Redaction
     numbers = [entries.index(chosen.entry) for chosen in selections(branch.ledger, redactions)]
     lacking = [number for number in numbers if entries[number].cuts - others.get(number, Cuts())]
     if lacking:
+        enforce(state, state.branches.remember(branch))
         branch.cut_off(min(lacking))
