@@ -68,6 +68,7 @@ def test_early_text_is_erased_by_prefilling_again(memory: Memory, model: Any, re
     assert (report.eraser, report.status) == ("recompute", "exact")
     assert report.tokens_recomputed == branch.cells
     assert ("gave back" in said) is (reason == "")
+    assert "shift: passed over, it is not exact" in said or "shift+influence: passed over, it is not exact" in said
     assert_fresh(memory, model, lacks="SECRET42")
 
 

@@ -81,7 +81,8 @@ def choose(
         chosen, why = _as_calibrated(judged, following, calibration)
     else:
         chosen, why = _uncalibrated(engine, judged, following + replayed, handling)
-    return Choice(chosen, why, tuple((c, _rejection(c, chosen, handling)) for c in judged if c is not chosen))
+    exactly = handling.exact or not in_place or (calibration is None and bool(engine.unproven))
+    return Choice(chosen, why, tuple((c, _rejection(c, chosen, handling, exactly)) for c in judged if c is not chosen))
 
 
 def as_named(
@@ -181,13 +182,13 @@ def _fastest(pool: Sequence[Candidate]) -> Candidate:
     return best if best.figures.milliseconds < GAIN * exact.figures.milliseconds else exact
 
 
-def _rejection(candidate: Candidate, chosen: Candidate, handling: Handling) -> str:
-    """Return why a candidate was passed over."""
+def _rejection(candidate: Candidate, chosen: Candidate, handling: Handling, exactly: bool) -> str:
+    """Return why a candidate was passed over. `exactly`: whether only an exact one came into question."""
     inexact = chosen.eraser.exact and not candidate.eraser.exact
     slower = candidate.figures.milliseconds > chosen.figures.milliseconds
     if candidate.lacking:
         return candidate.lacking
-    if handling.exact and inexact:
+    if exactly and inexact:
         return "it is not exact"
     if candidate.faults:
         return " and ".join(candidate.faults)

@@ -160,6 +160,7 @@ def test_without_a_calibration_nothing_approximate_is_chosen_for_latent_attentio
     choice = choose(engine_of(name), 20, 1000)
     assert choice.eraser.name == eraser
     assert ("latent attention" in choice.explain()) is (eraser == "recompute")
+    assert ("shift+influence: passed over, it is not exact" in choice.explain()) is (eraser == "recompute")
 
 
 @pytest.mark.parametrize("name", ["gemma3", "glm4-moe-lite"])
