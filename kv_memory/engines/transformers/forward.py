@@ -137,7 +137,7 @@ class Forward:
         logits = []
         try:
             store.reserve(len(ids))
-            for part in self._lengths(new_positions):
+            for part in self._passes(new_positions):
                 slots = store.allocate(new_positions[part], new_ids[part])
                 logits.append(self.over(PassCache(store, slots), keep))
                 if progress is not None:
@@ -147,8 +147,8 @@ class Forward:
             raise
         return logits
 
-    def _lengths(self, positions: Tensor) -> list[slice]:
-        """Divide new tokens at these positions into those of one pass each."""
+    def _passes(self, positions: Tensor) -> list[slice]:
+        """Divide tokens at these positions, ascending, into those of one pass each."""
         jumps = ((positions.diff() != 1).nonzero()[:, 0] + 1).tolist() if self.counts else []
         ends = [0, *jumps, len(positions)]
         return [
@@ -170,23 +170,16 @@ class Forward:
 
     def run_again(self, store: CellStore, slots: Tensor, *, ahead: bool = False) -> Tensor:
         """Do as `rerun` does, for a caller that puts the rows back."""
-        for part in self._parts(store, slots):
-            logits = self.over(PassCache(store, compact(part), ahead_of=slots if ahead else None))
+        for part in self._passes(store.position[slots]):
+            logits = self.over(PassCache(store, compact(slots[part]), ahead_of=slots if ahead else None))
         return logits[-1]
-
-    def _parts(self, store: CellStore, slots: Tensor) -> list[Tensor]:
-        """Divide cells, in the order of their positions, into those of one pass each."""
-        if not self.counts:
-            return list(torch.split(slots, self.chunk))
-        jumps = (store.position[slots].diff() != 1).nonzero()[:, 0] + 1
-        return [part for run in slots.tensor_split(jumps) for part in torch.split(run, self.chunk)]
 
     def deviation(self, store: CellStore, slots: Tensor, layer: int) -> Tensor:
         """Measure what `rerun` would change in K and V at `layer`, as a Euclidean norm: [cells]. Changes nothing."""
         norms = []
         with restored(store, slots, below=layer):
-            for part in self._parts(store, slots):
-                cache = PassCache(store, compact(part), stop_at=layer)
+            for part in self._passes(store.position[slots]):
+                cache = PassCache(store, compact(slots[part]), stop_at=layer)
                 with suppress(PassStopped):
                     self.over(cache)
                 norms.append(cache.distance())
