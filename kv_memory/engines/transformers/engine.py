@@ -31,7 +31,7 @@ from kv_memory.engines.parts import (
 from kv_memory.engines.threads import wait_passively
 from kv_memory.engines.transformers.adapters import Adapters
 from kv_memory.engines.transformers.forward import Forward, restored
-from kv_memory.engines.transformers.loading import load_model
+from kv_memory.engines.transformers.loading import ends_of, load_model, name_of
 from kv_memory.engines.transformers.probe import context_limit, layout_of, reaches, run_probe, unproven
 from kv_memory.engines.transformers.rotary import rotation_of
 from kv_memory.engines.transformers.snapshot import read_cells, write_cells
@@ -98,9 +98,8 @@ class TransformersEngine(AdapterPass, CellRows, AttentionScores, Deviation, Scor
         self._sequences: dict[SequenceId, _Sequence] = {}
         self._created = 0
 
-        ends = getattr(base.generation_config, "eos_token_id", None)
-        self.tokenizer = HFTokenizer(tokenizer, [ends] if isinstance(ends, int) else ends or ())
-        self.name = name or str(getattr(base.config, "_name_or_path", "") or type(base).__name__)
+        self.tokenizer = HFTokenizer(tokenizer, ends_of(base))
+        self.name = name or name_of(base)
         self.config = self._forward.config.to_dict()
         self.max_positions = context_limit(base.config, context_length)
         self.kv_dtype = str(self._layout.dtype).removeprefix("torch.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,17 @@ def outline(name: str, device: str | torch.device | None = None) -> PreTrainedMo
         dtype = _choose_dtype(config, place)
         with torch.device("meta"):
             return class_of(config).from_config(config, dtype=dtype)
+
+
+def name_of(model: PreTrainedModel) -> str:
+    """Return what a loaded model was loaded from, else the name of its class."""
+    return str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
+
+
+def ends_of(model: PreTrainedModel) -> Sequence[int]:
+    """Return the ids that end a turn by the model's generation config."""
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    return [ends] if isinstance(ends, int) else ends or ()
 
 
 def place_of(device: str | torch.device | None) -> torch.device:

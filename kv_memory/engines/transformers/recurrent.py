@@ -17,7 +17,7 @@ from kv_memory.engines.parts import ProbeLayers
 from kv_memory.engines.recurrent import CheckpointEngine
 from kv_memory.engines.threads import wait_passively
 from kv_memory.engines.transformers.adapters import Adapters
-from kv_memory.engines.transformers.loading import load_model, place_of
+from kv_memory.engines.transformers.loading import ends_of, load_model, name_of, place_of
 from kv_memory.engines.transformers.probe import context_limit
 from kv_memory.engines.transformers.recurrent_cache import (
     SavedState,
@@ -60,14 +60,13 @@ class RecurrentEngine(CheckpointEngine[DynamicCache, SavedState]):
         check_recurrent(base.config)
         kinds = " and ".join(recurrent_kinds(base.config))
         super().__init__(
-            name or str(getattr(base.config, "_name_or_path", "") or type(base).__name__),
+            name or name_of(base),
             f"its layers of type {kinds} keep one running state of all tokens",
             probe_layers,
         )
         self.config = base.config.get_text_config(decoder=True).to_dict()
         self._forward = RecurrentForward(base)
-        ends = getattr(base.generation_config, "eos_token_id", None)
-        self.tokenizer = HFTokenizer(tokenizer, [ends] if isinstance(ends, int) else ends or ())
+        self.tokenizer = HFTokenizer(tokenizer, ends_of(base))
         self.max_positions = self._limit(base.config, context_length)
         self.kv_dtype = str(base.dtype).removeprefix("torch.")
         self.free_tokens = FREE_ON_GPU if self._forward.device.type == "cuda" else 1
