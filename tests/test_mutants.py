@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def mutants() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("mutants", ROOT / "scripts" / "mutants.py")
+    spec = importlib.util.spec_from_file_location("mutant_list", ROOT / "scripts" / "mutant_list.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
